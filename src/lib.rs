@@ -1,10 +1,23 @@
 //! Evenkeel keeps a fleet of MCP servers and Agent Skills attached to running agents.
 //!
-//! The modules, lowest first; each imports only what stands before it (`tests/imports.rs`). Small tools: [`text`], [`net`],
-//! [`telemetry`], [`state_dir`]. [`resource`] is what people declare, [`plan`] what follows from it, [`source`] where it is declared,
-//! [`wire`] is MCP on the wire, [`upstream`] what servers and skills give to agents, [`catalog`] what agents may see, [`fleet`]
-//! the live connections, [`skills`] the Agent Skills, [`gateway`] the endpoint that agents talk to, [`report`] status and events,
-//! [`admin`] the API that serves them. [`daemon`] puts these together, and [`cli`] is the commands. `docs/architecture.md` draws it.
+//! The modules, lowest first. Each module imports only modules that are listed before it (`tests/imports.rs`).
+//!
+//! - [`text`], [`net`], [`telemetry`], [`state_dir`]: utilities
+//! - [`resource`]: the declared kinds `McpServer` and `Skill`
+//! - [`plan`]: the changes that follow from new declarations
+//! - [`source`]: directories and clusters that hold declarations
+//! - [`wire`]: the MCP client protocol
+//! - [`upstream`]: the servers and skills that are exposed to agents
+//! - [`catalog`]: the merged lists that agents see
+//! - [`fleet`]: the live connections
+//! - [`skills`]: the Agent Skills
+//! - [`gateway`]: the MCP endpoint for agents
+//! - [`report`]: statuses and events
+//! - [`admin`]: the status API
+//! - [`daemon`]: assembles the other modules into a running instance
+//! - [`cli`]: the commands
+//!
+//! `docs/architecture.md` has a diagram.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
 

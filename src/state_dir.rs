@@ -1,9 +1,9 @@
-//! The state directory: what must outlive a run, or be found by other commands.
+//! The state directory: files that must survive a restart or that other commands read.
 //!
-//! There is one per source directory, outside the watched tree, readable by its owner alone. Promises that a
-//! file in it is whole or absent, whenever the process dies, but for what is appended, and that a second daemon on the same directory
-//! is refused. Never holds a resolved secret. Its methods block: they are for the start and for blocking
-//! threads.
+//! Each source directory has one, outside the watched tree and readable by its owner only. Promises that a file in it
+//! is complete or absent whenever the process dies, except for appended data, and that a second instance on the same
+//! directory cannot start. Never contains a resolved secret. All methods block, so call them only at startup or on
+//! blocking threads.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -17,20 +17,21 @@ use tempfile::Builder;
 
 use crate::resource::Digest;
 
+/// The name of the lock file.
 const LOCK_FILE: &str = "lock";
-/// How the names of files begin that are not written to their ends yet.
+/// The prefix of the names of files that are not completely written yet.
 const TEMPORARY_PREFIX: &str = ".tmp";
-/// Which source directory the state is of.
+/// The name of the file that contains the path of the source directory.
 const SOURCE_FILE: &str = "source";
 
-/// Where state directories live: `$XDG_STATE_HOME/evenkeel`, else `~/.local/state/evenkeel`; `None` without
-/// either variable.
+/// Returns the parent of all state directories: `$XDG_STATE_HOME/evenkeel`, or else `~/.local/state/evenkeel`; `None`
+/// if neither variable is set.
 pub fn state_home(xdg_state_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
     Some(xdg_base_dir(xdg_state_home, home, ".local/state")?.join("evenkeel"))
 }
 
-/// The directory that a variable of the XDG specification names, else one below the home directory; `None`
-/// without either. The specification has relative values ignored.
+/// Returns the directory from a variable of the XDG Base Directory specification, or else `below` the home directory;
+/// `None` if neither variable is set. The specification says that relative values are ignored.
 pub(crate) fn xdg_base_dir(xdg: Option<OsString>, home: Option<OsString>, below: &str) -> Option<PathBuf> {
     let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
     let home = || Some(absolute(home?)?.join(below));
@@ -44,65 +45,67 @@ pub struct StateDir {
     source: PathBuf,
 }
 
-/// Held by the one daemon of a source directory; the lock ends with it, or with the process.
+/// The lock of a source directory, held by its only instance. Dropping it or ending the process releases the lock.
 #[derive(Debug)]
-#[must_use = "the lock ends when this is dropped"]
-pub struct StateLock(#[expect(dead_code, reason = "an open file is a held lock")] File);
+#[must_use = "the lock is released when this is dropped"]
+pub struct StateLock(#[expect(dead_code, reason = "the open file holds the lock")] File);
 
-/// Why the state directory cannot be had.
+/// The reason for which the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// Another daemon has it.
+    /// Another instance holds the lock.
     #[error(
-        "evenkeel already runs on {}, as process {}; stop it, or use it",
-        directory.as_ref().map_or_else(|| "this directory".to_owned(), |other| format!("this directory under the name {}", other.display())),
+        "an evenkeel instance is already running on {}, as process {}; stop it, or use it",
+        directory.as_ref().map_or_else(|| "this directory".to_owned(), |other| format!("this directory, given as {}", other.display())),
         pid.as_deref().unwrap_or("unknown")
     )]
     Locked {
-        /// The process id of the other, if it has written it yet.
+        /// The process id of the other instance, if it has already written it.
         pid: Option<String>,
-        /// The path under which the other has the directory, if that is another.
+        /// The path under which the other instance uses the directory, if it differs from the given path.
         directory: Option<PathBuf>,
     },
-    /// The file system refused.
+    /// A file operation failed.
     #[error("state directory {}: {error}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What it said.
+        /// The error.
         #[source]
         error: io::Error,
     },
 }
 
 impl StateDir {
-    /// Opens, and if need be creates, the state directory of `source` below `home`.
+    /// Opens the state directory of `source` below `home`, and creates it if necessary.
     ///
-    /// `source` is the path as given, made absolute: its links are not resolved, because a link that is
-    /// flipped to another checkout is still the same source.
+    /// `source` is the absolute form of the given path. Symbolic links are not resolved, because a link that is
+    /// switched to another checkout is still the same source.
     pub fn open(home: &Path, source: &Path) -> Result<Self, StateError> {
         let path = Self::path_for(home, source);
-        let refused = |error| StateError::Io { path: path.clone(), error };
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(refused)?;
-        let mode = fs::metadata(&path).map_err(refused)?.permissions().mode();
+        let io_error = |error| StateError::Io { path: path.clone(), error };
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(io_error)?;
+        let mode = fs::metadata(&path).map_err(io_error)?.permissions().mode();
         if mode & 0o077 != 0 {
-            fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(refused)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io_error)?;
         }
         Ok(Self { path, source: source.to_owned() })
     }
 
-    /// Where the state directory of `source` is, whether or not there is one.
+    /// Returns the path of the state directory of `source`, even if it does not exist.
     pub fn path_for(home: &Path, source: &Path) -> PathBuf {
         home.join(directory_name(source))
     }
 
-    /// The directory itself, for sockets and for files that others read.
+    /// Returns the path of the directory, for sockets and for files that other programs read.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Takes the lock of the daemon, without waiting. It is refused too while a daemon has the same source directory
-    /// by another path. What a daemon left half written when it was killed is removed.
+    /// Acquires the lock without waiting, and removes incomplete files that a killed instance left behind.
+    ///
+    /// Fails if another instance holds it, including an instance that uses the same source directory under another
+    /// path.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let lock = self.try_lock(None)?;
         remove_temporary_files(&self.path, true);
@@ -113,21 +116,22 @@ impl StateDir {
         Ok(lock)
     }
 
-    /// The other states of the same source directory.
+    /// Returns the other state directories of the same source directory.
     fn others_of_same_source(&self) -> impl Iterator<Item = Self> + use<'_> {
-        let id = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-        let own = id(&self.source);
-        let entries = self.path.parent().filter(|_| own.is_some()).and_then(|home| fs::read_dir(home).ok());
+        let file_id = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+        let own_id = file_id(&self.source);
+        let entries =
+            self.path.parent().filter(|_| own_id.is_some()).and_then(|home| fs::read_dir(home).ok());
         entries.into_iter().flatten().filter_map(move |entry| {
             let other = Self { path: entry.ok()?.path(), source: PathBuf::new() };
             let source = PathBuf::from(OsString::from_vec(other.read(SOURCE_FILE).ok()??));
-            (other.path != self.path && id(&source) == own).then_some(Self { source, ..other })
+            (other.path != self.path && file_id(&source) == own_id).then_some(Self { source, ..other })
         })
     }
 
-    fn try_lock(&self, name: Option<&Path>) -> Result<StateLock, StateError> {
+    fn try_lock(&self, given_as: Option<&Path>) -> Result<StateLock, StateError> {
         let path = self.path.join(LOCK_FILE);
-        let refused = |error| StateError::Io { path: path.clone(), error };
+        let io_error = |error| StateError::Io { path: path.clone(), error };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -135,44 +139,44 @@ impl StateDir {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(refused)?;
+            .map_err(io_error)?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_len(0).map_err(refused)?;
-                writeln!(file, "{}", std::process::id()).map_err(refused)?;
+                file.set_len(0).map_err(io_error)?;
+                writeln!(file, "{}", std::process::id()).map_err(io_error)?;
                 Ok(StateLock(file))
             }
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
-                // A lock without a readable pid is a lock all the same.
+                // The lock is held even if its pid cannot be read.
                 let _ = file.take(32).read_to_string(&mut text);
                 let pid = Some(text.trim().to_owned()).filter(|pid| !pid.is_empty());
-                Err(StateError::Locked { pid, directory: name.map(Path::to_owned) })
+                Err(StateError::Locked { pid, directory: given_as.map(Path::to_owned) })
             }
-            Err(TryLockError::Error(error)) => Err(refused(error)),
+            Err(TryLockError::Error(error)) => Err(io_error(error)),
         }
     }
 
-    /// The 32 random bytes called `name`, drawn at the first call and the same ever after.
+    /// Returns the 32-byte key called `name`. The first call generates it; later calls and runs return the same key.
     pub fn key(&self, name: &str) -> Result<[u8; 32], StateError> {
-        let refused = |error| StateError::Io { path: self.path.join(name), error };
+        let io_error = |error| StateError::Io { path: self.path.join(name), error };
         if let Some(bytes) = self.read(name)? {
             return bytes.try_into().map_err(|_| {
-                refused(io::Error::new(
+                io_error(io::Error::new(
                     io::ErrorKind::InvalidData,
-                    "is not a key of 32 bytes; delete it and start again",
+                    "not a 32-byte key; delete this file and start evenkeel again",
                 ))
             });
         }
         let mut key = [0; 32];
         SystemRandom::new()
             .fill(&mut key)
-            .map_err(|_| refused(io::Error::other("the system gives no random bytes")))?;
+            .map_err(|_| io_error(io::Error::other("the system random number generator failed")))?;
         self.write_atomically(name, &key, true)?;
         Ok(key)
     }
 
-    /// The content of a file; `None` if there is none.
+    /// Returns the content of a file; `None` if it does not exist.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.path.join(name);
         let mut bytes = Vec::new();
@@ -183,14 +187,14 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file (mode 0600) in one step. `name` may have one folder before it, which is created.
+    /// Replaces a file (mode 0600) atomically. `name` may contain one folder, which is created.
     ///
-    /// A crash of the process leaves the old or the new content; a loss of power may lose the last writes.
+    /// A crash of the process leaves the old or the new content. A power failure may lose the last writes.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         self.write_atomically(name, bytes, false)
     }
 
-    /// Appends to a file (mode 0600), which is made if there is none. A crash may cut short what is appended.
+    /// Appends to a file (mode 0600), which is created if it does not exist. A crash may truncate the appended data.
     pub fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let path = self.path.join(name);
         let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
@@ -198,7 +202,7 @@ impl StateDir {
         appended.map_err(|error| StateError::Io { path: path.clone(), error })
     }
 
-    /// Removes a file; one that is not there is as good as removed.
+    /// Removes a file. Succeeds if it does not exist.
     pub fn remove(&self, name: &str) -> Result<(), StateError> {
         let path = self.path.join(name);
         match fs::remove_file(&path) {
@@ -207,18 +211,18 @@ impl StateDir {
         }
     }
 
-    /// The names (`folder/file`) of the files in a folder, sorted; none if there is no such folder.
+    /// Returns the sorted names (`folder/file`) of the files in a folder; empty if the folder does not exist.
     pub fn list(&self, folder: &str) -> Result<Vec<String>, StateError> {
         let path = self.path.join(folder);
-        let refused = |error| StateError::Io { path: path.clone(), error };
+        let io_error = |error| StateError::Io { path: path.clone(), error };
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(refused(error)),
+            Err(error) => return Err(io_error(error)),
         };
         let mut names = Vec::new();
         for entry in entries {
-            let name = entry.map_err(refused)?.file_name();
+            let name = entry.map_err(io_error)?.file_name();
             if let Some(name) = name.to_str().filter(|name| !name.starts_with(TEMPORARY_PREFIX)) {
                 names.push(format!("{folder}/{name}"));
             }
@@ -230,13 +234,13 @@ impl StateDir {
     fn write_atomically(&self, name: &str, bytes: &[u8], durable: bool) -> Result<(), StateError> {
         let path = self.path.join(name);
         let folder = path.parent().unwrap_or(&self.path);
-        // Hidden, of mode 0600, and gone again if it does not take its place.
-        let beside = || Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder);
+        // The temporary file is hidden, has mode 0600 and is deleted if it does not replace the target.
+        let create_temporary = || Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder);
         let write = || -> io::Result<()> {
-            let mut file = match beside() {
+            let mut file = match create_temporary() {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-                    beside()?
+                    create_temporary()?
                 }
                 other => other?,
             };
@@ -251,12 +255,11 @@ impl StateDir {
     }
 }
 
-/// Removes the files of a folder, and those of the folders in it, that were not written to their ends. One that cannot be
-/// removed disturbs nobody.
-fn remove_temporary_files(folder: &Path, below: bool) {
+/// Removes incomplete files from a folder and, if `below` is true, from its direct subfolders. Errors are ignored.
+fn remove_temporary_files(folder: &Path, recursive: bool) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() && below {
+        if kind.is_dir() && recursive {
             remove_temporary_files(&entry.path(), false);
         } else if kind.is_file() && entry.file_name().as_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()) {
             let _ = fs::remove_file(entry.path());
@@ -264,7 +267,7 @@ fn remove_temporary_files(folder: &Path, below: bool) {
     }
 }
 
-/// The last part of the path, for people, and a digest of the whole, which makes it unique.
+/// Returns the last component of the path, for readability, and a digest of the whole path, for uniqueness.
 fn directory_name(source: &Path) -> String {
     let readable: String = source
         .file_name()
@@ -295,8 +298,8 @@ mod tests {
             (Some(""), None, None),
             (None, None, None),
         ] {
-            let found = state_home(xdg.map(OsString::from), home.map(OsString::from));
-            assert_eq!(found, expected.map(PathBuf::from), "{xdg:?} {home:?}");
+            let state_home = state_home(xdg.map(OsString::from), home.map(OsString::from));
+            assert_eq!(state_home, expected.map(PathBuf::from), "{xdg:?} {home:?}");
         }
     }
 
@@ -329,7 +332,7 @@ mod tests {
 
         fs::set_permissions(state.path(), Permissions::from_mode(0o755)).unwrap();
         open_state_dir(&home);
-        assert_eq!(mode(""), 0o700, "a directory that others could read is closed");
+        assert_eq!(mode(""), 0o700, "permissions for others are removed");
     }
 
     #[test]
@@ -337,8 +340,8 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let state = open_state_dir(&home);
         let lock = state.lock().unwrap();
-        let refused = state.lock().unwrap_err().to_string();
-        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
+        let error = state.lock().unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
         drop(lock);
         let _lock = state.lock().unwrap();
     }
@@ -352,14 +355,14 @@ mod tests {
         std::os::unix::fs::symlink(&fleet, &link).unwrap();
         let open = |source: &Path| StateDir::open(&home.path().join("state"), source).unwrap();
         let lock = open(&fleet).lock().unwrap();
-        let refused = open(&link).lock().unwrap_err().to_string();
-        let name = format!("under the name {}, as process {}", fleet.display(), std::process::id());
-        assert!(refused.contains(&name), "{refused}");
+        let error = open(&link).lock().unwrap_err().to_string();
+        let expected = format!("given as {}, as process {}", fleet.display(), std::process::id());
+        assert!(error.contains(&expected), "{error}");
         let _other = open(&other).lock().unwrap();
         drop(lock);
         let lock = open(&link).lock().unwrap();
         open(&fleet).lock().unwrap_err();
-        // A link that is flipped: each has another directory then.
+        // After the link is switched, the two paths are different directories.
         fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink(&other, &link).unwrap();
         let _fleet = open(&fleet).lock().unwrap();
@@ -375,8 +378,8 @@ mod tests {
         assert_eq!(state.key("digests").unwrap(), key);
         assert_ne!(state.key("sessions").unwrap(), key);
         state.write("digests", b"short").unwrap();
-        let damaged = state.key("digests").unwrap_err().to_string();
-        assert!(damaged.contains("not a key of 32 bytes"), "{damaged}");
+        let error = state.key("digests").unwrap_err().to_string();
+        assert!(error.contains("not a 32-byte key"), "{error}");
     }
 
     #[test]
@@ -404,18 +407,18 @@ mod tests {
         let state = open_state_dir(&home);
         state.write("declarations/a", b"1").unwrap();
         state.write(".hidden", b"1").unwrap();
-        let left = ["", "declarations", "catalogs"].map(|folder| {
+        let leftovers = ["", "declarations", "catalogs"].map(|folder| {
             let folder = state.path().join(folder);
             fs::create_dir_all(&folder).unwrap();
             let file = Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(folder).unwrap();
             file.keep().unwrap().1
         });
         let lock = state.lock().unwrap();
-        assert!(left.iter().all(|file| !file.exists()), "{left:?}");
+        assert!(leftovers.iter().all(|file| !file.exists()), "{leftovers:?}");
         for kept in ["declarations/a", ".hidden", SOURCE_FILE] {
             assert!(state.read(kept).unwrap().is_some(), "{kept}");
         }
-        // Whoever has no lock removes nothing of who has it.
+        // A failed attempt to lock does not remove files of the holder.
         let written = Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(state.path()).unwrap();
         state.lock().unwrap_err();
         assert!(written.path().exists());
@@ -438,11 +441,11 @@ mod tests {
         };
         assert_eq!(names(), ["a", "b"]);
         fs::remove_dir(state.path().join("declarations/b")).unwrap();
-        let cut_short =
+        let incomplete =
             Builder::new().prefix(TEMPORARY_PREFIX).tempfile_in(state.path().join("declarations")).unwrap();
         assert_eq!(state.list("declarations").unwrap(), ["declarations/a"]);
-        drop(cut_short);
-        // A link is replaced, and what it leads to stays as it is.
+        drop(incomplete);
+        // A symbolic link is replaced, and its target stays unchanged.
         let elsewhere = home.path().join("elsewhere");
         fs::write(&elsewhere, "theirs").unwrap();
         std::os::unix::fs::symlink(&elsewhere, state.path().join("link")).unwrap();

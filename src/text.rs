@@ -1,12 +1,12 @@
-//! Words for people: what others wrote, and times, as a message, a status, a log line or a table may hold them. Pure.
+//! Formats untrusted text and times for messages, statuses, log lines and tables. Pure functions.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// From here on a time of day alone would be misread.
+/// The time span after which a time of day without a date would be ambiguous.
 const DATE_THRESHOLD: SignedDuration = SignedDuration::from_hours(12);
 
-/// True of a character that nobody sees but that changes what is read: one that moves a terminal's cursor, or a mark
-/// that turns the direction of what follows, so that a line reads as another one.
+/// Returns true for an invisible character that can disguise a text: a control character, which can move a terminal's
+/// cursor, or a mark that changes the text direction.
 pub fn is_invisible(char: char) -> bool {
     let is_turn = matches!(
         char,
@@ -15,8 +15,8 @@ pub fn is_invisible(char: char) -> bool {
     is_turn || char.is_control()
 }
 
-/// What others wrote, for a message: without such characters, trimmed, and at most `limit` characters long. What was
-/// cut ends in `…`.
+/// Returns untrusted text in a form that is safe for messages: without [invisible characters](is_invisible), trimmed,
+/// and at most `limit` characters long. A truncated text ends with `…`.
 pub fn sanitize(text: &str, limit: usize) -> String {
     let clean: String = text.chars().filter(|char| !is_invisible(*char)).collect();
     let clean = clean.trim();
@@ -27,7 +27,7 @@ pub fn sanitize(text: &str, limit: usize) -> String {
     format!("{}…", kept.trim_end())
 }
 
-/// A time as it is told now: with its date if that is not plain.
+/// Formats a time. Includes the date if the time is more than 12 hours after `now`.
 pub fn format_time(at: Timestamp, now: Timestamp) -> String {
     if now.duration_until(at) > DATE_THRESHOLD {
         format_date_time(at)
@@ -36,7 +36,7 @@ pub fn format_time(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// The same with its date.
+/// Formats a time with its date.
 pub fn format_date_time(at: Timestamp) -> String {
     at.strftime("%F %T UTC").to_string()
 }

@@ -1,4 +1,4 @@
-//! Tests the benchmark's arithmetic, which the benchmark itself (it has no test harness) cannot do.
+//! Tests of the benchmark's statistics. They are here because the benchmark has no test harness.
 
 #[path = "../benches/gateway/statistics.rs"]
 mod statistics;
@@ -26,7 +26,7 @@ fn spread_summarizes_rounds() {
     let spread = Spread::of(&[2.0, 1.0, 2.2, 9.0, 1.9]);
     let Some(Spread { median, min, max, deviation }) = spread else { panic!("no spread") };
     assert_eq!((median, min, max), (2.0, 1.0, 9.0));
-    assert!((deviation - 0.2).abs() < 1e-9, "one round far off does not widen it: {deviation}");
+    assert!((deviation - 0.2).abs() < 1e-9, "an outlier must not widen it: {deviation}");
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn ratios_pair_batches_at_one_position() {
     type Rounds = &'static [&'static [f64]];
     let table: [(Rounds, Rounds, &[f64]); 5] = [
         (&[&[4.0], &[9.0]], &[&[2.0], &[3.0]], &[2.0, 3.0]),
-        // The machine was ten times slower during the second batch, for both.
+        // The machine was ten times slower during the second batch, for both subjects.
         (&[&[4.0, 40.0, 4.2]], &[&[2.0, 20.0, 2.0]], &[2.0]),
         (&[&[4.0, 4.0]], &[&[0.0, 2.0]], &[2.0]),
         (&[&[4.0]], &[&[0.0]], &[]),

@@ -1,4 +1,4 @@
-//! The commands as people call them: what they print, where, and with which exit code.
+//! Tests the command line: output, streams and exit codes.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may block and fail")]
 
@@ -69,18 +69,18 @@ fn usage_errors_exit_with_2() {
 #[test]
 fn invalid_kubernetes_names_are_usage_errors() {
     for (flag, variable, given, expected) in [
-        // It would be every namespace.
-        ("--namespace", "EVENKEEL_NAMESPACE", "", "\"\" is no namespace"),
-        ("--namespace", "EVENKEEL_NAMESPACE", "a,", "\"\" is no namespace"),
-        ("--namespace", "EVENKEEL_NAMESPACE", "Bad_NS", "is no namespace"),
-        ("--namespace", "EVENKEEL_NAMESPACE", "a/b", "is no namespace"),
-        ("--lease-namespace", "EVENKEEL_LEASE_NAMESPACE", "", "is no namespace"),
-        ("--lease-namespace", "POD_NAMESPACE", "a/b", "is no namespace"),
-        ("--lease", "EVENKEEL_LEASE", "", "is no name"),
-        ("--lease", "EVENKEEL_LEASE", "A_b", "is no name"),
-        ("--session-key-secret", "EVENKEEL_SESSION_KEY_SECRET", "x/y/z", "is no key"),
-        ("--session-key-secret", "EVENKEEL_SESSION_KEY_SECRET", "X", "is no name"),
-        ("--session-key-secret", "EVENKEEL_SESSION_KEY_SECRET", "", "is no name"),
+        // An empty name would select every namespace.
+        ("--namespace", "EVENKEEL_NAMESPACE", "", "invalid namespace \"\""),
+        ("--namespace", "EVENKEEL_NAMESPACE", "a,", "invalid namespace \"\""),
+        ("--namespace", "EVENKEEL_NAMESPACE", "Bad_NS", "invalid namespace"),
+        ("--namespace", "EVENKEEL_NAMESPACE", "a/b", "invalid namespace"),
+        ("--lease-namespace", "EVENKEEL_LEASE_NAMESPACE", "", "invalid namespace"),
+        ("--lease-namespace", "POD_NAMESPACE", "a/b", "invalid namespace"),
+        ("--lease", "EVENKEEL_LEASE", "", "invalid object name"),
+        ("--lease", "EVENKEEL_LEASE", "A_b", "invalid object name"),
+        ("--session-key-secret", "EVENKEEL_SESSION_KEY_SECRET", "x/y/z", "invalid Secret key"),
+        ("--session-key-secret", "EVENKEEL_SESSION_KEY_SECRET", "X", "invalid object name"),
+        ("--session-key-secret", "EVENKEEL_SESSION_KEY_SECRET", "", "invalid object name"),
     ] {
         let flag = format!("{flag}={given}");
         for output in [
@@ -95,8 +95,8 @@ fn invalid_kubernetes_names_are_usage_errors() {
 
 #[test]
 #[cfg(not(feature = "otlp"))]
-fn a_build_without_telemetry_says_how_to_get_it() {
-    let output = evenkeel(&["run", "--otlp-endpoint", "http://localhost:4318"]);
+fn build_without_otlp_names_the_feature() {
+    let output = run_evenkeel(&["run", "--otlp-endpoint", "http://localhost:4318"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("--features otlp"), "{}", stderr(&output));
 }
@@ -110,7 +110,7 @@ fn port_in_use_exits_with_1_and_names_the_flag() {
     for (flag, other) in [("--listen", "--admin"), ("--admin", "--listen")] {
         let output = run_evenkeel(&["run", directory, flag, &address, other, "127.0.0.1:0"]);
         assert_eq!(output.status.code(), Some(1), "{flag}: {}", stderr(&output));
-        let said = stderr(&output);
-        assert!(said.contains(&address) && said.contains(flag), "{flag}: {said}");
+        let stderr_text = stderr(&output);
+        assert!(stderr_text.contains(&address) && stderr_text.contains(flag), "{flag}: {stderr_text}");
     }
 }

@@ -1,4 +1,4 @@
-//! Imports go one way, between the modules of the crate and within each.
+//! Tests that imports have one direction, between the modules of the crate and within each.
 
 #![allow(
     clippy::disallowed_methods,
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The modules of the crate, lowest first: a module imports only what stands before it.
+/// The modules of the crate, lowest first: a module imports only modules before it.
 const MODULE_ORDER: [&str; 17] = [
     "text",
     "resource",
@@ -33,7 +33,8 @@ const MODULE_ORDER: [&str; 17] = [
     "cli",
 ];
 
-/// What has no clock, no runtime and no I/O: decisions over plain data. Attributes and doc comments do not count.
+/// The modules without clock, runtime and I/O, which compute over plain data. Attributes and doc comments do not
+/// count.
 const PURE_MODULES: [&str; 2] = ["resource", "plan"];
 const IMPURE_PATHS: [&str; 8] = [
     "tokio::",
@@ -46,18 +47,18 @@ const IMPURE_PATHS: [&str; 8] = [
     "SystemTime",
 ];
 
-/// The path of a module, from the crate's root.
+/// The path of a module from the crate root.
 type ModulePath = Vec<String>;
 
-/// Everything that is imported, by file.
+/// The imports of all files.
 struct CrateImports {
-    /// Each module's file, and its text without comments, strings and tests.
+    /// The file of each module, and its text without comments, strings and tests.
     files: BTreeMap<ModulePath, (String, String)>,
-    /// What modules give on under a name: where it is really from.
+    /// The re-exports of each module: name and original path.
     exports: BTreeMap<ModulePath, BTreeMap<String, ModulePath>>,
 }
 
-/// One path that a file names.
+/// One path that a file imports or uses.
 struct Import {
     exported: bool,
     path: ModulePath,
@@ -77,11 +78,11 @@ impl CrateImports {
                 let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
                 let module: ModulePath = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
                 let module = match module.split_last().unwrap() {
-                    (last, rest) if ["mod", "lib"].contains(&&**last) => rest.to_vec(),
+                    (last, parent) if ["mod", "lib"].contains(&&**last) => parent.to_vec(),
                     (last, []) if last == "main" => continue,
                     _ => module,
                 };
-                // Tests may build what they test from above.
+                // Test modules may import higher modules.
                 if module.iter().any(|part| ["tests", "testing"].contains(&&**part)) {
                     continue;
                 }
@@ -99,21 +100,21 @@ impl CrateImports {
         all
     }
 
-    /// What a file imports of the crate, as paths from its root.
+    /// Returns the paths within the crate that a file uses, from the crate root.
     fn imports(&self, module: &ModulePath) -> Vec<Import> {
         let (_, text) = &self.files[module];
         let mut imports = Vec::new();
-        let mut rest = String::new();
+        let mut other_code = String::new();
         for statement in text.split_inclusive(';') {
             let at = statement.rfind("use ").filter(|at| {
                 let before = statement[..*at].rsplit('\n').next().unwrap().trim();
                 before.is_empty() || before.starts_with("pub")
             });
             let Some(at) = at else {
-                rest.push_str(statement);
+                other_code.push_str(statement);
                 continue;
             };
-            rest.push_str(&statement[..at]);
+            other_code.push_str(&statement[..at]);
             let exported = statement[..at].rsplit('\n').next().unwrap().contains("pub");
             let mut leaves = Vec::new();
             expand_use_tree(statement[at + 4..].trim_end_matches(';'), &[], &mut leaves);
@@ -123,16 +124,16 @@ impl CrateImports {
                     .filter_map(|leaf| Some(Import { exported, path: self.resolve_path(module, &leaf)? })),
             );
         }
-        let rest = rest.replace("pub(in crate", "pub(in_crate");
-        let words = rest.split(|char: char| !(char.is_alphanumeric() || "_:".contains(char)));
-        for word in words.filter(|word| word.contains("::")) {
-            let path: Vec<_> = word.split("::").map(str::to_owned).collect();
+        let other_code = other_code.replace("pub(in crate", "pub(in_crate");
+        let paths = other_code.split(|char: char| !(char.is_alphanumeric() || "_:".contains(char)));
+        for path_text in paths.filter(|path_text| path_text.contains("::")) {
+            let path: Vec<_> = path_text.split("::").map(str::to_owned).collect();
             imports.extend(self.resolve_path(module, &path).map(|path| Import { exported: false, path }));
         }
         imports
     }
 
-    /// A path from the crate's root, if it leads into the crate.
+    /// Returns a path from the crate root; `None` if it is outside of the crate.
     fn resolve_path(&self, module: &ModulePath, path: &[String]) -> Option<ModulePath> {
         let (mut base, mut path) = (module.clone(), path);
         match path.first()?.as_str() {
@@ -155,16 +156,16 @@ impl CrateImports {
         Some(base)
     }
 
-    /// The module in which something is written that a path names.
+    /// Returns the module that defines the item at a path, following re-exports.
     fn defining_module(&self, path: &[String]) -> ModulePath {
         let mut path = path.to_vec();
         for _ in 0..10 {
-            let known =
+            let module_length =
                 (0..=path.len()).rev().find(|length| self.files.contains_key(&path[..*length])).unwrap_or(0);
-            let (module, item) = path.split_at(known);
+            let (module, item) = path.split_at(module_length);
             let from = item.first().and_then(|item| self.exports.get(module)?.get(item));
             match from {
-                Some(from) if from.as_slice() != &path[..=known] => {
+                Some(from) if from.as_slice() != &path[..=module_length] => {
                     path = from.iter().chain(&item[1..]).cloned().collect();
                 }
                 _ => return module.to_vec(),
@@ -173,7 +174,7 @@ impl CrateImports {
         path
     }
 
-    /// Which module's file uses which other's, with the file.
+    /// Returns which module uses which other module.
     fn uses(&self) -> Vec<(ModulePath, ModulePath)> {
         let mut uses = Vec::new();
         for module in self.files.keys() {
@@ -188,7 +189,7 @@ impl CrateImports {
     }
 }
 
-/// The text of a file without comments, strings and the tests at its end.
+/// Returns the text of a file without comments, strings and the tests at its end.
 fn code_only(text: &str) -> String {
     let mut code = String::new();
     let mut lines = text.lines().peekable();
@@ -208,7 +209,7 @@ fn code_only(text: &str) -> String {
     code
 }
 
-/// The paths of a `use` tree: `a::{b, c::d}` is `a::b` and `a::c::d`.
+/// Appends the paths of a `use` tree to `leaves`: `a::{b, c::d}` is `a::b` and `a::c::d`.
 fn expand_use_tree(text: &str, before: &[String], leaves: &mut Vec<ModulePath>) {
     let (mut depth, mut start) = (0, 0);
     let mut parts = Vec::new();
@@ -249,20 +250,20 @@ fn src_dir() -> &'static Path {
 #[test]
 fn modules_import_only_lower_modules() {
     let all = CrateImports::read(src_dir());
-    let place = |name: &str| {
+    let position = |name: &str| {
         MODULE_ORDER
             .iter()
-            .position(|known| *known == name)
+            .position(|module| *module == name)
             .unwrap_or_else(|| panic!("{name} is missing in ORDER"))
     };
-    let mut wrong = BTreeSet::new();
+    let mut violations = BTreeSet::new();
     for (from, to) in all.uses() {
         let (Some(lower), Some(higher)) = (to.first(), from.first()) else { continue };
-        if place(lower) > place(higher) {
-            wrong.insert(format!("src/{} imports {}", all.files[&from].0, to.join("::")));
+        if position(lower) > position(higher) {
+            violations.insert(format!("src/{} imports {}", all.files[&from].0, to.join("::")));
         }
     }
-    assert!(wrong.is_empty(), "imports go from higher to lower modules:\n{wrong:#?}");
+    assert!(violations.is_empty(), "imports go from higher to lower modules:\n{violations:#?}");
 }
 
 #[test]
@@ -271,9 +272,9 @@ fn modules_have_no_import_cycles() {
     let uses = all.uses();
     let parents: BTreeSet<&[String]> =
         all.files.keys().filter_map(|module| Some(module.split_last()?.1)).collect();
-    let mut circles = Vec::new();
+    let mut cycles = Vec::new();
     for parent in parents {
-        // A child stands for all that is in it, and the empty name for the parent's own file.
+        // A child stands for all modules in it; the empty name for the parent's own file.
         let unit = |module: &ModulePath| {
             module.starts_with(parent).then(|| module.get(parent.len()).cloned().unwrap_or_default())
         };
@@ -281,11 +282,11 @@ fn modules_have_no_import_cycles() {
         for (from, to) in &uses {
             let (Some(one), Some(other)) = (unit(from), unit(to)) else { continue };
             if one != other {
-                let why = format!("src/{} imports {}", all.files[from].0, to.join("::"));
-                edges.entry(one).or_default().insert(other, why);
+                let edge = format!("src/{} imports {}", all.files[from].0, to.join("::"));
+                edges.entry(one).or_default().insert(other, edge);
             }
         }
-        // What uses nothing else of the rest is no part of a circle; taken out until nothing more can be.
+        // A module without remaining imports is not part of a cycle. Remove such modules until none is left.
         loop {
             let before = edges.values().map(BTreeMap::len).sum::<usize>();
             let alive: BTreeSet<_> = edges.keys().cloned().collect();
@@ -297,22 +298,22 @@ fn modules_have_no_import_cycles() {
                 break;
             }
         }
-        circles.extend(edges.into_values().flat_map(BTreeMap::into_values));
+        cycles.extend(edges.into_values().flat_map(BTreeMap::into_values));
     }
-    assert!(circles.is_empty(), "these imports make a circle, or lead to one:\n{circles:#?}");
+    assert!(cycles.is_empty(), "these imports form a cycle, or lead to one:\n{cycles:#?}");
 }
 
 #[test]
 fn pure_modules_use_no_clock_and_no_io() {
     let all = CrateImports::read(src_dir());
-    let mut wrong = Vec::new();
+    let mut violations = Vec::new();
     for (module, (file, text)) in &all.files {
         if module.first().is_some_and(|first| PURE_MODULES.contains(&&**first)) {
-            let found = IMPURE_PATHS.into_iter().filter(|word| text.contains(word));
-            wrong.extend(found.map(|word| format!("src/{file} uses {word}")));
+            let found = IMPURE_PATHS.into_iter().filter(|path| text.contains(path));
+            violations.extend(found.map(|path| format!("src/{file} uses {path}")));
         }
     }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(violations.is_empty(), "{violations:#?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The real kubectl against the status API of a directory, without a cluster.
+//! Tests the status API of a directory with the real kubectl, without a cluster.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ use rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script};
 use serde_json::Value;
 use support::{Agent, Era, Evenkeel, Kubectl, TestDirectory, eventually, http, within};
 
-/// A server that is attached, one with a label and a mistake, one of another namespace, and a skill.
+/// An attached server, one with a label and a missing command, one in another namespace, and a skill.
 struct TestFleet {
     declared: TestDirectory,
     good: FakeHttpServer,
@@ -36,7 +36,7 @@ impl TestFleet {
     async fn start() -> Self {
         let good = FakeHttpServer::start(Script::default()).await;
         let declared = TestDirectory::new();
-        // Checks of health would be counted as openings.
+        // Health checks would be counted as connections.
         declared.write_server("good", &format!("{}\nhealth: {{ interval: 0s }}", good.spec()));
         let bad = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\n\
             metadata: { name: bad, labels: { area: code } }\nspec: { stdio: { command: no-such-program } }\n";
@@ -59,7 +59,7 @@ impl TestFleet {
     }
 }
 
-/// The cells of a table, row by row; ages and what depends on the machine are left out by the caller.
+/// Returns the cells of a table by row. Callers ignore ages and values that depend on the machine.
 fn table_rows(table: &str) -> Vec<Vec<&str>> {
     table.lines().map(|line| line.split_whitespace().collect()).collect()
 }
@@ -144,7 +144,7 @@ async fn describe_events_explain_and_api_resources() {
     let (_, events) = described.split_once("\nEvents:").unwrap();
     assert!(events.contains("Created") && events.contains("declared in bad.yaml:1"), "{described}");
     assert!(events.contains("Warning") && events.contains("CommandNotFound"), "{described}");
-    assert!(!events.contains("Attached"), "of this server alone: {described}");
+    assert!(!events.contains("Attached"), "only events of this server: {described}");
 
     let events = kubectl.stdout(&["events", "--for", "mcpserver/good"]).await;
     assert!(events.contains("Attached") && !events.contains("bad"), "{events}");
@@ -153,10 +153,9 @@ async fn describe_events_explain_and_api_resources() {
     assert!(table.contains("mcpserver/elsewhere"), "{table}");
 
     let explained = kubectl.stdout(&["explain", "mcpserver.spec.stdio"]).await;
-    for words in
-        ["Start a process and speak MCP", "command\t<string> -required-", "never run through a shell"]
+    for text in ["Start a process and speak MCP", "command\t<string> -required-", "never run through a shell"]
     {
-        assert!(explained.to_lowercase().contains(&words.to_lowercase()), "{explained}");
+        assert!(explained.to_lowercase().contains(&text.to_lowercase()), "{explained}");
     }
     let explained = kubectl.stdout(&["explain", "source.status"]).await;
     assert!(explained.contains("revision\t<string>"), "{explained}");
@@ -175,7 +174,7 @@ async fn watch_and_wait_follow_changes() {
 
     let watched = kubectl.spawn(&["get", "mcpservers", "-w"]);
     watched.wait_for_line(&["good", "True", "Attached"]).await;
-    // One that does not answer is being connected for as long as that takes.
+    // A server that does not respond stays in Connecting until its timeout.
     let silent = FakeHttpServer::start(Script::default().on("POST", Rule::always(Action::Hang))).await;
     fleet.declared.write_server("late", &format!("{}\ntimeouts: {{ connect: 10m }}", silent.spec()));
     watched.wait_for_line(&["late", "False", "Connecting"]).await;
@@ -189,14 +188,14 @@ async fn watch_and_wait_follow_changes() {
     let never = kubectl.run(&["wait", "--for=condition=Ready", "mcps/bad", "--timeout=100ms"]).await;
     assert!(!never.success && never.stderr.contains("timed out"), "{never:?}");
 
-    // One that waits for what comes later, and one for what goes.
+    // One command waits for a condition, the other for a deletion.
     let mut waits = kubectl.spawn(&["wait", "--for=condition=Ready", "mcps/bad", "--timeout=60s"]);
-    let mut gone = kubectl.spawn(&["wait", "--for=delete", "mcps/late", "--timeout=60s"]);
+    let mut deletion = kubectl.spawn(&["wait", "--for=delete", "mcps/late", "--timeout=60s"]);
     let events = kubectl.spawn(&["events", "-w"]);
     events.wait_for_line(&["Attached", "McpServer/late"]).await;
     fleet.declared.write_server("bad", &fleet.good.spec());
     fleet.declared.remove("late.yaml");
-    assert!(waits.wait_for_exit().await && gone.wait_for_exit().await);
+    assert!(waits.wait_for_exit().await && deletion.wait_for_exit().await);
     events.wait_for_line(&["Removed", "McpServer/late"]).await;
     events.wait_for_line(&["Updated", "McpServer/bad", "generation 2"]).await;
 }
@@ -210,7 +209,10 @@ async fn annotations_relist_or_reconnect_one_server() {
     fleet.evenkeel.wait_until_attached("peer").await;
     let kubectl = fleet.kubectl();
     let open = |rig: &FakeHttpServer| rig.counters().streams == 1;
-    eventually("both tell what changes", async || (open(&fleet.good) && open(&peer)).then_some(())).await;
+    eventually("both servers have a notification stream", async || {
+        (open(&fleet.good) && open(&peer)).then_some(())
+    })
+    .await;
     let (before, untouched) = (fleet.good.counters(), peer.counters());
     let handshakes = |counters: &rig::Counters| counters.initializes() + counters.discovers();
 
@@ -218,16 +220,16 @@ async fn annotations_relist_or_reconnect_one_server() {
         let kubectl = &kubectl;
         async move { kubectl.stdout(&["annotate", "--overwrite", "mcps/good", annotation]).await }
     };
-    let said = annotate("evenkeel.dev/reconcile-requested-at=one").await;
-    assert!(said.contains("mcpserver.evenkeel.dev/good annotated"), "{said}");
-    eventually("it was listed again", async || {
+    let output = annotate("evenkeel.dev/reconcile-requested-at=one").await;
+    assert!(output.contains("mcpserver.evenkeel.dev/good annotated"), "{output}");
+    eventually("the lists were read again", async || {
         (fleet.good.counters().tool_lists() > before.tool_lists()).then_some(())
     })
     .await;
-    assert_eq!(handshakes(&fleet.good.counters()), handshakes(&before), "and not connected again");
+    assert_eq!(handshakes(&fleet.good.counters()), handshakes(&before), "the connection was not replaced");
     let server = fleet.evenkeel.get_server("good").await.unwrap();
     assert_eq!(server["metadata"]["annotations"]["evenkeel.dev/reconcile-requested-at"], "one");
-    // A change of another object, or of what it was, is refused.
+    // A change of another object, or of an old version, is rejected.
     let stale = [
         "annotate",
         "--overwrite",
@@ -235,26 +237,26 @@ async fn annotations_relist_or_reconnect_one_server() {
         "mcps/good",
         "evenkeel.dev/reconcile-requested-at=x",
     ];
-    let said = kubectl.run(&stale).await;
+    let output = kubectl.run(&stale).await;
     assert!(
-        !said.success && said.stderr.contains("Conflict") && said.stderr.contains("read it again"),
-        "{said:?}"
+        !output.success && output.stderr.contains("Conflict") && output.stderr.contains("read it again"),
+        "{output:?}"
     );
-    eventually("it says so", async || {
+    eventually("the status shows the handled request", async || {
         let server = fleet.evenkeel.get_server("good").await.unwrap();
         (server["status"]["lastHandledReconcileAt"] == "one").then_some(())
     })
     .await;
 
     annotate("evenkeel.dev/reconnect-requested-at=two").await;
-    eventually("it was connected again", async || {
+    eventually("the connection was replaced", async || {
         (handshakes(&fleet.good.counters()) > handshakes(&before)).then_some(())
     })
     .await;
     fleet.evenkeel.wait_until_attached("good").await;
     assert_eq!(peer.counters(), untouched);
 
-    // What failed is tried again at once.
+    // A failed server is retried at once.
     let broken = FakeStdioServer::new(Script::default());
     broken.edit_script(|script| script.stdio.exit_at_start = Some(9));
     let spec = format!("{}\nretry: {{ initial: 1h, max: 1h }}", broken.spec(""));
@@ -264,17 +266,17 @@ async fn annotations_relist_or_reconnect_one_server() {
     kubectl.stdout(&["annotate", "mcps/broken", "evenkeel.dev/reconcile-requested-at=now"]).await;
     fleet.evenkeel.wait_until_attached("broken").await;
 
-    // Who has not read the kubeconfig may look, and no more.
+    // A client without the token of the kubeconfig may only read.
     let path = fleet.evenkeel.admin("/apis/evenkeel.dev/v1alpha1/namespaces/default/mcpservers/good");
     let patch = "{\"metadata\":{\"annotations\":{\"evenkeel.dev/reconcile-requested-at\":\"x\"}}}";
     let kind = ("Content-Type", "application/merge-patch+json");
     for headers in [&[kind][..], &[kind, ("Authorization", "Bearer wrong")]] {
-        let answer = http::send(hyper::Method::PATCH, &path, headers, patch).await.unwrap();
-        assert_eq!(answer.status, 401);
+        let response = http::send(hyper::Method::PATCH, &path, headers, patch).await.unwrap();
+        assert_eq!(response.status, 401);
     }
 }
 
-/// kube's client: streaming lists, typed objects, waits.
+/// Tests kube-rs: streaming lists, typed objects, waits.
 #[tokio::test]
 async fn kube_client_lists_watches_and_waits() {
     let fleet = TestFleet::start().await;
@@ -329,7 +331,9 @@ async fn kube_client_lists_watches_and_waits() {
 
     let ready = kube::runtime::wait::await_condition(servers.clone(), "bad", |server: Option<&McpServer>| {
         let conditions = server.and_then(|server| server.status.as_ref()).map(|status| &status.conditions);
-        conditions.is_some_and(|all| all.iter().any(|told| told.type_ == "Ready" && told.status == "True"))
+        conditions.is_some_and(|all| {
+            all.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        })
     });
     fleet.declared.write_server("bad", &fleet.good.spec());
     within("bad is ready", ready).await.unwrap();
@@ -343,9 +347,9 @@ fn kubeconfig_fails_for_a_directory_that_was_never_run() {
         .env("XDG_STATE_HOME", home.path())
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("evenkeel run /nowhere"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("evenkeel run /nowhere"), "{stderr}");
 }
 
 #[tokio::test]
@@ -369,10 +373,10 @@ async fn declaration_changes_are_rejected_with_instructions() {
         &["annotate", "src/directory", "evenkeel.dev/reconcile-requested-at=1"],
         &["patch", "mcps/good", "--type=json", "-p", "[{\"op\":\"remove\",\"path\":\"/spec/http\"}]"],
     ] {
-        let said = kubectl.run(args).await;
-        assert!(!said.success && said.stderr.contains(&edit), "{args:?}: {said:?}");
+        let output = kubectl.run(args).await;
+        assert!(!output.success && output.stderr.contains(&edit), "{args:?}: {output:?}");
     }
-    let said = tokio::process::Command::from({
+    let output = tokio::process::Command::from({
         let mut command = kubectl.command(&["edit", "mcps/bad"]);
         command.env("EDITOR", "sed -i s/no-such/another/");
         command
@@ -380,12 +384,12 @@ async fn declaration_changes_are_rejected_with_instructions() {
     .output()
     .await
     .unwrap();
-    assert!(String::from_utf8_lossy(&said.stderr).contains(&edit), "{said:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&edit), "{output:?}");
     fleet.evenkeel.wait_until_attached("good").await;
     assert_eq!(fleet.good.counters().initializes() + fleet.good.counters().discovers(), 1);
 }
 
-/// Promise 6: a fleet at work that does not change writes nothing, and telling costs the servers nothing.
+/// Promise 6: a fleet under load that does not change writes nothing, and status requests send nothing to servers.
 #[tokio::test]
 async fn status_reads_write_nothing_and_reach_no_server() {
     let fleet = TestFleet::start().await;
@@ -418,5 +422,5 @@ async fn status_reads_write_nothing_and_reach_no_server() {
         methods.remove("tools/call");
         methods
     };
-    assert_eq!(others(&now), others(&counted), "nothing else was asked");
+    assert_eq!(others(&now), others(&counted), "no other request was sent");
 }

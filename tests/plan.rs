@@ -1,4 +1,4 @@
-//! `evenkeel plan`, against nothing and against what runs.
+//! Tests of `evenkeel plan`, with and without a running instance.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may block and fail")]
 
@@ -10,7 +10,7 @@ use support::{Evenkeel, TestDirectory, eventually};
 
 const MISSING_COMMAND: &str = "stdio: { command: there-is-no-such-program }";
 
-/// What a plan prints, with the directories called by their names.
+/// Runs `evenkeel plan` and returns its output, with the paths of directories replaced by names.
 fn run_plan(evenkeel: &Evenkeel, args: &[&str], names: &[(&TestDirectory, &str)]) -> String {
     let output = evenkeel.command(&["plan"]).args(args).output().unwrap();
     let mut text = String::from_utf8(output.stdout).unwrap();
@@ -28,7 +28,7 @@ async fn plan_lists_changes_and_applies_none() {
     for (name, spec) in [
         ("gone", MISSING_COMMAND),
         ("same", MISSING_COMMAND),
-        ("worded", &format!("{env}\n  cwd: .").replace("}]", "}, { name: SIZE, value: big }]")),
+        ("respelled", &format!("{env}\n  cwd: .").replace("}]", "}, { name: SIZE, value: big }]")),
         ("url", "http: { url: \"http://localhost:1/a\" }"),
         ("filter", MISSING_COMMAND),
         ("secret", env),
@@ -38,18 +38,18 @@ async fn plan_lists_changes_and_applies_none() {
         live.write_server(name, spec);
     }
     let evenkeel = Evenkeel::run(live.path()).await;
-    for name in ["gone", "same", "worded", "url", "filter", "secret", "paused", "broken"] {
+    for name in ["gone", "same", "respelled", "url", "filter", "secret", "paused", "broken"] {
         eventually(name, async || evenkeel.get_server(name).await).await;
     }
     let path = live.path().to_str().unwrap();
     let names = [(&live, "LIVE")];
-    let as_it_is = "0 to add, 0 to change, 0 to remove, 8 unchanged; against the evenkeel of LIVE\n";
-    assert_eq!(run_plan(&evenkeel, &[path], &names), as_it_is);
+    let unchanged = "0 to add, 0 to change, 0 to remove, 8 unchanged; compared with the instance for LIVE\n";
+    assert_eq!(run_plan(&evenkeel, &[path], &names), unchanged);
 
     let next = TestDirectory::new();
     for (name, spec) in [
         ("same", MISSING_COMMAND),
-        ("worded", &env.replace("[{", "[{ name: SIZE, value: big }, {")),
+        ("respelled", &env.replace("[{", "[{ name: SIZE, value: big }, {")),
         ("url", "http: { url: \"http://LOCALHOST:1/a#b\" }"),
         ("new", MISSING_COMMAND),
         ("filter", &format!("{MISSING_COMMAND}\nexpose: {{ prefix: f }}\ntimeouts: {{ call: 1m }}")),
@@ -75,7 +75,7 @@ async fn plan_lists_changes_and_applies_none() {
             "+ attach   McpServer default/new",
             "~ suspend  McpServer default/paused",
             "~ replace  McpServer default/secret: env TOKEN",
-            "1 to add, 3 to change, 1 to remove, 3 unchanged, 1 held as it is; against the evenkeel of LIVE",
+            "1 to add, 3 to change, 1 to remove, 3 unchanged, 1 on hold; compared with the instance for LIVE",
         ]
     );
     let json = run_plan(&evenkeel, &[&args[..], &["-o", "json"]].concat(), &names);
@@ -84,9 +84,9 @@ async fn plan_lists_changes_and_applies_none() {
     assert_eq!((&json["add"], &json["change"], &json["against"]), (&1.into(), &3.into(), &"LIVE".into()));
     let secret = json["steps"].as_array().unwrap().iter().find(|step| step["name"] == "secret").unwrap();
     assert_eq!((&secret["action"], &secret["parts"]), (&"replace".into(), &serde_json::json!(["env TOKEN"])));
-    assert_eq!(run_plan(&evenkeel, &[path], &names), as_it_is, "nothing changed");
+    assert_eq!(run_plan(&evenkeel, &[path], &names), unchanged, "nothing changed");
 
-    // A file that cannot be read takes nothing away.
+    // An unreadable file does not remove its objects.
     next.write("gone.yaml", "apiVersion: [");
     assert!(
         run_plan(&evenkeel, &args, &names)
@@ -108,7 +108,7 @@ async fn plan_without_a_running_instance_adds_everything() {
     assert_eq!(
         text,
         "+ attach   McpServer default/b\n+ attach   Skill default/s\n\
-         2 to add, 0 to change, 0 to remove, 0 unchanged; no evenkeel runs on OTHER\n"
+         2 to add, 0 to change, 0 to remove, 0 unchanged; no instance is running for OTHER\n"
     );
     let output = evenkeel.command(&["plan", "/no/such/directory"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
@@ -123,8 +123,8 @@ async fn plan_uses_the_stdio_policy_of_the_running_instance() {
     evenkeel.wait_for("plain", "Ready", "False", "CommandNotFound").await;
     let denied = evenkeel.wait_for("folder", "Accepted", "False", "PolicyDenied").await;
     assert!(denied.message.contains("servers run in /"), "{denied:?}");
-    // Where they run is no difference.
+    // The different working directory is not a change.
     let text = run_plan(&evenkeel, &[live.path().to_str().unwrap()], &[(&live, "LIVE")]);
     assert!(text.starts_with("! hold     McpServer default/folder: spec.stdio.cwd: "), "{text}");
-    assert!(text.contains("0 to add, 0 to change, 0 to remove, 1 unchanged, 1 held as it is;"), "{text}");
+    assert!(text.contains("0 to add, 0 to change, 0 to remove, 1 unchanged, 1 on hold;"), "{text}");
 }

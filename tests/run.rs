@@ -1,4 +1,4 @@
-//! `evenkeel run` as a whole: what it tells of each server, when it is ready, how it starts and ends.
+//! Tests `evenkeel run` as a whole: status of each server, readiness, startup and shutdown.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use support::{Evenkeel, TestDirectory, eventually, http, within};
 
 const SECRET: &str = "hunter2-is-no-secret";
 
-/// A server that answers nothing.
+/// Returns the script of a server that never responds to a handshake.
 fn hanging_script() -> Script {
     let hang = || vec![Rule { then: Action::Hang, ..Rule::default() }];
     let on = ["initialize", "server/discover"].map(|method| (method.to_owned(), hang()));
@@ -30,8 +30,8 @@ fn hanging_script() -> Script {
 }
 
 async fn readyz(evenkeel: &Evenkeel) -> (u16, String) {
-    let answer = http::send(Method::GET, &evenkeel.admin("/readyz"), &[], "").await.unwrap();
-    (answer.status, answer.text().await.unwrap())
+    let response = http::send(Method::GET, &evenkeel.admin("/readyz"), &[], "").await.unwrap();
+    (response.status, response.text().await.unwrap())
 }
 
 #[tokio::test]
@@ -40,9 +40,11 @@ async fn each_server_reports_its_state_without_secrets() {
     let hanging = FakeHttpServer::start(hanging_script()).await;
     let fleet = TestDirectory::new();
     fleet.write_server("good", &good.spec(&format!(", env: [{{ name: TOKEN, value: {SECRET} }}]")));
-    let patience = "timeouts: { connect: 10m }";
-    fleet
-        .write_server("hanging", &format!("http: {{ url: \"{}?key={SECRET}\" }}\n{patience}", hanging.url()));
+    let connect_timeout = "timeouts: { connect: 10m }";
+    fleet.write_server(
+        "hanging",
+        &format!("http: {{ url: \"{}?key={SECRET}\" }}\n{connect_timeout}", hanging.url()),
+    );
     fleet.write_server("missing", "stdio: { command: no-such-program-anywhere }");
     fleet.write_server("asleep", "stdio: { command: never-started }\nsuspend: true");
     fleet.write_server(
@@ -56,7 +58,7 @@ async fn each_server_reports_its_state_without_secrets() {
     let evenkeel = Evenkeel::run(fleet.path()).await;
 
     evenkeel.wait_until_attached("good").await;
-    for (name, ready, attached, third) in [
+    for (name, ready, attached, second_condition) in [
         ("hanging", "Connecting", "Detached", ("Reconciling", "Progressing")),
         ("missing", "CommandNotFound", "Detached", ("Stalled", "CommandNotFound")),
         ("secretive", "SecretNotFound", "Detached", ("Reconciling", "ProgressingWithRetry")),
@@ -64,7 +66,7 @@ async fn each_server_reports_its_state_without_secrets() {
     ] {
         evenkeel.wait_for(name, "Ready", "False", ready).await;
         evenkeel.wait_for(name, "Attached", "False", attached).await;
-        evenkeel.wait_for(name, third.0, "True", third.1).await;
+        evenkeel.wait_for(name, second_condition.0, "True", second_condition.1).await;
     }
     evenkeel.wait_for("asleep", "Ready", "False", "Suspended").await;
     assert!(evenkeel.condition("asleep", "Reconciling").await.is_none());
@@ -77,12 +79,12 @@ async fn each_server_reports_its_state_without_secrets() {
     let source = http::get(&evenkeel.admin("/apis/evenkeel.dev/v1alpha1/sources/directory")).await.unwrap();
     assert!(source.contains("\"watching\""), "{source}");
 
-    let mut told = evenkeel.stderr();
-    assert!(told.contains("resource=McpServer/default/missing reason=CommandNotFound"), "{told}");
+    let mut output = evenkeel.stderr();
+    assert!(output.contains("resource=McpServer/default/missing reason=CommandNotFound"), "{output}");
     for path in ["/metrics", "/readyz?exclude=first-attempts", "/apis/evenkeel.dev/v1alpha1/mcpservers"] {
-        told += &http::get(&evenkeel.admin(path)).await.unwrap();
+        output += &http::get(&evenkeel.admin(path)).await.unwrap();
     }
-    assert!(!told.contains(SECRET), "{told}");
+    assert!(!output.contains(SECRET), "{output}");
 }
 
 #[tokio::test]
@@ -101,17 +103,17 @@ async fn broken_file_keeps_the_previous_declaration() {
 
     fleet.write_server("a", &server.spec(""));
     evenkeel.wait_until_attached("a").await;
-    assert!(process.is_alive(), "the connection was never touched");
+    assert!(process.is_alive(), "the connection was not replaced");
     assert_eq!(server.processes().len(), 1);
     assert!(evenkeel.condition("a", "Stalled").await.is_none());
 
-    // With another file beside it: a directory that is empty at once may be a mistake.
+    // Keep another file: an empty directory would be treated as a mistake.
     fleet.write_server("b", &server.spec(""));
     evenkeel.wait_until_attached("b").await;
     fleet.remove("a.yaml");
     eventually("a is gone", async || evenkeel.get_server("a").await.is_none().then_some(())).await;
     let line = "no longer declared resource=McpServer/default/a reason=Removed";
-    eventually("the log says so", async || evenkeel.stderr().contains(line).then_some(())).await;
+    eventually("the log has the removal", async || evenkeel.stderr().contains(line).then_some(())).await;
 }
 
 #[tokio::test]
@@ -128,10 +130,11 @@ async fn readiness_waits_for_and_names_required_servers() {
     assert!(reasons.starts_with("McpServer/default/slow: Connecting: "), "{reasons}");
 
     slow.edit_script(|script| script.on.clear());
-    // The attempt under way still hangs; a changed declaration starts another at once.
+    // The current attempt still hangs; a changed declaration starts another at once.
     fleet.write_server("slow", &format!("{}\nrequired: true", slow.spec().replace("/mcp", "/again")));
     evenkeel.wait_until_attached("slow").await;
-    eventually("it is ready", async || (readyz(&evenkeel).await == (200, "ok\n".into())).then_some(())).await;
+    eventually("evenkeel is ready", async || (readyz(&evenkeel).await == (200, "ok\n".into())).then_some(()))
+        .await;
 }
 
 #[tokio::test]
@@ -140,7 +143,7 @@ async fn missing_directory_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let late = folder.path().join("late");
     let evenkeel = Evenkeel::run(&late).await;
-    eventually("its absence is told", async || {
+    eventually("the missing directory is reported", async || {
         let (code, reasons) = readyz(&evenkeel).await;
         assert_eq!(code, 503, "{reasons}");
         reasons.starts_with("Source/directory: SourceUnavailable: ").then_some(())
@@ -163,9 +166,9 @@ async fn second_instance_is_rejected_with_the_first_pid() {
         .command(&["run", directory, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .output()
         .unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&evenkeel.pid().to_string()), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&evenkeel.pid().to_string()), "{stderr}");
 }
 
 #[tokio::test]
@@ -194,13 +197,14 @@ async fn second_signal_exits_at_once() {
     evenkeel.wait_until_attached("a").await;
     let pid = i32::try_from(evenkeel.pid()).ok().and_then(Pid::from_raw).unwrap();
     kill_process(pid, Signal::INT).unwrap();
-    eventually("it heard", async || evenkeel.stderr().contains("shutting down").then_some(())).await;
+    eventually("shutdown has started", async || evenkeel.stderr().contains("shutting down").then_some(()))
+        .await;
     let second = Instant::now();
     let status = evenkeel.terminate().await;
     assert_eq!(status.code(), Some(1), "{}", evenkeel.stderr());
-    // Its server would have kept it for longer, and its code says the same.
+    // A regular shutdown would have waited longer for the server; the exit code 1 shows that it did not.
     assert!(second.elapsed() < Duration::from_secs(10), "{:?}", second.elapsed());
     for process in server.processes() {
-        within("nothing is left", process.wait_for_exit()).await;
+        within("no process is left", process.wait_for_exit()).await;
     }
 }

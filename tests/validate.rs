@@ -1,4 +1,4 @@
-//! `evenkeel validate`, as a person and as CI calls it.
+//! Tests `evenkeel validate` with its output formats for people and CI.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may block and fail")]
 
@@ -56,7 +56,7 @@ fn temp_dir_with(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// Runs in `folder`, and gives the exit code, stdout and stderr.
+/// Runs `evenkeel validate` in `folder`, and returns the exit code, stdout and stderr.
 fn run_validate(folder: &Path, args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
         .arg("validate")
@@ -81,10 +81,10 @@ fn valid_declarations_pass_wherever_they_are_checked() {
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(
         out,
-        "fleet: note: references to secrets were not checked; --secrets-dir says where they are\n\
+        "fleet: note: references to secrets were not checked; set --secrets-dir to check them\n\
          1 server and 0 skills in 2 files: 1 note\n"
     );
-    // A variable may be set where it runs: that is no error here.
+    // The variable may be set where evenkeel runs, so this is not an error.
     let (code, out, _) = run_validate(folder.path(), &["fleet/a.yaml"], &[]);
     assert_eq!(code, 0);
     assert!(out.contains("fleet/a.yaml:1: note: McpServer default/github: variable PROXY: "), "{out}");
@@ -106,7 +106,7 @@ fn printed_lists_validate_and_unknown_documents_are_noted() {
         ("other/b.yaml", "kind: McpServer\nmetadata: { name: a }\n"),
     ]);
     let (code, out, _) = run_validate(folder.path(), &["good"], &[]);
-    assert_eq!((code, out.as_str()), (0, "2 servers and 0 skills in 1 file: nothing to say\n"));
+    assert_eq!((code, out.as_str()), (0, "2 servers and 0 skills in 1 file: no findings\n"));
     let (code, out, _) = run_validate(folder.path(), &["bad"], &[]);
     let expected =
         "bad/all.yaml:17:28: error: McpServer default/b: spec.stdio.env[0].value: the value of TOKEN is";
@@ -128,7 +128,7 @@ fn secret_references_are_checked_in_secrets_dir() {
         temp_dir_with(&[("a.yaml", VALID_SERVER), ("secrets/github/token", "hunter2"), ("empty/x/y", "")]);
     let env = [("PROXY", "p")];
     let (code, out, _) = run_validate(folder.path(), &["a.yaml", "--secrets-dir", "secrets"], &env);
-    assert_eq!((code, out.as_str()), (0, "1 server and 0 skills in 1 file: nothing to say\n"));
+    assert_eq!((code, out.as_str()), (0, "1 server and 0 skills in 1 file: no findings\n"));
     let (code, out, err) = run_validate(folder.path(), &["a.yaml", "--secrets-dir", "empty"], &env);
     assert_eq!((code, err.as_str()), (1, "error: the declarations are not valid\n"));
     assert!(
@@ -152,7 +152,7 @@ fn mistakes_are_reported_with_positions_and_without_values() {
         "fleet/b.yaml:8:13: error: McpServer default/web: spec.health.failures: failures must be from 1 to 20\n",
         "fleet/b.yaml:14:26: error: McpServer default/typo: unknown field \"argz\"; did you mean \"args\"?\n",
         "fleet/c.yaml:1: error: Skill default/notes: server \"githb\" is not declared; did you mean \"github\"?\n",
-        "fleet/d/a.yaml:1: error: McpServer default/github is declared in a.yaml already, which stays in force; rename or remove one of them\n",
+        "fleet/d/a.yaml:1: error: McpServer default/github is already declared in a.yaml, which stays in force; rename or remove one of them\n",
         "3 servers and 1 skill in 4 files: 5 errors, 1 note\n",
     ] {
         assert!(out.contains(expected), "{expected} in {out}");
@@ -168,9 +168,15 @@ fn findings_are_printed_as_json_and_annotations() {
     let json: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&json["valid"], &json["errors"], &json["files"]), (&false.into(), &3.into(), &1.into()));
     let first = &json["findings"][0];
-    let told = |field: &str| first[field].to_string();
+    let field_text = |field: &str| first[field].to_string();
     assert_eq!(
-        [told("level"), told("file"), told("line"), told("column"), told("reason")],
+        [
+            field_text("level"),
+            field_text("file"),
+            field_text("line"),
+            field_text("column"),
+            field_text("reason")
+        ],
         ["\"error\"", "\"fl,eet/b.yaml\"", "7", "5", "\"InvalidSpec\""]
     );
     assert!(first["excerpt"].as_str().unwrap().contains('^'));
@@ -194,11 +200,14 @@ fn unreadable_files_are_reported_as_errors() {
     fs::write(folder.path().join("fleet/huge.yaml"), "#".repeat(2 << 20)).unwrap();
     let (code, out, _) = run_validate(folder.path(), &["fleet"], &[("PROXY", "p")]);
     assert_eq!(code, 1);
-    assert!(out.contains("fleet/link.yaml:1: error: the file is a link that leaves the directory"), "{out}");
+    assert!(
+        out.contains("fleet/link.yaml:1: error: the file is a link to a target outside the directory"),
+        "{out}"
+    );
     assert!(out.contains("fleet/huge.yaml:1: error: the file is larger than 1 MiB"), "{out}");
     let (code, out, _) = run_validate(folder.path(), &["empty"], &[]);
     assert_eq!(code, 0);
-    assert!(out.starts_with("empty: warning: there are no declarations here"), "{out}");
+    assert!(out.starts_with("empty: warning: no declarations found"), "{out}");
     let (code, _, err) = run_validate(folder.path(), &["nowhere"], &[]);
     assert_eq!(code, 1);
     assert!(err.starts_with("error: nowhere: No such file"), "{err}");

@@ -1,9 +1,8 @@
-//! Measures what evenkeel costs and how fast it is, side by side with the least program that does the same on the
-//! same machine, and compares the ratios with recorded ones.
+//! Measures the cost and speed of evenkeel, side by side with a minimal program that does the same on the same machine
+//! (the floor), and compares the ratios with recorded ones.
 //!
-//! `cargo bench --bench gateway` prints a table and writes the same figures as JSON; `docs/benchmarks.md`
-//! explains them. All traffic stays on the loopback, all counts and times are bounded, and every process
-//! that is started is ended.
+//! `cargo bench --bench gateway` prints a table and writes the same figures as JSON; `docs/benchmarks.md` explains
+//! them. All traffic stays on the loopback, all counts and times are bounded, and every started process is ended.
 
 #![expect(clippy::cast_precision_loss, reason = "no count comes near 2^53")]
 
@@ -27,10 +26,10 @@ use report::{BenchSubject, Report};
 use rig::cores::{pin, pin_load, raise_priority};
 use rig::{Era, Result};
 
-/// Measures evenkeel side by side with the least program that does the same.
+/// Measures evenkeel side by side with a minimal program that does the same.
 #[derive(Parser)]
 struct Args {
-    /// Measure more in each round, and a fleet of 10,000.
+    /// Measure more in each round, and also a fleet of 10,000 servers.
     #[arg(long, conflicts_with_all = ["check", "record"])]
     full: bool,
     /// Measure only these parts.
@@ -39,47 +38,47 @@ struct Args {
     /// The program to measure.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_evenkeel"))]
     evenkeel: PathBuf,
-    /// Another build of evenkeel, measured in turns with the first.
+    /// Another build of evenkeel, measured in alternation with the first.
     #[arg(long, conflicts_with_all = ["check", "record"])]
     against: Option<PathBuf>,
-    /// A short run; fails if a figure is worse than the recorded one by more than its tolerance.
+    /// Make a short run, and fail if a figure is worse than recorded by more than its tolerance.
     #[arg(long)]
     check: bool,
-    /// The same short run; rewrites the record.
+    /// Make the same short run, and rewrite the recorded figures.
     #[arg(long, conflicts_with_all = ["check", "only"])]
     record: bool,
     /// The file of recorded figures.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/gateway/recorded.json"))]
     recorded: PathBuf,
-    /// How many rounds are measured.
+    /// The number of rounds.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Given by `cargo bench`.
+    /// Set by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
     #[command(flatten)]
     helper: HelperArgs,
 }
 
-/// Makes this program one of the processes that the measures need.
+/// Runs this program as one of the processes of a measurement.
 #[derive(clap::Args)]
 struct HelperArgs {
     #[arg(long, value_enum, hide = true)]
     role: Option<Role>,
-    /// Where the floor passes everything on to.
+    /// The address to which the floor forwards requests.
     #[arg(long, hide = true, default_value = "127.0.0.1:0")]
     upstream: SocketAddr,
-    /// Whose servers the floor attaches.
+    /// The directory whose servers the floor attaches.
     #[arg(long, hide = true, default_value = ".")]
     directory: PathBuf,
     #[arg(long, hide = true, value_enum, default_value = "legacy")]
     era: Era,
-    /// Where the stdio server runs.
+    /// The core of the stdio server.
     #[arg(long, hide = true)]
     core: Option<usize>,
 }
 
-/// Names a part of the run.
+/// A part of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Part {
     Calls,
@@ -114,7 +113,7 @@ fn main() -> Result<ExitCode> {
         rig::upstream::serve_stdio(args.helper.era)?;
         return Ok(ExitCode::SUCCESS);
     }
-    // One thread is enough for all but the floors, which have what evenkeel has: one for each core.
+    // One thread is enough, except for the floors: they have one thread per core, as evenkeel has.
     let mut runtime = match role {
         Some(Role::Floor | Role::Bridge | Role::Controller) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
@@ -123,7 +122,7 @@ fn main() -> Result<ExitCode> {
     match role {
         Some(role) => {
             let serving = runtime.block_on(serve(role, args.helper));
-            // The read of stdin may never end.
+            // The blocking read of stdin may never end.
             runtime.shutdown_background();
             serving.map(|()| ExitCode::SUCCESS)
         }
@@ -131,7 +130,7 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "a helper tells its address")]
+#[expect(clippy::print_stdout, reason = "the benchmark reads the address")]
 async fn serve(role: Role, args: HelperArgs) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{}", listener.local_addr()?);
@@ -187,35 +186,35 @@ async fn run(args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let plan = args.plan();
-    let set_up =
+    let environment =
         [machine_description().await, pin_load(), raise_priority(), format!("{} rounds", plan.rounds)];
-    let mut report = Report::new(set_up.join("; "));
-    let chosen = |part: &Part| args.only.is_empty() || args.only.contains(part);
-    let parts: BTreeSet<Part> = Part::value_variants().iter().copied().filter(chosen).collect();
+    let mut report = Report::new(environment.join("; "));
+    let is_selected = |part: &Part| args.only.is_empty() || args.only.contains(part);
+    let parts: BTreeSet<Part> = Part::value_variants().iter().copied().filter(is_selected).collect();
     measure(&plan, &parts, &mut report).await;
     let mut comparison = Comparison::default();
     if args.check && !report.has_failures() {
-        let all = args.only.is_empty();
-        comparison = record::check(&args.recorded, &report.figures(), all).await?;
+        let all_parts = args.only.is_empty();
+        comparison = record::check(&args.recorded, &report.figures(), all_parts).await?;
         if !comparison.worse.is_empty() {
             println!(
-                "{}Worse; these parts are measured once more: {:?}\n",
+                "{}some figures are worse; measuring these parts once more: {:?}\n",
                 comparison.table, comparison.worse_parts
             );
             measure(&plan, &comparison.worse_parts, &mut report).await;
-            comparison = record::check(&args.recorded, &report.figures(), all).await?;
+            comparison = record::check(&args.recorded, &report.figures(), all_parts).await?;
         }
     }
     let json = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("gateway.json");
     tokio::fs::write(&json, serde_json::to_vec_pretty(&report.json())?).await?;
     println!("{report}");
-    println!("The same as JSON: {}", json.display());
+    println!("the same figures as JSON: {}", json.display());
     if report.has_failures() {
         return Ok(ExitCode::FAILURE);
     }
     if args.record {
         record::write(&args.recorded, &report.figures()).await?;
-        println!("Recorded: {}", args.recorded.display());
+        println!("recorded in {}", args.recorded.display());
     }
     if args.check {
         println!("\n{comparison}");
@@ -223,8 +222,8 @@ async fn run(args: Args) -> Result<ExitCode> {
     Ok(if comparison.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Measures these parts, all of them in each round. A part that fails is not begun again.
-#[expect(clippy::print_stderr, reason = "how far it is")]
+/// Measures these parts, all of them in each round. A part that fails is left out of later rounds.
+#[expect(clippy::print_stderr, reason = "progress")]
 async fn measure(plan: &BenchPlan, parts: &BTreeSet<Part>, report: &mut Report) {
     let mut parts = parts.clone();
     for round in 0..plan.rounds {
@@ -247,7 +246,7 @@ async fn measure(plan: &BenchPlan, parts: &BTreeSet<Part>, report: &mut Report) 
     }
 }
 
-/// Describes the machine, for the report.
+/// Returns a description of the machine for the report.
 async fn machine_description() -> String {
     let read = async |path| tokio::fs::read_to_string(path).await.unwrap_or_default();
     let info = read("/proc/cpuinfo").await;
@@ -263,11 +262,11 @@ async fn machine_description() -> String {
     )
 }
 
-/// Raises the limit of open files as far as it goes: a fleet of thousands needs as many sockets.
+/// Raises the limit of open files to its maximum: a fleet of thousands of servers needs as many sockets.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // If it cannot be raised, the largest fleet will say so.
+    // If it cannot be raised, the part with the largest fleet fails.
     let _ = setrlimit(Resource::Nofile, raised);
 }

@@ -1,4 +1,4 @@
-//! Keeps the figures that a run is compared with in a file of the tree, and compares.
+//! Writes the recorded figures to a file of the repository, and compares a run with them.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
@@ -11,7 +11,7 @@ use crate::report::{Comparand, Figure};
 use crate::rig::Result;
 use crate::statistics::{Spread, Verdict, compare};
 
-/// Holds a recorded figure.
+/// A recorded figure.
 #[derive(Serialize, Deserialize)]
 struct RecordedFigure {
     measure: String,
@@ -20,7 +20,7 @@ struct RecordedFigure {
     median: f64,
     min: f64,
     max: f64,
-    /// How far a run may be from the median, as a share of it.
+    /// The permitted deviation of a run from the median, as a share of the median.
     tolerance: f64,
 }
 
@@ -30,7 +30,7 @@ impl RecordedFigure {
     }
 }
 
-/// Rewrites the record.
+/// Writes the recorded figures.
 pub async fn write(path: &Path, figures: &[Figure]) -> Result<()> {
     let entry = |figure: &Figure| {
         let Spread { median, min, max, .. } = figure.spread;
@@ -51,23 +51,23 @@ pub async fn write(path: &Path, figures: &[Figure]) -> Result<()> {
     Ok(tokio::fs::write(path, text).await?)
 }
 
-/// Holds the outcome of a comparison with the record.
+/// The outcome of a comparison with the recorded figures.
 #[derive(Default)]
 pub struct Comparison {
-    /// Recorded and measured side by side, as a Markdown table.
+    /// A Markdown table of recorded and measured figures.
     pub table: String,
-    /// Each figure that is worse than the record by more than its tolerance.
+    /// The figures that are worse than recorded by more than their tolerance.
     pub worse: Vec<String>,
-    /// Each that is better by more than that: the record can be tightened.
+    /// The figures that are better than recorded by more than their tolerance: they can be recorded again.
     pub improved: Vec<String>,
-    /// Each that only the record or only the run has.
+    /// The figures that are only recorded or only measured.
     pub missing: Vec<String>,
-    /// The parts of the run in which figures got worse.
+    /// The parts of the run with figures that are worse.
     pub worse_parts: BTreeSet<Part>,
 }
 
 impl Comparison {
-    /// Says whether nothing got worse and nothing is missing.
+    /// Returns true if no figure is worse and none is missing.
     pub fn passed(&self) -> bool {
         self.worse.is_empty() && self.missing.is_empty()
     }
@@ -83,13 +83,14 @@ impl fmt::Display for Comparison {
             }
         }
         if !self.improved.is_empty() {
-            writeln!(f, "What improved can be recorded anew with --record.")?;
+            writeln!(f, "Record the improved figures with --record.")?;
         }
-        f.write_str(if self.passed() { "The check has passed." } else { "The check has FAILED." })
+        f.write_str(if self.passed() { "check passed" } else { "check FAILED" })
     }
 }
 
-/// Compares a run of these parts with the record. Recorded figures of other parts are left out.
+/// Compares a run with the recorded figures. Unless `all_parts` is set, recorded figures that were not measured are
+/// ignored.
 pub async fn check(path: &Path, figures: &[Figure], all_parts: bool) -> Result<Comparison> {
     let text =
         tokio::fs::read_to_string(path).await.map_err(|error| format!("{}: {error}", path.display()))?;
@@ -107,19 +108,19 @@ pub async fn check(path: &Path, figures: &[Figure], all_parts: bool) -> Result<C
         let change = 100.0 * (spread.median / entry.median - 1.0);
         let tolerance = 100.0 * entry.tolerance;
         let verdict = compare(entry.median, entry.tolerance, spread.median);
-        let said = format!(
+        let line = format!(
             "{measure}, {era}: {:.2} recorded, {:.2} measured ({change:+.0} %, tolerance {tolerance:.0} %)",
             entry.median, spread.median,
         );
         let verdict = match verdict {
             Verdict::WithinTolerance => "",
             Verdict::Worse => {
-                comparison.worse.push(said);
+                comparison.worse.push(line);
                 comparison.worse_parts.insert(figure.part);
                 "worse"
             }
             Verdict::Improved => {
-                comparison.improved.push(said);
+                comparison.improved.push(line);
                 "improved"
             }
         };

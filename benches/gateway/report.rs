@@ -1,4 +1,4 @@
-//! Collects what was measured, round by round, and prints it as a Markdown table and as JSON.
+//! Collects the figures of all rounds, and prints them as a Markdown table and as JSON.
 
 use std::fmt;
 
@@ -9,13 +9,14 @@ use crate::Part;
 use crate::rig::Era;
 use crate::statistics::{Spread, median, ratios};
 
-/// Names what a figure was measured of.
+/// The subject of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BenchSubject {
-    /// The server itself.
+    /// The server itself, without anything in between.
     Direct,
-    /// The least program that does the same: evenkeel's twin.
+    /// The minimal program that does the same as evenkeel.
     Floor,
+    /// The evenkeel program to measure.
     Evenkeel,
     /// Another build of evenkeel.
     Against,
@@ -25,7 +26,7 @@ impl BenchSubject {
     const ALL: [Self; 4] = [Self::Direct, Self::Floor, Self::Evenkeel, Self::Against];
 }
 
-/// Says what of a measure is compared with the record.
+/// The value of a measure that is compared with the recorded figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Comparand {
@@ -35,7 +36,7 @@ pub enum Comparand {
     Value,
 }
 
-/// Describes one line of the table.
+/// A measure: one line of the table.
 #[derive(Clone, Debug)]
 pub struct Measure {
     name: String,
@@ -46,23 +47,23 @@ pub struct Measure {
 }
 
 impl Measure {
-    /// Describes a measure that is not compared with the record.
+    /// Creates a measure that is not compared with the recorded figures.
     pub fn new(name: impl Into<String>, era: Era, unit: &'static str) -> Self {
         Self { name: name.into(), era, unit, target: "", compared: None }
     }
 
-    /// Sets the figure that evenkeel is meant to reach.
+    /// Sets the target figure of evenkeel.
     pub fn target(self, target: &'static str) -> Self {
         Self { target, ..self }
     }
 
-    /// Has it compared with the record. Less must be better.
+    /// Enables the comparison with the recorded figures. Less must be better.
     pub fn compared(self, compared: Comparand) -> Self {
         Self { compared: Some(compared), ..self }
     }
 }
 
-/// Holds a measure's figures: for each subject, round by round, of one or more short batches.
+/// The figures of a measure: for each subject and round, those of one or more short batches.
 struct MeasureRow {
     part: Part,
     measure: Measure,
@@ -103,7 +104,7 @@ impl MeasureRow {
     }
 }
 
-/// Names one figure that is compared with the record, and gives its spread over all rounds.
+/// A figure that is compared with the recorded ones, with its spread over all rounds.
 pub struct Figure {
     pub part: Part,
     pub measure: String,
@@ -112,7 +113,7 @@ pub struct Figure {
     pub spread: Spread,
 }
 
-/// Collects all figures, and what could not be measured.
+/// All figures and failures of a run.
 pub struct Report {
     machine: String,
     part: Part,
@@ -125,18 +126,18 @@ impl Report {
         Self { machine, part: Part::Calls, rows: Vec::new(), failures: Vec::new() }
     }
 
-    /// Begins a part: what is added from now on belongs to it.
+    /// Begins a part: figures that are added afterwards belong to it.
     pub fn begin_part(&mut self, part: Part) {
         self.part = part;
     }
 
     /// Adds the batches of one round of one subject. Batches at one position are compared with each other.
     pub fn add(&mut self, measure: &Measure, subject: BenchSubject, batches: impl Into<Vec<f64>>) {
-        let known = self
+        let existing = self
             .rows
             .iter()
             .position(|row| row.measure.name == measure.name && row.measure.era == measure.era);
-        let at = known.unwrap_or_else(|| {
+        let index = existing.unwrap_or_else(|| {
             self.rows.push(MeasureRow {
                 part: self.part,
                 measure: measure.clone(),
@@ -144,7 +145,7 @@ impl Report {
             });
             self.rows.len() - 1
         });
-        if let Some(rounds) = self.rows.get_mut(at).and_then(|row| row.figures.get_mut(subject as usize)) {
+        if let Some(rounds) = self.rows.get_mut(index).and_then(|row| row.figures.get_mut(subject as usize)) {
             rounds.push(batches.into());
         }
     }
@@ -157,7 +158,7 @@ impl Report {
         !self.failures.is_empty()
     }
 
-    /// Returns all figures that are compared with the record.
+    /// Returns all figures that are compared with the recorded ones.
     pub fn figures(&self) -> Vec<Figure> {
         let figure = |row: &MeasureRow| {
             let compared = row.measure.compared?;

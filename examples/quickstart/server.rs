@@ -39,7 +39,11 @@ impl Server {
                 ),
             ],
             Self::Notes(_) => vec![
-                tool("add_note", "Adds a note, which is kept until the server exits.", Some(("text", "The note"))),
+                tool(
+                    "add_note",
+                    "Adds a note, which is kept until the server exits.",
+                    Some(("text", "The note")),
+                ),
                 tool("list_notes", "Lists all notes.", None),
             ],
         }

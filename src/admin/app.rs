@@ -9,24 +9,24 @@ use crate::net::Authorization;
 use crate::report::StatusSnapshot;
 use crate::source::ReconcileRequests;
 
-/// Holds the state that the status API answers from.
+/// The state from which the status API serves.
 #[derive(Clone, Debug)]
 pub struct ApiState {
     /// The status of every object.
     pub store: watch::Receiver<StatusSnapshot>,
-    /// The reason why agents cannot be served yet; `None` from when they can.
+    /// The reason why agents are not served yet; `None` once they are.
     pub agents_not_ready: watch::Receiver<Option<String>>,
     /// The metrics of the whole process.
     pub metrics: Arc<Registry>,
-    /// Takes requests to reconcile; `None` in a cluster, where the objects themselves are annotated.
+    /// Accepts requests to reconcile; `None` in a cluster, where the objects themselves are annotated.
     pub requests: Option<ReconcileRequests>,
-    /// Tells how to change a declaration: `edit the files in …`.
+    /// An instruction for changing a declaration: `edit the files in …`.
     pub edit_hint: Arc<str>,
-    /// Ends the watches.
+    /// Ends all watches when cancelled.
     pub stop: CancellationToken,
 }
 
-/// Holds the state of the handlers.
+/// The state of the request handlers.
 #[derive(Clone)]
 pub(super) struct App {
     pub state: ApiState,
@@ -39,7 +39,7 @@ impl App {
         Self { state: sources, history: Arc::default(), authorization }
     }
 
-    /// Copies the snapshot, so that the reporter never waits for an answer to be written.
+    /// Returns a copy of the snapshot, so that the reporter never waits for a response to be written.
     pub fn snapshot(&self) -> StatusSnapshot {
         self.state.store.borrow().clone()
     }

@@ -1,4 +1,4 @@
-//! What is declared and in force, as digests of its parts: for `evenkeel plan`, on the socket alone.
+//! Serves the declarations in force as digests of their parts, for `evenkeel plan`. Served on the Unix socket only.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,23 +15,23 @@ use crate::plan::DeclarationParts;
 use crate::resource::{DeclaredMeta, Desired, DigestKey, ObjectKey, WorkingDirectory};
 use crate::source::{AllowedStdio, StdioPolicy};
 
-/// Where it is served.
+/// The path of the endpoint.
 pub const DECLARED_PATH: &str = "/declared";
 
-/// What is in force.
+/// The declarations in force.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct DeclaredState {
     /// The servers.
     pub servers: Vec<DeclaredParts>,
     /// The skills.
     pub skills: Vec<DeclaredParts>,
-    /// Which stdio servers may run; everything if nothing is said.
+    /// The stdio servers that may run; all of them if absent.
     pub allowed: Option<AllowedStdio>,
-    /// The directory that it is declared in, if in one, as it was given: what relative paths are relative to.
+    /// The directory of the declarations, if they are in one, as it was given. Relative paths are relative to it.
     pub root: Option<PathBuf>,
 }
 
-/// One object.
+/// The parts of one declared object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeclaredParts {
     /// Its namespace.
@@ -44,12 +44,12 @@ pub struct DeclaredParts {
     pub generation: i64,
     /// The file that declares it.
     pub file: Option<String>,
-    /// Of its last good declaration; `None` if it never had one.
+    /// The parts of its last good declaration; `None` if it never had one.
     pub parts: Option<DeclarationParts>,
 }
 
 impl DeclaredParts {
-    /// Its namespace and name.
+    /// Returns its namespace and name.
     pub fn key(&self) -> ObjectKey {
         ObjectKey::new(self.namespace.as_str(), self.name.as_str())
     }
@@ -67,7 +67,7 @@ impl DeclaredParts {
     }
 }
 
-/// Answers from what is desired now. `root` is the directory that it is declared in, if in one.
+/// Returns the route that serves the current declarations. `root` is their directory, if they are in one.
 pub fn declared_routes(
     desired: watch::Receiver<Arc<Desired>>,
     key: DigestKey,
@@ -81,7 +81,7 @@ type DeclaredRouteState = (watch::Receiver<Arc<Desired>>, DigestKey, StdioPolicy
 
 async fn get_declared(State((desired, key, policy, root)): State<DeclaredRouteState>) -> Response {
     let desired = Arc::clone(&desired.borrow());
-    // Ten thousand servers take a moment.
+    // Digests of ten thousand servers take too long for a worker thread.
     match tokio::task::spawn_blocking(move || DeclaredState::from_desired(&desired, &key, &policy, root))
         .await
     {
@@ -91,8 +91,8 @@ async fn get_declared(State((desired, key, policy, root)): State<DeclaredRouteSt
 }
 
 impl DeclaredState {
-    /// Gives the last good declaration of each object, as digests. `root` is the directory that they are declared in, if
-    /// in one.
+    /// Returns the last good declaration of each object as digests. `root` is the directory of the declarations, if
+    /// they are in one.
     pub fn from_desired(
         desired: &Desired,
         key: &DigestKey,

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
 use crate::net::AuthorizationError;
 use crate::resource::{ObjectKey, RECONCILE_REQUESTED_AT, REQUEST_ANNOTATIONS};
 
-/// Why a request was not answered, as the Kubernetes API says it: a `Status`.
+/// An error response with a Kubernetes `Status` as its body.
 #[derive(Debug)]
 pub(super) struct ErrorResponse {
     code: StatusCode,
@@ -25,90 +25,93 @@ impl ErrorResponse {
         Self { code, status: Box::new(status) }
     }
 
-    /// There is no such object.
+    /// 404: no object of that name exists.
     pub fn object_not_found(group: &str, plural: &str, name: &str) -> Self {
-        let of_group = if group.is_empty() { String::new() } else { format!(".{group}") };
-        let message = format!("{plural}{of_group} {name:?} not found");
-        let mut refusal = Self::new(StatusCode::NOT_FOUND, "NotFound", message);
-        refusal.status.details = Some(StatusDetails {
+        let group_suffix = if group.is_empty() { String::new() } else { format!(".{group}") };
+        let message = format!("{plural}{group_suffix} {name:?} not found");
+        let mut error = Self::new(StatusCode::NOT_FOUND, "NotFound", message);
+        error.status.details = Some(StatusDetails {
             group: Some(group.into()),
             kind: Some(plural.into()),
             name: Some(name.into()),
             ..StatusDetails::default()
         });
-        refusal
+        error
     }
 
-    /// There is no such path.
+    /// 404: no resource is served at that path.
     pub fn path_not_found(path: &str) -> Self {
-        // Clients read it as protobuf and as nothing else.
-        let instead =
-            if path == "/openapi/v2" { "; /openapi/v3 is here, which kubectl reads since 1.27" } else { "" };
+        // Clients accept /openapi/v2 only as protobuf, which is not served.
+        let hint =
+            if path == "/openapi/v2" { "; use /openapi/v3, which kubectl reads since 1.27" } else { "" };
         Self::new(
             StatusCode::NOT_FOUND,
             "NotFound",
-            format!("the server could not find the requested resource {path}{instead}"),
+            format!("the server could not find the requested resource {path}{hint}"),
         )
     }
 
-    /// The request makes no sense.
+    /// 400: the request is invalid.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
-    /// A part of a selector is not understood.
+    /// 400: `part` of a selector cannot be parsed.
     pub fn invalid_selector(selector: &str, part: &str) -> Self {
         Self::bad_request(format!("unable to parse {part:?} in the selector {selector:?}"))
     }
 
-    /// A version that is no longer known.
+    /// 410: the resource version is no longer in the history.
     pub fn expired() -> Self {
-        let message = "this version is too old; list again and go on from there";
+        let message =
+            "the resource version is too old; list again and watch from the version of the new list";
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
-    /// A version that is not there yet: of an earlier run, or of another evenkeel.
+    /// 504: the resource version is newer than the newest one; it is of an earlier run or of another instance.
     pub fn resource_version_too_large(newest: u64) -> Self {
         let message = format!("Too large resource version: the newest is {newest}");
         Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 
-    /// Meant for another object, or for an earlier version of it.
-    pub fn conflict(name: &str, key: &str, said: &str, is: &str) -> Self {
+    /// 409: a precondition of the patch does not hold for the object's `field`.
+    pub fn conflict(name: &str, field: &str, expected: &str, actual: &str) -> Self {
         let message = format!(
-            "{name:?} is another one, or was changed meanwhile: its {key} is {is:?} and not {said:?}; read it again"
+            "{name:?} was replaced or modified: its {field} is {actual:?}, not {expected:?}; read it again"
         );
         Self::new(StatusCode::CONFLICT, "Conflict", message)
     }
 
-    /// Changes are made elsewhere.
-    pub fn read_only(method: &Method, to_change: &str) -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "MethodNotAllowed",
-            format!("{method} is not allowed: this API only tells; to change what is declared, {to_change}"),
-        )
-    }
-
-    /// A change of more than what asks for work.
-    pub fn annotations_only(to_change: &str) -> Self {
+    /// 405: declarations are not changed through the status API.
+    pub fn read_only(method: &Method, edit_hint: &str) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "MethodNotAllowed",
             format!(
-                "of a server, only the annotations {} may be set here; to change what is declared, {to_change}",
+                "{method} is not allowed: the status API is read-only; to change a declaration, {edit_hint}"
+            ),
+        )
+    }
+
+    /// 405: the patch changes more than the annotations that request work.
+    pub fn annotations_only(edit_hint: &str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            format!(
+                "the status API changes only the annotations {} of an McpServer; to change a declaration, {edit_hint}",
                 REQUEST_ANNOTATIONS.join(" and ")
             ),
         )
     }
 
-    /// Work that is to be asked for at the object in the cluster.
+    /// 405: the object is in a cluster, where it must be annotated.
     pub fn annotate_in_cluster(key: &ObjectKey) -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "MethodNotAllowed",
             format!(
-                "in a cluster the object itself is asked: kubectl annotate mcpserver {} -n {} --overwrite \
+                "the object is in a cluster; annotate it there: kubectl annotate mcpserver {} -n {} --overwrite \
                  {RECONCILE_REQUESTED_AT}=\"$(date -Is)\"",
                 key.name, key.namespace
             ),

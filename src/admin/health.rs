@@ -13,14 +13,14 @@ pub(super) fn routes() -> Router<App> {
 /// The query of `/readyz`.
 #[derive(Deserialize)]
 struct ReadyzQuery {
-    /// A check to leave out: [`FIRST_ATTEMPTS`].
+    /// A check to leave out: [`FIRST_ATTEMPTS_CHECK`].
     exclude: Option<String>,
 }
 
-/// The check that each server declared at the start was attached or has failed.
+/// The check that each server declared at startup has been attached or has failed once.
 const FIRST_ATTEMPTS_CHECK: &str = "first-attempts";
 
-/// Answers at once: 200, or 503 and every reason on a line of its own.
+/// Returns 200, or 503 with each reason on its own line. Never waits.
 async fn readyz(State(app): State<App>, Query(checks): Query<ReadyzQuery>) -> (StatusCode, String) {
     let mut reasons =
         app.state.store.borrow().unready_reasons(checks.exclude.as_deref() == Some(FIRST_ATTEMPTS_CHECK));

@@ -6,39 +6,41 @@ use tokio::time::Instant;
 
 use crate::report::StatusSnapshot;
 
-/// How many snapshots are kept at most.
+/// The maximum number of snapshots kept.
 const MAX_SNAPSHOTS: usize = 256;
-/// How long they are kept.
+/// The time for which snapshots are kept.
 const MAX_SNAPSHOT_AGE: Duration = Duration::from_mins(2);
 
-/// The snapshots that clients were shown lately, so that they can go on from where they are: a list's next page,
-/// a watch after a list. Snapshots share what did not change, so one costs what changed since.
+/// The snapshots that clients received lately, from which they can resume: the next page of a list, a watch after a
+/// list.
+///
+/// Snapshots share unchanged objects, so each costs only the changes since the one before.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotHistory {
     snapshots: Mutex<VecDeque<(Instant, StatusSnapshot)>>,
 }
 
 impl SnapshotHistory {
-    /// Notes what a client is shown.
+    /// Records a snapshot that a client receives.
     pub fn record(&self, snapshot: &StatusSnapshot) {
         let now = Instant::now();
-        let mut shown = self.snapshots.lock();
-        while shown.front().is_some_and(|(at, _)| now.duration_since(*at) > MAX_SNAPSHOT_AGE)
-            || shown.len() >= MAX_SNAPSHOTS
+        let mut snapshots = self.snapshots.lock();
+        while snapshots.front().is_some_and(|(at, _)| now.duration_since(*at) > MAX_SNAPSHOT_AGE)
+            || snapshots.len() >= MAX_SNAPSHOTS
         {
-            shown.pop_front();
+            snapshots.pop_front();
         }
-        match shown.back_mut() {
+        match snapshots.back_mut() {
             Some((at, last)) if last.resource_version == snapshot.resource_version => *at = now,
             Some((_, last)) if last.resource_version > snapshot.resource_version => {}
-            _ => shown.push_back((now, snapshot.clone())),
+            _ => snapshots.push_back((now, snapshot.clone())),
         }
     }
 
-    /// The newest snapshot that is not newer than a version; `None` if that is too long ago.
+    /// Returns the newest recorded snapshot that is not newer than a version; `None` if none is kept.
     pub fn at_or_before(&self, version: u64) -> Option<StatusSnapshot> {
-        let shown = self.snapshots.lock();
-        let found = shown.iter().rev().find(|(_, snapshot)| snapshot.resource_version <= version);
+        let snapshots = self.snapshots.lock();
+        let found = snapshots.iter().rev().find(|(_, snapshot)| snapshot.resource_version <= version);
         found.map(|(_, snapshot)| snapshot.clone())
     }
 }

@@ -23,56 +23,59 @@ use crate::resource::{API_VERSION, Desired, Digest, ObjectKey, Problem, Reason, 
 use crate::source::SourceControl;
 use crate::wire::{LogPage, ServerLog};
 
-/// What only the commands are told, over the socket: what servers log may hold anything.
+/// The state of the endpoints that are served on the Unix socket only, for the commands: server logs may hold any
+/// data.
 #[derive(Clone)]
 pub struct LocalApi {
-    /// What is told of everything.
+    /// The status of every object.
     pub store: watch::Receiver<StatusSnapshot>,
-    /// What is declared.
+    /// The declared objects.
     pub desired: watch::Receiver<Arc<Desired>>,
-    /// What servers log.
+    /// The logs of servers.
     pub logs: ServerLogs,
-    /// What they offer.
+    /// The catalog of what servers offer.
     pub catalog: Catalog,
-    /// What may be asked of a directory that is watched.
+    /// Controls a watched directory; `None` in a cluster.
     pub source_control: Option<SourceControl>,
-    /// Ends what goes on.
+    /// Ends all streams when cancelled.
     pub stop: CancellationToken,
 }
 
-/// Where it is said that an empty directory is meant, with POST.
+/// The path to which a POST confirms that an empty directory is intended.
 pub const PRUNE_EMPTY_PATH: &str = "/prune-empty";
 
-/// Where a look at the skills is asked for, with POST; the answer is a list of [`SkillReload`].
+/// The path to which a POST starts a scan of all skills; the response is a list of [`SkillReload`].
 pub const RELOAD_SKILLS_PATH: &str = "/reload-skills";
 
-/// Where a look at the files is asked for, with POST; the answer comes when the status API tells of what they hold.
+/// The path to which a POST starts a scan of all files; the response comes once the status API shows its result.
 pub const SCAN_PATH: &str = "/look";
 
-/// What a look at a skill found.
+/// The result of scanning one skill.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SkillReload {
-    /// The skill's.
+    /// The namespace of the skill.
     pub namespace: String,
-    /// The skill's.
+    /// The name of the skill.
     pub name: String,
-    /// Whether it holds something else than before.
+    /// True if its content is not what it was before the scan.
     pub changed: bool,
-    /// Why it is not accepted.
+    /// The reason why it is not accepted.
     pub problem: Option<ProblemText>,
 }
 
-/// A problem, as it is told.
+/// A problem as the API reports it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProblemText {
-    /// The word for it.
+    /// The machine-readable reason.
     pub reason: Reason,
-    /// What failed and what to do.
+    /// What failed, and what to do.
     pub message: String,
 }
 
-/// Below a server: `log` (JSON lines; `follow=true`, `tailLines=N`; `gone` when its object is) and `tools` (what agents see of it); and
-/// [`LOOK`], [`PRUNE_EMPTY`] and [`RELOAD_SKILLS`].
+/// Returns the routes below a server, and [`SCAN_PATH`], [`PRUNE_EMPTY_PATH`] and [`RELOAD_SKILLS_PATH`].
+///
+/// `log` below a server serves JSON lines (`follow=true`, `tailLines=N`; the line `gone` when its object is removed),
+/// `tools` the tools that agents see of it.
 pub fn local_routes(local: LocalApi) -> Router {
     let server = format!("/apis/{API_VERSION}/namespaces/{{namespace}}/mcpservers/{{name}}");
     Router::new()
@@ -94,7 +97,7 @@ struct LogQuery {
 async fn get_log(
     State(local): State<LocalApi>,
     Path((namespace, name)): Path<(String, String)>,
-    Query(asked): Query<LogQuery>,
+    Query(query): Query<LogQuery>,
 ) -> Response {
     let key = ObjectKey::new(namespace, name);
     let Some(uid) = local.store.borrow().servers.get(&key).map(|server| server.declared.meta.uid.clone())
@@ -102,9 +105,9 @@ async fn get_log(
         return server_not_found(&key);
     };
     let log =
-        if asked.follow { local.logs.get_or_create(&uid) } else { local.logs.get(&uid).unwrap_or_default() };
-    let next = log.tail_start(asked.tail_lines);
-    let end = (!asked.follow).then(|| log.end());
+        if query.follow { local.logs.get_or_create(&uid) } else { local.logs.get(&uid).unwrap_or_default() };
+    let next = log.tail_start(query.tail_lines);
+    let end = (!query.follow).then(|| log.end());
     let reader = LogReader { local, key, uid, log, next, end, removed: false, pending: VecDeque::new() };
     let lines = unfold(reader, async |mut reader| {
         let line = reader.next_line().await?;
@@ -114,44 +117,44 @@ async fn get_log(
 }
 
 async fn prune_empty(State(local): State<LocalApi>) -> StatusCode {
-    local.source_control.map_or(StatusCode::NOT_FOUND, |wishes| {
-        wishes.confirm_removal();
+    local.source_control.map_or(StatusCode::NOT_FOUND, |control| {
+        control.confirm_removal();
         StatusCode::ACCEPTED
     })
 }
 
-/// Looks at all files. An API server tells every change by itself: there nothing has to be looked at.
+/// Scans all files. A cluster is watched and needs no scan.
 async fn scan(State(mut local): State<LocalApi>) -> StatusCode {
-    let told = async {
-        if let Some(wishes) = &local.source_control {
-            let number = wishes.rescan().await.sequence;
-            // It is closed at the end alone, which is what `stop` is about too.
+    let scanned = async {
+        if let Some(control) = &local.source_control {
+            let number = control.rescan().await.sequence;
+            // The store is closed only at shutdown, when `stop` is cancelled too.
             let _ = local.store.wait_for(|store| store.desired_number >= number).await;
         }
     };
-    match local.stop.run_until_cancelled(told).await {
+    match local.stop.run_until_cancelled(scanned).await {
         Some(()) => StatusCode::NO_CONTENT,
         None => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
-/// Looks at all skills, and tells of each what is another now. An API server tells every change by itself, so there
-/// this only tells how things are.
+/// Scans all skills and returns which of them changed. A cluster is watched and needs no scan; there the current
+/// state is returned.
 async fn reload_skills(State(local): State<LocalApi>) -> Response {
     let before = Arc::clone(&local.desired.borrow());
     let after = match &local.source_control {
-        Some(wishes) => local.stop.run_until_cancelled(wishes.rescan()).await,
+        Some(control) => local.stop.run_until_cancelled(control.rescan()).await,
         None => Some(before.clone()),
     };
     let Some(after) = after else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     let digest = |content: Option<&SkillContent>| Some(content?.as_ref().ok()?.digest());
     let reloaded = after.skills.iter().map(|(key, skill)| {
-        let (was, is) = (before.skill_contents.get(key), after.skill_contents.get(key));
-        let problem = skill.rejected.as_ref().or_else(|| is?.as_ref().err());
+        let (old, new) = (before.skill_contents.get(key), after.skill_contents.get(key));
+        let problem = skill.rejected.as_ref().or_else(|| new?.as_ref().err());
         SkillReload {
             namespace: key.namespace.to_string(),
             name: key.name.to_string(),
-            changed: digest(was) != digest(is),
+            changed: digest(old) != digest(new),
             problem: problem
                 .map(|Problem { reason, message }| ProblemText { reason: *reason, message: message.clone() }),
         }
@@ -159,7 +162,7 @@ async fn reload_skills(State(local): State<LocalApi>) -> Response {
     Json(reloaded.collect::<Vec<_>>()).into_response()
 }
 
-/// What agents see of a server's tools now: its own names of them, and digests of what it says of each.
+/// Returns the tools of a server that agents see now: the server's own names, and digests of their definitions.
 async fn get_tools(
     State(local): State<LocalApi>,
     Path((namespace, name)): Path<(String, String)>,
@@ -179,26 +182,27 @@ fn server_not_found(key: &ObjectKey) -> Response {
     (StatusCode::NOT_FOUND, Json(json!({ "message": message }))).into_response()
 }
 
-/// Waits until an object is no longer declared; another one may have its name then.
+/// Waits until an object is no longer declared. Another object may have its name then, so the uid is compared.
 async fn wait_until_removed(store: &mut watch::Receiver<StatusSnapshot>, key: &ObjectKey, uid: &Arc<str>) {
-    let is_gone =
+    let is_removed =
         |store: &StatusSnapshot| store.servers.get(key).is_none_or(|server| server.declared.meta.uid != *uid);
-    if store.wait_for(is_gone).await.is_err() {
-        // The end of evenkeel is another matter.
+    if store.wait_for(is_removed).await.is_err() {
+        // The store is closed only at shutdown, which the caller handles.
         std::future::pending::<()>().await;
     }
 }
 
-/// Reads a log only as fast as its reader takes it.
+/// Streams a log, only as fast as its reader receives it.
 struct LogReader {
     local: LocalApi,
     key: ObjectKey,
     uid: Arc<str>,
     log: ServerLog,
     next: u64,
-    /// What was there when it was asked for, unless what comes is wanted too: a flood has no end of its own.
+    /// The end of the log when it was requested, unless it is followed. Without it, a server that logs without pause
+    /// would never let the response end.
     end: Option<u64>,
-    /// The object is no longer declared: what was logged until then is the end.
+    /// True once the object is no longer declared. The stream ends after the lines logged until then.
     removed: bool,
     pending: VecDeque<Value>,
 }

@@ -32,13 +32,13 @@ async fn get_metrics(State(app): State<App>) -> Response {
     }
 }
 
-/// Registers what the store tells: the build, servers and skills by condition, faults of the source.
+/// Registers the metrics derived from the store: the build, servers and skills by condition, faults of the source.
 /// `docs/metrics.md` lists every name.
 pub fn register_status_metrics(registry: &mut Registry, store: watch::Receiver<StatusSnapshot>) {
     registry.register_collector(Box::new(StatusCollector(store)));
 }
 
-/// Counted when it is asked for, so that it cannot drift from the store.
+/// A collector that counts at each scrape, so that the metrics cannot drift from the store.
 #[derive(Debug)]
 struct StatusCollector(watch::Receiver<StatusSnapshot>);
 
@@ -48,7 +48,7 @@ impl Collector for StatusCollector {
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         let mut build = encoder.encode_descriptor(
             "build_info",
-            "The version that runs, always 1",
+            "The running version, always 1",
             None,
             MetricType::Gauge,
         )?;
@@ -56,26 +56,26 @@ impl Collector for StatusCollector {
         encode_by_ready(
             &mut encoder,
             "servers",
-            "Declared servers by their Ready condition",
+            "Declared servers by Ready condition",
             store.servers.values().map(|object| &*object.status.conditions),
         )?;
         encode_by_ready(
             &mut encoder,
             "skills",
-            "Declared skills by their Ready condition",
+            "Declared skills by Ready condition",
             store.skills.values().map(|object| &*object.status.conditions),
         )?;
         let faults = ConstGauge::new(i64::try_from(store.source.status.faults.len()).unwrap_or(i64::MAX));
         faults.encode(encoder.encode_descriptor(
             "source_faults",
-            "Places in the source that could not be read",
+            "Faults of the source: files, documents or objects that could not be read",
             None,
             MetricType::Gauge,
         )?)?;
         let polling = ConstGauge::new(i64::from(store.source.status.watching == "Polling"));
         polling.encode(encoder.encode_descriptor(
             "source_polling",
-            "1 while the source is looked at by the clock, because changes are not heard of",
+            "1 while the source is polled because change notifications are not available",
             None,
             MetricType::Gauge,
         )?)
@@ -89,8 +89,8 @@ fn encode_by_ready<'a>(
     objects: impl Iterator<Item = &'a [Condition]>,
 ) -> fmt::Result {
     let mut counts: BTreeMap<(&str, &str), i64> = BTreeMap::new();
-    for told in objects.filter_map(|conditions| find_condition(conditions, ConditionType::Ready)) {
-        *counts.entry((&told.status, &told.reason)).or_default() += 1;
+    for condition in objects.filter_map(|conditions| find_condition(conditions, ConditionType::Ready)) {
+        *counts.entry((&condition.status, &condition.reason)).or_default() += 1;
     }
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for ((ready, reason), count) in counts {

@@ -1,8 +1,8 @@
-//! Serves what `report/` tells: the Kubernetes read API of our kinds, health and metrics.
+//! Serves the status that `report/` maintains: the Kubernetes read API of evenkeel's kinds, health and metrics.
 //!
-//! Promises that an answer is made from one snapshot, in the shapes that Kubernetes clients expect, and
-//! that a question never starts, probes or delays a server. Never changes what is declared, which is done where
-//! it is written. Host names are checked, so that a web page cannot ask through a browser.
+//! Promises that a response is made from one snapshot, in the formats that Kubernetes clients expect, and that a
+//! request never starts, probes or delays a server. Never changes declarations. Host names are checked, so that a web
+//! page cannot send requests through a browser.
 
 mod api;
 mod app;
@@ -33,15 +33,16 @@ pub use metrics::register_status_metrics;
 pub use serve::{serve, serve_local, serve_tls_or_plain};
 pub use tls::{Certificate, CertificateError};
 
-/// Everything: the status API, health and metrics, for the address of `--admin`. Everyone who is admitted may read; who
-/// may ask for work is checked for each request.
+/// Returns the status API, health and metrics, for the address of `--admin`. Every admitted client may read; a
+/// request for work is authorized separately.
 pub fn status_api(sources: ApiState, authorization: Authorization) -> Router {
     all_routes()
         .layer(from_fn_with_state(authorization.clone(), authorize))
         .with_state(App::new(sources, authorization))
 }
 
-/// The same for the socket in the state directory: whoever can open that is the owner.
+/// Returns the same routes for the Unix socket in the state directory. Only its owner can open that, so nothing is
+/// checked.
 pub fn local_api(sources: ApiState) -> Router {
     all_routes().with_state(App::new(sources, Authorization::unchecked()))
 }
@@ -50,13 +51,14 @@ fn all_routes() -> Router<App> {
     api::routes().merge(health::routes()).merge(metrics::routes())
 }
 
-/// Health and metrics alone, for the address of `--probes`: no host check, since a kubelet asks by address.
+/// Returns health and metrics only, for the address of `--probes`. Hosts are not checked, since a kubelet uses the
+/// address.
 pub fn probe_api(sources: ApiState) -> Router {
     let app = App::new(sources, Authorization::unchecked());
     health::routes().merge(metrics::routes()).with_state(app)
 }
 
-/// Answers only requests that are admitted.
+/// Passes on only requests that are admitted.
 async fn authorize(State(authorization): State<Authorization>, request: Request, next: Next) -> Response {
     match authorization.check_request(request.headers()) {
         Ok(()) => next.run(request).await,

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::tls::{self, Certificate};
 use crate::net::StallGuard;
 
-/// Serves HTTP and HTTPS until it is stopped; then answers what was asked and ends. A client that stops reading
-/// is cut off.
+/// Serves HTTP and HTTPS until `stop` is cancelled, then finishes the requests in flight and returns. A client that
+/// stops reading is disconnected.
 pub async fn serve_tls_or_plain(
     listener: TcpListener,
     certificate: Certificate,
@@ -26,7 +26,7 @@ pub async fn serve_tls_or_plain(
     .await
 }
 
-/// Serves HTTP alone, in the same way.
+/// Serves HTTP only, in the same way.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
@@ -51,27 +51,27 @@ pub async fn serve_local(listener: UnixListener, router: Router, stop: Cancellat
     .await
 }
 
-/// How long answers may take after the end was asked for: a client that does not read must not hold it up.
+/// The longest time to finish requests after `stop` is cancelled: a client that does not read must not delay shutdown.
 const GRACEFUL_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 async fn run_until_stopped(
-    served: impl IntoFuture<Output = io::Result<()>>,
+    server: impl IntoFuture<Output = io::Result<()>>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let over = async {
+    let timeout = async {
         stop.cancelled().await;
         tokio::time::sleep(GRACEFUL_SHUTDOWN_TIMEOUT).await;
     };
     tokio::select! {
-        ended = served.into_future() => ended,
-        () = over => Ok(()),
+        result = server.into_future() => result,
+        () = timeout => Ok(()),
     }
 }
 
-/// How long a client may take nothing of what there is to take.
+/// The longest time for which a client may read nothing although data is pending.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A listener whose connections break when their other side stops reading.
+/// A listener whose connections fail when the peer stops reading.
 struct StallGuardedListener<L>(L);
 
 impl<L: Listener> Listener for StallGuardedListener<L> {

@@ -18,13 +18,13 @@ use crate::report::{Reporter, ReporterInputs};
 use crate::resource::testing::{at, declared_server, key, server_spec, source_id};
 use crate::resource::{Desired, ObjectKey, Problem, Reason, SourceState};
 use crate::skills::{SkillStates, SyncResults};
-use crate::source::requests;
+use crate::source::merge_requests;
 
 mod kubernetes;
 
 const TOKEN: &str = "a-token";
 
-/// A status API over real sockets, with a reporter behind it.
+/// A status API on a TCP socket, fed by a reporter.
 struct TestStatusApi {
     address: std::net::SocketAddr,
     store: watch::Receiver<StatusSnapshot>,
@@ -47,7 +47,7 @@ impl TestStatusApi {
         let stop = CancellationToken::new();
         let mut registry = Registry::with_prefix("evenkeel");
         register_status_metrics(&mut registry, store.clone());
-        let (requests, desired, stage) = requests(desired, stop.clone());
+        let (requests, desired, stage) = merge_requests(desired, stop.clone());
         let sources = ApiState {
             store: store.clone(),
             agents_not_ready: watch::channel(None).1,
@@ -74,22 +74,22 @@ impl TestStatusApi {
             },
             stop.clone(),
         ));
-        let until = stop.clone();
-        tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
+        let stop_server = stop.clone();
+        tasks.spawn(async move { serve(listener, router, stop_server).await.unwrap() });
         Self { address, store, desired_sender: declare, observation_sender: observe, stop, tasks }
     }
 
-    async fn wait_for(&mut self, what: impl FnMut(&StatusSnapshot) -> bool) {
-        self.store.wait_for(what).await.unwrap();
+    async fn wait_for(&mut self, predicate: impl FnMut(&StatusSnapshot) -> bool) {
+        self.store.wait_for(predicate).await.unwrap();
     }
 
     async fn request(&self, method: &str, path: &str, host: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         (head[9..12].parse().unwrap(), body.to_owned())
     }
 
@@ -130,14 +130,14 @@ fn desired_fixture() -> Arc<Desired> {
 
 #[tokio::test]
 async fn objects_and_lists_have_kubernetes_shapes() {
-    let mut rig = TestStatusApi::new().await;
-    rig.desired_sender.send(desired_fixture()).unwrap();
-    rig.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
-    rig.wait_for(|store| store.servers.get(&key("b")).is_some_and(|object| object.status.tools == Some(3)))
+    let mut api = TestStatusApi::new().await;
+    api.desired_sender.send(desired_fixture()).unwrap();
+    api.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
+    api.wait_for(|store| store.servers.get(&key("b")).is_some_and(|object| object.status.tools == Some(3)))
         .await;
 
     let base = "/apis/evenkeel.dev/v1alpha1";
-    let (code, list) = rig.json(&format!("{base}/mcpservers?limit=500")).await;
+    let (code, list) = api.json(&format!("{base}/mcpservers?limit=500")).await;
     assert_eq!(code, 200);
     assert_eq!(list["apiVersion"], "evenkeel.dev/v1alpha1");
     assert_eq!(list["kind"], "McpServerList");
@@ -146,15 +146,15 @@ async fn objects_and_lists_have_kubernetes_shapes() {
         list["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
     assert_eq!(names, ["a", "b", "a"]);
 
-    let (_, list) = rig.json(&format!("{base}/namespaces/team/mcpservers")).await;
+    let (_, list) = api.json(&format!("{base}/namespaces/team/mcpservers")).await;
     assert_eq!(list["items"].as_array().unwrap().len(), 1);
-    let (code, list) = rig.json(&format!("{base}/namespaces/nowhere/skills")).await;
+    let (code, list) = api.json(&format!("{base}/namespaces/nowhere/skills")).await;
     assert_eq!(
         (code, list["kind"].as_str(), &list["items"]),
         (200, Some("SkillList"), &serde_json::json!([]))
     );
 
-    let (code, object) = rig.json(&format!("{base}/namespaces/default/mcpservers/b")).await;
+    let (code, object) = api.json(&format!("{base}/namespaces/default/mcpservers/b")).await;
     assert_eq!(code, 200);
     assert_eq!(object["kind"], "McpServer");
     assert_eq!(object["status"]["conditions"][0]["type"], "Ready");
@@ -162,24 +162,24 @@ async fn objects_and_lists_have_kubernetes_shapes() {
     assert_eq!(object["spec"]["stdio"]["env"][0]["value"], "<redacted>");
     assert!(!object.to_string().contains("hunter2"));
 
-    // For a person, over several lines.
-    let (_, pretty) = rig.get(&format!("{base}/namespaces/default/mcpservers/b?pretty=true")).await;
+    // `pretty=true` returns indented JSON.
+    let (_, pretty) = api.get(&format!("{base}/namespaces/default/mcpservers/b?pretty=true")).await;
     assert!(pretty.starts_with("{\n  \"apiVersion\""), "{pretty}");
     assert_eq!(serde_json::from_str::<Value>(&pretty).unwrap(), object);
 
-    let (code, source) = rig.json(&format!("{base}/sources/directory")).await;
+    let (code, source) = api.json(&format!("{base}/sources/directory")).await;
     assert_eq!(code, 200);
     assert_eq!(source["kind"], "Source");
     assert_eq!(source["spec"]["directory"], "/fleet");
     assert_eq!(source["status"]["revision"], "r1");
     assert_eq!(source["status"]["watching"], "Events");
     assert!(source["metadata"].get("namespace").is_none());
-    rig.shutdown().await;
+    api.shutdown().await;
 }
 
 #[tokio::test]
 async fn errors_are_kubernetes_status_objects() {
-    let rig = TestStatusApi::new().await;
+    let api = TestStatusApi::new().await;
     let base = "/apis/evenkeel.dev/v1alpha1";
     for (method, path, code, reason, message) in [
         (
@@ -194,7 +194,7 @@ async fn errors_are_kubernetes_status_objects() {
         ("GET", format!("{base}/namespaces/default/sources"), 404, "NotFound", "could not find"),
         ("GET", format!("{base}/pods"), 404, "NotFound", "could not find"),
         ("GET", "/nothing".to_owned(), 404, "NotFound", "could not find"),
-        ("GET", "/openapi/v2".to_owned(), 404, "NotFound", "/openapi/v3 is here"),
+        ("GET", "/openapi/v2".to_owned(), 404, "NotFound", "use /openapi/v3"),
         ("GET", format!("{base}/mcpservers?labelSelector=a%20b"), 400, "BadRequest", "unable to parse"),
         ("GET", format!("{base}/mcpservers?fieldSelector=a%3Db"), 400, "BadRequest", "field label not"),
         ("GET", format!("{base}/mcpservers?limit=x"), 400, "BadRequest", "not a number"),
@@ -215,7 +215,7 @@ async fn errors_are_kubernetes_status_objects() {
             "edit the files in /fleet",
         ),
     ] {
-        let (found, body) = rig.request(method, &path, "127.0.0.1:1").await;
+        let (found, body) = api.request(method, &path, "127.0.0.1:1").await;
         assert_eq!(found, code, "{method} {path}: {body}");
         let status: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(status["kind"], "Status", "{path}");
@@ -231,57 +231,57 @@ async fn errors_are_kubernetes_status_objects() {
         ("localhost\r\nOrigin: http://localhost:5173", 200),
         ("localhost\r\nHost: localhost", 400),
     ] {
-        let (code, body) = rig.request("GET", &format!("{base}/mcpservers"), host).await;
+        let (code, body) = api.request("GET", &format!("{base}/mcpservers"), host).await;
         assert_eq!(code, expected, "{host}: {body}");
     }
-    rig.shutdown().await;
+    api.shutdown().await;
 }
 
 #[tokio::test]
 async fn readyz_is_503_with_all_reasons_then_stays_200() {
-    let mut rig = TestStatusApi::new().await;
-    assert_eq!(rig.get("/livez").await, (200, "ok\n".into()));
-    let (code, reasons) = rig.get("/readyz").await;
+    let mut api = TestStatusApi::new().await;
+    assert_eq!(api.get("/livez").await, (200, "ok\n".into()));
+    let (code, reasons) = api.get("/readyz").await;
     assert_eq!(code, 503);
     assert!(reasons.starts_with("Source/directory: "), "{reasons}");
 
-    rig.desired_sender.send(desired_fixture()).unwrap();
-    rig.wait_for(|store| !store.servers.is_empty()).await;
+    api.desired_sender.send(desired_fixture()).unwrap();
+    api.wait_for(|store| !store.servers.is_empty()).await;
     let connecting =
         |server: &str| format!("McpServer/{server}: Connecting: waiting for an attempt to connect\n");
-    // First what is required.
+    // Required servers come first.
     let all = ["default/b", "default/a", "team/a"].map(connecting).concat();
-    assert_eq!(rig.get("/readyz").await, (503, all));
-    assert_eq!(rig.get("/readyz?exclude=first-attempts").await, (503, connecting("default/b")));
+    assert_eq!(api.get("/readyz").await, (503, all));
+    assert_eq!(api.get("/readyz?exclude=first-attempts").await, (503, connecting("default/b")));
 
-    rig.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
-    rig.wait_for(|store| store.readiness.required_ready()).await;
-    assert_eq!(rig.get("/readyz?exclude=first-attempts").await, (200, "ok\n".into()));
-    assert_eq!(rig.get("/readyz").await, (503, ["default/a", "team/a"].map(connecting).concat()));
+    api.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
+    api.wait_for(|store| store.readiness.required_ready()).await;
+    assert_eq!(api.get("/readyz?exclude=first-attempts").await, (200, "ok\n".into()));
+    assert_eq!(api.get("/readyz").await, (503, ["default/a", "team/a"].map(connecting).concat()));
     for key in [key("a"), ObjectKey::new("team", "a")] {
         let failed = Phase::Failed {
             problem: Problem::new(Reason::ConnectFailed, "nothing listens there"),
             retry_at: None,
             attempt: 2,
         };
-        rig.observation_sender.send(Observation { key, ..observation("a", 1, failed, None) }).unwrap();
+        api.observation_sender.send(Observation { key, ..observation("a", 1, failed, None) }).unwrap();
     }
-    rig.wait_for(|store| store.readiness.is_ready()).await;
-    rig.observation_sender
+    api.wait_for(|store| store.readiness.is_ready()).await;
+    api.observation_sender
         .send(observation("b", 1, Phase::Connecting { attempt: 2, last_problem: None }, None))
         .unwrap();
-    rig.wait_for(|store| store.servers[&key("b")].status.tools.is_none()).await;
-    assert_eq!(rig.get("/readyz").await, (200, "ok\n".into()));
-    rig.shutdown().await;
+    api.wait_for(|store| store.servers[&key("b")].status.tools.is_none()).await;
+    assert_eq!(api.get("/readyz").await, (200, "ok\n".into()));
+    api.shutdown().await;
 }
 
 #[tokio::test]
 async fn metrics_count_objects_by_ready_condition() {
-    let mut rig = TestStatusApi::new().await;
-    rig.desired_sender.send(desired_fixture()).unwrap();
-    rig.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
-    rig.wait_for(|store| store.readiness.required_ready()).await;
-    let (code, text) = rig.get("/metrics").await;
+    let mut api = TestStatusApi::new().await;
+    api.desired_sender.send(desired_fixture()).unwrap();
+    api.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
+    api.wait_for(|store| store.readiness.required_ready()).await;
+    let (code, text) = api.get("/metrics").await;
     assert_eq!(code, 200);
     for line in [
         "# TYPE evenkeel_servers gauge",
@@ -292,7 +292,7 @@ async fn metrics_count_objects_by_ready_condition() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
-    rig.shutdown().await;
+    api.shutdown().await;
 }
 
 #[tokio::test]
@@ -313,17 +313,17 @@ async fn probe_api_serves_only_health_and_metrics_to_any_host() {
     let (desired_sender, _) = watch::channel(Arc::new(Desired::default()));
     let (observation_sender, _) = mpsc::unbounded_channel();
     let mut tasks = tokio::task::JoinSet::new();
-    let until = stop.clone();
-    tasks.spawn(async move { serve(listener, router, until).await.unwrap() });
+    let stop_server = stop.clone();
+    tasks.spawn(async move { serve(listener, router, stop_server).await.unwrap() });
     drop(reporter);
-    let rig = TestStatusApi { address, store, desired_sender, observation_sender, stop, tasks };
+    let api = TestStatusApi { address, store, desired_sender, observation_sender, stop, tasks };
     for (path, code) in [
         ("/livez", 200),
         ("/readyz", 503),
         ("/metrics", 200),
         ("/apis/evenkeel.dev/v1alpha1/mcpservers", 404),
     ] {
-        assert_eq!(rig.request("GET", path, "10.1.2.3:9090").await.0, code, "{path}");
+        assert_eq!(api.request("GET", path, "10.1.2.3:9090").await.0, code, "{path}");
     }
-    rig.shutdown().await;
+    api.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! HTTP and HTTPS on one port. kubectl sends a token over HTTPS alone, and people ask with plain `curl`.
+//! HTTP and HTTPS on one port. kubectl sends a token only over HTTPS, while plain `curl` uses HTTP.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -15,49 +15,49 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 
-/// The first byte of a TLS connection.
+/// The first byte of a TLS connection: the record type `handshake`.
 const TLS_HANDSHAKE_RECORD: u8 = 22;
 
-/// A certificate of our own, drawn anew at each start, that clients trust because the kubeconfig holds it.
+/// A self-signed certificate, generated at each start. Clients trust it because the kubeconfig holds it.
 #[derive(Clone)]
 pub struct Certificate {
     acceptor: TlsAcceptor,
     pem: String,
 }
 
-/// Why there is no certificate.
+/// An error while generating the certificate.
 #[derive(Debug, thiserror::Error)]
-#[error("the certificate of the status API cannot be made: {0}")]
+#[error("the certificate of the status API cannot be generated: {0}")]
 pub struct CertificateError(String);
 
 impl Certificate {
-    /// A certificate for the loopback names and for the address that is listened on.
+    /// Generates a certificate for the loopback names and the listen address.
     pub fn new(address: IpAddr) -> Result<Self, CertificateError> {
         let failed = |error: &dyn std::error::Error| CertificateError(error.to_string());
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned(), address.to_string()];
         let key = KeyPair::generate().map_err(|error| failed(&error))?;
         let params = CertificateParams::new(names).map_err(|error| failed(&error))?;
         let certificate = params.self_signed(&key).map_err(|error| failed(&error))?;
-        let secret =
-            PrivateKeyDer::try_from(key.serialize_der()).map_err(|why| CertificateError(why.into()))?;
+        let private_key =
+            PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| CertificateError(error.into()))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .and_then(|config| {
-                config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], secret)
+                config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], private_key)
             })
             .map_err(|error| failed(&error))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { acceptor: Arc::new(config).into(), pem: certificate.pem() })
     }
 
-    /// What clients are to trust.
+    /// Returns the certificate as PEM, for clients to trust.
     pub fn pem(&self) -> &str {
         &self.pem
     }
 }
 
-/// A listener that takes both.
+/// A listener that accepts both HTTP and HTTPS.
 pub(super) struct TlsOrPlainListener {
     pub listener: TcpListener,
     pub certificate: Certificate,
@@ -80,8 +80,8 @@ impl Listener for TlsOrPlainListener {
     }
 }
 
-/// A connection, whose first byte says what it is. The handshake is made by whoever reads first, so that a
-/// client that dawdles holds up only itself.
+/// A connection whose first byte determines its protocol. The TLS handshake runs at the first read or write, so that a
+/// slow client delays only itself.
 pub(super) enum TlsOrPlainStream {
     Undetermined(Option<TcpStream>, TlsAcceptor),
     Handshake(Box<Accept<TcpStream>>),
@@ -90,21 +90,21 @@ pub(super) enum TlsOrPlainStream {
 }
 
 impl TlsOrPlainStream {
-    /// Waits until it is known what it is.
+    /// Waits until the protocol is determined and the TLS handshake is complete.
     fn poll_determined(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             *self = match self {
                 Self::Plain(_) | Self::Tls(_) => return Poll::Ready(Ok(())),
                 Self::Undetermined(stream, acceptor) => {
-                    let Some(waiting) = stream.as_mut() else {
+                    let Some(pending_stream) = stream.as_mut() else {
                         return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
                     };
                     let mut first = [0; 1];
                     let mut buffer = ReadBuf::new(&mut first);
-                    ready!(waiting.poll_peek(cx, &mut buffer))?;
-                    let secured = buffer.filled() == [TLS_HANDSHAKE_RECORD];
+                    ready!(pending_stream.poll_peek(cx, &mut buffer))?;
+                    let is_tls = buffer.filled() == [TLS_HANDSHAKE_RECORD];
                     match stream.take() {
-                        Some(stream) if secured => Self::Handshake(Box::new(acceptor.accept(stream))),
+                        Some(stream) if is_tls => Self::Handshake(Box::new(acceptor.accept(stream))),
                         Some(stream) => Self::Plain(stream),
                         None => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
                     }
@@ -124,7 +124,7 @@ impl TlsOrPlainStream {
     }
 }
 
-/// Either of the two.
+/// A plain or TLS stream.
 trait AsyncReadWrite: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncReadWrite for T {}
@@ -152,7 +152,7 @@ impl AsyncWrite for TlsOrPlainStream {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            // Nothing was said yet; dropping it closes it.
+            // Nothing was sent yet; dropping the stream closes it.
             Self::Undetermined(..) | Self::Handshake(_) => Poll::Ready(Ok(())),
         }
     }

@@ -1,4 +1,4 @@
-//! A change of one server's names under way.
+//! An update of one server's names in progress.
 
 use std::collections::BTreeSet;
 
@@ -8,20 +8,20 @@ use super::names::NameId;
 use super::reserved_names::{ReservedNames, ReservedUntil};
 use crate::resource::ObjectKey;
 
-/// Which servers would have a name without a tail if it were not another's.
+/// The servers that list an item under a hash-suffixed name because another server holds the bare name.
 pub(super) type NameWaiters = OrdMap<NameId, OrdSet<ObjectKey>>;
 
-/// A change of one server's names under way: what it goes by, and what it touched.
+/// An update of one server's names in progress: its inputs, and the servers that it affected.
 pub(super) struct ServerChange<'a> {
     pub(super) reserved: &'a mut ReservedNames,
     pub(super) waiters: &'a mut NameWaiters,
-    /// How long a name is kept that the server lists no more.
+    /// The limit of the reservation of a name that the server stops listing.
     pub(super) reserve_until: ReservedUntil,
-    /// A server that may want the same names and has to be waited for.
+    /// A server that may claim the same names once it attaches; its first attach is waited for.
     pub(super) pending_claimant: Option<&'a ObjectKey>,
-    /// Servers of which an item got another name, or may be told otherwise why it has not.
+    /// Servers of which an item got another name, or whose name conflicts may have changed.
     pub(super) affected_servers: BTreeSet<ObjectKey>,
-    /// True if the list is not what it was.
+    /// True if the list changed.
     pub(super) list_changed: bool,
 }
 
@@ -41,7 +41,7 @@ impl ServerChange<'_> {
         }
     }
 
-    /// Notes that the servers that wait for a name are to be told again which server has it.
+    /// Marks the servers that wait for a name as affected: their conflicts are computed again.
     pub(super) fn mark_waiters_affected(&mut self, name: NameId) {
         self.affected_servers.extend(self.waiters.get(&name).into_iter().flatten().cloned());
     }

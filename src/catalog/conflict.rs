@@ -2,32 +2,32 @@ use crate::resource::ObjectKey;
 use crate::upstream::ViewName;
 use crate::wire::ListKind;
 
-/// An item that carries a hash tail because another has the name it would have.
+/// An item that is listed with a hash suffix because another server holds its bare name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameConflict {
-    /// The view in which it is listed.
+    /// The view in which the item is listed.
     pub view: ViewName,
-    /// The list that it is in.
+    /// The list that the item is in.
     pub list: ListKind,
-    /// The server's own name of it.
+    /// The server's own name for the item.
     pub name: String,
-    /// The name it would have.
+    /// The name that the item would have without the conflict.
     pub bare_name: String,
-    /// The name it has.
+    /// The name under which the item is listed.
     pub assigned_name: String,
-    /// The server that the wanted name is of.
+    /// The server that holds the bare name.
     pub holder: ObjectKey,
-    /// How.
+    /// The holder's claim to the bare name.
     pub holder_state: NameHolderState,
 }
 
-/// How a name is a server's.
+/// A server's claim to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameHolderState {
-    /// It lists an item by it, or is declared and did so when it was attached last.
+    /// The server lists an item under the name, or is declared and listed one when it was last attached.
     Current,
-    /// It is declared no more: the name is kept for an hour.
+    /// The server is no longer declared: the name stays reserved for one hour.
     Former,
-    /// It was created first, has the same prefix, and is attached for the first time just now.
+    /// The server was created earlier, has the same prefix, and its first attach is still pending.
     Prospective,
 }

@@ -1,4 +1,4 @@
-//! Which servers are declared, and in which order they were created.
+//! The declared servers, in the order of their creation.
 
 use std::sync::Arc;
 
@@ -10,26 +10,26 @@ use crate::resource::ObjectKey;
 /// The part of a declaration that the catalog needs, attached or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogDeclaration {
-    /// When it was created: of two servers that want one name nobody had before, the first created gets it.
+    /// The creation time. Of two servers that claim a name that no server had before, the one created first gets it.
     pub created: Timestamp,
-    /// Its prefix; `None` if it is not to be attached.
+    /// The name prefix; `None` if the server is not to be attached.
     pub prefix: Option<Arc<str>>,
 }
 
-/// The order in which servers get names: what nobody declared first, then by creation, then by key.
+/// The order in which servers get names: undeclared servers first, then by creation time, then by key.
 pub(super) type ServerRank = (Option<Timestamp>, ObjectKey);
 
 /// The declared servers. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DeclaredServers {
     servers: OrdMap<ObjectKey, CatalogDeclaration>,
-    /// By namespace and prefix, until every server was attached or failed once.
+    /// The servers by namespace and prefix; empty once every server was attached or failed once.
     by_prefix: OrdMap<(Arc<str>, Arc<str>), OrdSet<ServerRank>>,
     settled: bool,
 }
 
 impl DeclaredServers {
-    /// Takes up a declaration, in place of the last one of this server.
+    /// Inserts a declaration, replacing the server's previous one.
     pub(super) fn insert(&mut self, key: &ObjectKey, declaration: CatalogDeclaration) {
         self.remove(key);
         if let Some(prefix) = declaration.prefix.clone().filter(|_| !self.settled) {
@@ -56,24 +56,26 @@ impl DeclaredServers {
         (self.servers.get(key).map(|declaration| declaration.created), key.clone())
     }
 
-    /// Ends the start: every server that was declared then was attached or failed once. True if that is new.
+    /// Ends the startup phase: every server that was declared at startup was attached or failed once.
+    ///
+    /// Returns true on the first call.
     pub(super) fn settle(&mut self) -> bool {
         self.by_prefix = OrdMap::new();
         !std::mem::replace(&mut self.settled, true)
     }
 
-    /// Finds a server that was created before this one, has the same prefix, and may list the same names as soon as it is
-    /// attached for the first time: `known` says of which servers the names are known.
+    /// Returns a server that was created before this one, has the same prefix, and may list the same names once it is
+    /// attached for the first time. `has_names` returns true for servers whose names are recorded.
     pub(super) fn pending_claimant(
         &self,
         key: &ObjectKey,
         prefix: &str,
-        known: impl Fn(&ObjectKey) -> bool,
+        has_names: impl Fn(&ObjectKey) -> bool,
     ) -> Option<ObjectKey> {
         let same = self.by_prefix.get(&(key.namespace.clone(), prefix.into()))?;
-        let own = self.rank(key);
-        let older = same.iter().take_while(|rank| **rank < own);
-        older.map(|(_, key)| key).find(|key| !known(key)).cloned()
+        let own_rank = self.rank(key);
+        let older = same.iter().take_while(|rank| **rank < own_rank);
+        older.map(|(_, key)| key).find(|key| !has_names(key)).cloned()
     }
 }
 
@@ -98,21 +100,21 @@ mod tests {
         ] {
             servers.insert(&key(name), declaration(second, prefix));
         }
-        let awaited = |servers: &DeclaredServers, name: &str, known: &[&str]| {
-            let known = |key: &ObjectKey| known.contains(&&*key.name);
-            servers.pending_claimant(&key(name), "x", known).map(|key| key.name.to_string())
+        let claimant = |servers: &DeclaredServers, name: &str, recorded: &[&str]| {
+            let has_names = |key: &ObjectKey| recorded.contains(&&*key.name);
+            servers.pending_claimant(&key(name), "x", has_names).map(|key| key.name.to_string())
         };
-        assert_eq!(awaited(&servers, "z", &[]), None);
-        assert_eq!(awaited(&servers, "c", &[]).as_deref(), Some("z"));
+        assert_eq!(claimant(&servers, "z", &[]), None);
+        assert_eq!(claimant(&servers, "c", &[]).as_deref(), Some("z"));
         assert_eq!(
-            awaited(&servers, "c", &["z"]).as_deref(),
+            claimant(&servers, "c", &["z"]).as_deref(),
             Some("b"),
-            "of the same second the key decides"
+            "servers created in the same second are ordered by key"
         );
-        assert_eq!(awaited(&servers, "c", &["z", "b"]), None);
+        assert_eq!(claimant(&servers, "c", &["z", "b"]), None);
         servers.insert(&key("z"), declaration(1, None));
-        assert_eq!(awaited(&servers, "b", &[]), None, "it is not to be attached");
+        assert_eq!(claimant(&servers, "b", &[]), None, "z is not to be attached");
         assert!(servers.settle() && !servers.settle());
-        assert_eq!(awaited(&servers, "c", &[]), None);
+        assert_eq!(claimant(&servers, "c", &[]), None);
     }
 }

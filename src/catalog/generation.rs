@@ -17,12 +17,13 @@ use crate::wire::ListKind;
 #[cfg(test)]
 mod tests;
 
-/// So long it is remembered what a namespace had that has nothing any more.
+/// The time for which the removed names of an empty namespace stay recorded.
 const REMOVED_NAMESPACE_RETENTION: Duration = Duration::from_hours(1);
-/// So many namespaces are never looked through.
+/// The number of namespaces up to which no cleanup of stale namespaces runs.
 const MIN_NAMESPACES_BEFORE_CLEANUP: usize = 64;
 
-/// All that agents may see at one moment. Immutable: a change makes the next one, which shares the rest.
+/// Everything that agents can list and call at one instant. Immutable: a change creates the next generation, which
+/// shares the unchanged parts.
 #[derive(Clone, Debug)]
 pub struct Generation {
     number: u64,
@@ -30,7 +31,7 @@ pub struct Generation {
     sections: OrdMap<ObjectKey, Arc<Section>>,
     everything: View,
     namespaces: OrdMap<Arc<str>, View>,
-    /// As many namespaces as this are looked through for those that are long gone.
+    /// The number of namespaces at which stale ones are removed.
     cleanup_threshold: usize,
     conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
     declared: DeclaredServers,
@@ -38,26 +39,27 @@ pub struct Generation {
     name_waiters: NameWaiters,
 }
 
-/// One step from a generation to the next.
+/// One change between a generation and the next.
 #[derive(Clone, Debug)]
 pub enum CatalogUpdate {
-    /// A server is declared: names are kept for it whether it is attached or not.
+    /// A server is declared: its names are reserved whether it is attached or not.
     Declare(ObjectKey, CatalogDeclaration),
-    /// A server is declared no more: its names are kept for an hour.
+    /// A server is no longer declared: its names stay reserved for one hour.
     Remove(ObjectKey),
-    /// Everything that is declared was told once: what names are kept for and was not is declared no more.
+    /// Every declaration was published once: servers with reserved names that were not declared are removed.
     DeclarationsComplete,
-    /// A server offers nothing any more, and why.
+    /// A server's section is withdrawn, for this reason.
     Withdraw(ObjectKey, Problem),
-    /// A server offers this now, whatever it offered before.
+    /// A server's new section, which replaces the previous one.
     Publish(Arc<Section>),
-    /// Every server that was declared at the start was attached or failed once.
+    /// Every server that was declared at startup was attached or failed once.
     Settle,
 }
 
 impl Generation {
-    /// The first generation: nothing, and the names that are kept. In the home namespace names carry no namespace.
-    pub fn new(home: Option<Arc<str>>, kept: ReservedNames, now: Instant) -> Self {
+    /// Creates the first generation, which is empty except for reserved names. Names in the home namespace carry no
+    /// namespace.
+    pub fn new(home: Option<Arc<str>>, reserved_names: ReservedNames, now: Instant) -> Self {
         Self {
             number: 0,
             created_at: now,
@@ -67,28 +69,29 @@ impl Generation {
             cleanup_threshold: MIN_NAMESPACES_BEFORE_CLEANUP,
             conflicts: OrdMap::new(),
             declared: DeclaredServers::default(),
-            reserved_names: kept,
+            reserved_names,
             name_waiters: OrdMap::new(),
         }
     }
 
-    /// The generation after some steps, made now. Costs what the steps' servers have, not what others have.
+    /// Returns the next generation, with these updates applied at `now`. The cost depends on the updated servers'
+    /// items, not on other servers.
     ///
-    /// Of servers that are published in the same step the one that was created first gets names first. The number
-    /// grows if agents may see a change.
+    /// Of servers that are published together, the one that was created first gets names first. The generation number
+    /// grows if the change may be visible to agents.
     #[must_use]
-    pub fn with_updates(&self, steps: impl IntoIterator<Item = CatalogUpdate>, now: Instant) -> Self {
+    pub fn with_updates(&self, updates: impl IntoIterator<Item = CatalogUpdate>, now: Instant) -> Self {
         let mut next = self.clone();
         next.number += 1;
         next.created_at = now;
-        let (mut seen, mut published) = (next.expire_reserved_names(), BTreeMap::new());
+        let (mut visible, mut published) = (next.expire_reserved_names(), BTreeMap::new());
         let mut settled = false;
-        for step in steps {
-            seen |= matches!(
-                step,
+        for update in updates {
+            visible |= matches!(
+                update,
                 CatalogUpdate::Publish(_) | CatalogUpdate::Withdraw(..) | CatalogUpdate::Settle
             );
-            match step {
+            match update {
                 CatalogUpdate::Declare(key, declaration) => {
                     next.declared.insert(&key, declaration);
                     next.reserved_names.reserve_all(&key, ReservedUntil::Removed);
@@ -111,109 +114,113 @@ impl Generation {
                 next.relist(key);
             }
         }
-        if !seen {
+        if !visible {
             next.number = self.number;
         }
         next
     }
 
-    /// Tells when the next name is free that was kept.
+    /// Returns when the next reservation of a name expires.
     pub fn next_expiry_at(&self) -> Option<Instant> {
         self.reserved_names.next_expiry_at()
     }
 
-    /// Lists the names that are a server's, listed or kept, each with how long it is kept once it is not listed.
+    /// Returns the names of a server, listed and reserved, each with the limit of its reservation once it is not
+    /// listed.
     pub fn names_of(&self, key: &ObjectKey) -> Vec<(ReservedName, ReservedUntil)> {
         let mut names: Vec<_> = self.reserved_names.names_of(key).collect();
         if let Some(section) = self.sections.get(key) {
             for view in [ViewName::All, ViewName::Namespace(key.namespace.clone())] {
                 let listed = self.view(&view).names_of(section).into_iter();
-                names.extend(listed.map(|own| (own, ReservedUntil::Removed)));
+                names.extend(listed.map(|name| (name, ReservedUntil::Removed)));
             }
         }
         names
     }
 
-    /// Counts generations, from 0.
+    /// Returns the generation number, counted from 0.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// What agents see at a path; nothing in a namespace that has nothing.
+    /// Returns the view of an endpoint path; an empty one for a namespace without items.
     pub fn view(&self, name: &ViewName) -> &View {
-        static NOTHING: LazyLock<View> = LazyLock::new(|| View::namespace("".into()));
+        static EMPTY: LazyLock<View> = LazyLock::new(|| View::namespace("".into()));
         match name {
             ViewName::All => &self.everything,
-            ViewName::Namespace(namespace) => self.namespaces.get(namespace).unwrap_or(&NOTHING),
+            ViewName::Namespace(namespace) => self.namespaces.get(namespace).unwrap_or(&EMPTY),
         }
     }
 
-    /// What a server offers.
+    /// Returns the section of a server.
     pub fn section(&self, key: &ObjectKey) -> Option<&Arc<Section>> {
         self.sections.get(key)
     }
 
-    /// All servers with what they offer, in the order of their keys.
+    /// Returns the sections of all servers, in the order of their keys.
     pub fn sections(&self) -> impl Iterator<Item = &Arc<Section>> {
         self.sections.values()
     }
 
-    /// The items of a server that have another name than they would have alone.
+    /// Returns the items of a server that are listed under another name because of a name conflict.
     pub fn conflicts(&self, key: &ObjectKey) -> &[NameConflict] {
         self.conflicts.get(key).map_or(&[], |conflicts| conflicts)
     }
 
-    /// All servers with such items.
+    /// Returns the conflicts of all servers that have any.
     pub fn all_conflicts(&self) -> &OrdMap<ObjectKey, Arc<[NameConflict]>> {
         &self.conflicts
     }
 
     fn publish(&mut self, section: &Arc<Section>) {
-        let before = self.sections.insert(section.key.clone(), section.clone());
-        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, section)) {
+        let previous = self.sections.insert(section.key.clone(), section.clone());
+        if previous.as_ref().is_some_and(|previous| Arc::ptr_eq(previous, section)) {
             return;
         }
-        if before.is_none() && self.namespaces.len() >= self.cleanup_threshold {
+        if previous.is_none() && self.namespaces.len() >= self.cleanup_threshold {
             self.remove_stale_namespaces();
         }
-        let dropped = Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
-        let same_names = before.as_ref().is_some_and(|before| before.prefix == section.prefix);
+        let dropped_item =
+            Problem::new(Reason::Removed, format!("server {} no longer offers it", section.key));
+        let same_names = previous.as_ref().is_some_and(|previous| previous.prefix == section.prefix);
         for list in ListKind::ALL {
             let offered = section.lists.items(list).iter();
             let routes: BTreeMap<&str, Arc<Route>> =
                 offered.map(|item| (&**item.name(), Arc::new(Route::new(section, item)))).collect();
-            let until = match &before {
-                Some(before) if before.prefix != section.prefix => {
+            let until = match &previous {
+                // The old prefix was given up: its names become free after the period even though the server is
+                // declared.
+                Some(previous) if previous.prefix != section.prefix => {
                     ReservedUntil::Released(self.created_at + RESERVATION_PERIOD)
                 }
                 _ => self.reserve_until(&section.key),
             };
             self.update_tables(&section.key, list, until, |table, change| {
                 let mut renamed: BTreeMap<&str, String> = BTreeMap::new();
-                let mut known = BTreeSet::new();
-                if let Some(before) = &before {
-                    for item in before.lists.items(list) {
-                        let stays = routes.contains_key(&**item.name());
-                        if same_names && stays {
-                            known.insert(&**item.name());
-                        } else if let Some(name) = table.remove(before, item.name(), &dropped, change)
-                            && stays
+                let mut unchanged_names = BTreeSet::new();
+                if let Some(previous) = &previous {
+                    for item in previous.lists.items(list) {
+                        let is_still_listed = routes.contains_key(&**item.name());
+                        if same_names && is_still_listed {
+                            unchanged_names.insert(&**item.name());
+                        } else if let Some(name) = table.remove(previous, item.name(), &dropped_item, change)
+                            && is_still_listed
                         {
                             renamed.insert(item.name(), name);
                         }
                     }
                 }
                 for route in routes.values() {
-                    let name = table.insert(route, known.contains(route.name()), change);
-                    if let Some(before) = renamed.get(route.name()) {
-                        table.record_rename(before, &section.key, &name);
+                    let name = table.insert(route, unchanged_names.contains(route.name()), change);
+                    if let Some(old_name) = renamed.get(route.name()) {
+                        table.record_rename(old_name, &section.key, &name);
                     }
                 }
             });
         }
     }
 
-    /// Offers again what a server lists: a name that it waits for may be free.
+    /// Inserts a server's items again: a name that it waits for may be free.
     fn relist(&mut self, key: &ObjectKey) {
         let Some(section) = self.sections.get(key).cloned() else { return };
         for list in ListKind::ALL {
@@ -246,7 +253,7 @@ impl Generation {
         self.refresh_waiter_conflicts(key);
     }
 
-    /// Tells how long a name of a server is kept that it lists no more.
+    /// Returns the limit of the reservation of a name that the server stops listing.
     fn reserve_until(&self, key: &ObjectKey) -> ReservedUntil {
         if self.declared.contains(key) {
             ReservedUntil::Removed
@@ -256,97 +263,96 @@ impl Generation {
     }
 
     fn remove_undeclared(&mut self) {
-        let gone = |key: &&ObjectKey| !self.declared.contains(key);
-        for key in self.reserved_names.servers().filter(gone).cloned().collect::<Vec<_>>() {
+        let undeclared = |key: &&ObjectKey| !self.declared.contains(key);
+        for key in self.reserved_names.servers().filter(undeclared).cloned().collect::<Vec<_>>() {
             self.remove(&key);
         }
     }
 
-    /// Gives names that are kept no longer to those who wait for them. True if there are any.
+    /// Assigns names whose reservation expired to the servers that wait for them. Returns true if there are any.
     fn expire_reserved_names(&mut self) -> bool {
-        let over = self.reserved_names.remove_expired(self.created_at);
-        let mut again = BTreeSet::new();
-        for name in over {
+        let expired = self.reserved_names.remove_expired(self.created_at);
+        let mut waiting_servers = BTreeSet::new();
+        for name in expired {
             let waiting = self.name_waiters.get(&name).into_iter().flatten();
-            again.extend(waiting.map(|key| self.declared.rank(key)));
+            waiting_servers.extend(waiting.map(|key| self.declared.rank(key)));
         }
-        for (_, key) in &again {
+        for (_, key) in &waiting_servers {
             self.relist(key);
         }
-        !again.is_empty()
+        !waiting_servers.is_empty()
     }
 
-    /// Finds the conflicts of those again that wait for a name that is kept for this server.
+    /// Computes the conflicts of servers again that wait for a name that is reserved for this server.
     fn refresh_waiter_conflicts(&mut self, key: &ObjectKey) {
         if self.name_waiters.is_empty() {
             return;
         }
-        let waiting = |(own, _): (ReservedName, ReservedUntil)| {
-            self.name_waiters.get(&own.name).into_iter().flatten().cloned()
+        let waiters = |(reserved, _): (ReservedName, ReservedUntil)| {
+            self.name_waiters.get(&reserved.name).into_iter().flatten().cloned()
         };
-        let touched: BTreeSet<_> = self.reserved_names.names_of(key).flat_map(waiting).collect();
-        self.update_conflicts(touched);
+        let affected: BTreeSet<_> = self.reserved_names.names_of(key).flat_map(waiters).collect();
+        self.update_conflicts(affected);
     }
 
-    /// Lets go of the namespaces that are long gone. Looks through all, but only once they are twice as many as the
-    /// last time left.
+    /// Removes namespaces that have been empty for long. Scans all namespaces, but only once there are twice as many as
+    /// the last cleanup left.
     fn remove_stale_namespaces(&mut self) {
-        let gone = |view: &View| {
-            let over =
+        let is_stale = |view: &View| {
+            let expired =
                 |at: Instant| self.created_at.saturating_duration_since(at) > REMOVED_NAMESPACE_RETENTION;
             ListKind::ALL
                 .into_iter()
-                .all(|list| view.table(list).is_empty() && view.table(list).changed_at().is_none_or(over))
+                .all(|list| view.table(list).is_empty() && view.table(list).changed_at().is_none_or(expired))
         };
-        let gone: Vec<_> =
-            self.namespaces.iter().filter(|(_, view)| gone(view)).map(|(name, _)| name.clone()).collect();
-        for name in gone {
+        let stale: Vec<_> =
+            self.namespaces.iter().filter(|(_, view)| is_stale(view)).map(|(name, _)| name.clone()).collect();
+        for name in stale {
             self.namespaces.remove(&name);
         }
         self.cleanup_threshold = MIN_NAMESPACES_BEFORE_CLEANUP.max(2 * self.namespaces.len());
     }
 
-    /// Changes a list in both views that a server is in, and looks again at the names of every server that this
-    /// touched.
+    /// Changes a list in both views that a server is in, and computes the conflicts of every affected server again.
     fn update_tables(
         &mut self,
         key: &ObjectKey,
         list: ListKind,
         until: ReservedUntil,
-        work: impl Fn(&mut Table, &mut ServerChange<'_>),
+        update: impl Fn(&mut Table, &mut ServerChange<'_>),
     ) {
-        let awaited = self.pending_claimant(key);
+        let claimant = self.pending_claimant(key);
         let mut change = ServerChange {
             reserved: &mut self.reserved_names,
             waiters: &mut self.name_waiters,
             reserve_until: until,
-            pending_claimant: awaited.as_ref(),
+            pending_claimant: claimant.as_ref(),
             affected_servers: BTreeSet::new(),
             list_changed: false,
         };
         if self.conflicts.contains_key(key) {
             change.affected_servers.insert(key.clone());
         }
-        let own = || View::namespace(key.namespace.clone());
-        let namespace = self.namespaces.entry(key.namespace.clone()).or_insert_with(own);
+        let new_view = || View::namespace(key.namespace.clone());
+        let namespace = self.namespaces.entry(key.namespace.clone()).or_insert_with(new_view);
         for view in [&mut self.everything, namespace] {
             change.list_changed = false;
             let table = view.table_mut(list);
-            work(table, &mut change);
+            update(table, &mut change);
             if change.list_changed {
                 table.mark_changed(self.number, self.created_at);
             }
         }
-        let touched = change.affected_servers;
-        self.update_conflicts(touched);
+        let affected = change.affected_servers;
+        self.update_conflicts(affected);
     }
 
-    /// Finds a server that may want the names of this one as soon as it is attached for the first time.
+    /// Returns a server that may claim names of this one once it is attached for the first time.
     fn pending_claimant(&self, key: &ObjectKey) -> Option<ObjectKey> {
         let prefix = &self.sections.get(key)?.prefix;
-        let known =
+        let has_names =
             |key: &ObjectKey| self.sections.contains_key(key) || self.reserved_names.contains_server(key);
-        self.declared.pending_claimant(key, prefix, known)
+        self.declared.pending_claimant(key, prefix, has_names)
     }
 
     fn update_conflicts(&mut self, servers: BTreeSet<ObjectKey>) {
@@ -364,10 +370,10 @@ impl Generation {
         let Some(section) = self.sections.get(server) else {
             return Vec::new();
         };
-        let awaited = self.pending_claimant(server);
+        let claimant = self.pending_claimant(server);
         [ViewName::All, ViewName::Namespace(server.namespace.clone())]
             .iter()
-            .flat_map(|name| self.view(name).conflicts(section, &self.reserved_names, awaited.as_ref()))
+            .flat_map(|name| self.view(name).conflicts(section, &self.reserved_names, claimant.as_ref()))
             .collect()
     }
 }

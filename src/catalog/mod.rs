@@ -1,9 +1,9 @@
-//! What agents may see: the sections that servers publish, merged into immutable generations.
+//! The items listed to agents: the sections that servers publish, merged into immutable generations.
 //!
-//! Promises that a reader sees one generation whole, that publishing one server's change costs that
-//! server and not the fleet, that order is byte-stable, that names are unique and route back exactly, and that a name
-//! never leads to another item than before: it is kept while its server is declared and for an hour after that.
-//! Never talks to a server.
+//! Promises that a reader gets one consistent generation, that the cost of publishing a server's change depends on that
+//! server and not on the fleet, that order is byte-stable, that names are unique and route back exactly, and that a
+//! name never routes to a different item than before: it stays reserved while its server is declared and for one hour
+//! after that. Never sends anything to a server.
 
 mod change;
 mod conflict;

@@ -1,4 +1,4 @@
-//! Names and URIs as agents see them: the bare form, if nothing in it had to change, and the form with a hash tail.
+//! Names and URIs as listed to agents: the bare form, if no character had to change, and the hash-suffixed form.
 
 use std::borrow::Cow;
 
@@ -6,48 +6,48 @@ use crate::resource::{Digest, ObjectKey};
 use crate::upstream::ViewName;
 use crate::wire::ListKind;
 
-/// The longest name that is made here: agents put prefixes of their own before it and cut at 64.
+/// The longest generated name: agents prepend prefixes of their own and cut names at 64 characters.
 const MAX_GENERATED_NAME_BYTES: usize = 48;
-/// The longest name that is left alone where nothing stands before it: the longest that MCP advises.
+/// The longest name that stays unchanged where it has no prefix: the longest that MCP advises.
 const MAX_UNPREFIXED_NAME_BYTES: usize = 128;
-/// Characters of a hash tail.
+/// The length of a hash suffix.
 const HASH_SUFFIX_BYTES: usize = 6;
 
-/// An item of a server. Ordered by namespace, server and own name.
+/// An item of a server. Ordered by namespace, server and the server's own name for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ItemId<'a> {
     pub(super) server: &'a ObjectKey,
     pub(super) name: &'a str,
 }
 
-/// How the names of one list of one server are made in one view.
+/// The rules that form the names of one list of one server in one view.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NameScheme<'a> {
-    /// Tools and prompts have names. Resources and templates have URIs, which carry no prefix: answers and
-    /// links hold them too.
+    /// The list. Tools and prompts have names. Resources and templates have URIs, which carry no prefix, because
+    /// responses and links contain them too.
     pub(super) list: ListKind,
-    /// The namespace, where it stands before the prefix.
+    /// The namespace, where names carry it before the prefix.
     pub(super) namespace: Option<&'a str>,
     /// The declared prefix; empty for none.
     pub(super) prefix: &'a str,
 }
 
-/// A name of one list in one view, as 64 bits of its digest: short, and no secret that a URI may hold.
+/// A name of one list in one view, as 64 bits of its digest: short, and free of secrets that a URI may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NameId(u64);
 
 impl NameId {
-    /// Makes the id that was written down as this number.
+    /// Returns the id that was stored as this number.
     pub fn from_number(number: u64) -> Self {
         Self(number)
     }
 
-    /// Gives the id as a number, to be written down.
+    /// Returns the id as a number for storage.
     pub fn number(self) -> u64 {
         self.0
     }
 
-    /// Makes the id of a name of this list in this view.
+    /// Returns the id of a name of this list in this view.
     pub(super) fn new(view: &ViewName, list: ListKind, name: &str) -> Self {
         let namespace = view.namespace().map_or("", |namespace| &**namespace);
         Self(digest_of_parts(&[namespace.as_bytes(), list.method().as_bytes(), name.as_bytes()]))
@@ -55,53 +55,56 @@ impl NameId {
 }
 
 impl ItemId<'_> {
-    /// Digests the item's own name to 64 bits.
+    /// Returns 64 bits of the digest of the item's own name.
     pub(super) fn item_digest(&self) -> u64 {
         digest_of_parts(&[self.name.as_bytes()])
     }
 
-    /// Makes the tail of the item's names. `number` gives another one, should two items have the same.
+    /// Returns the hash suffix of the item's names. A different `number` gives a different suffix, in case two items
+    /// have the same.
     pub(super) fn hash_suffix(&self, number: u32) -> HashSuffix {
         let Self { server, name } = self;
         let number = number.to_be_bytes();
         let hash =
             digest_of_parts(&[server.namespace.as_bytes(), server.name.as_bytes(), name.as_bytes(), &number]);
         let [first, two, three, four, five, last, ..] = hash.to_be_bytes();
-        let of = |byte: u8, characters: &[u8]| {
+        let select = |byte: u8, characters: &[u8]| {
             let character = characters.get(usize::from(byte) % characters.len());
             character.copied().map_or('0', char::from)
         };
-        let middle = |byte| of(byte, b"0123456789abcdef");
-        let (first, last) = (of(first, b"0123456789"), of(last, b"abcdef"));
+        let middle = |byte| select(byte, b"0123456789abcdef");
+        let (first, last) = (select(first, b"0123456789"), select(last, b"abcdef"));
         HashSuffix([first, middle(two), middle(three), middle(four), middle(five), last])
     }
 }
 
-/// A hash tail: a digit, hexadecimal digits, a letter from a to f.
+/// A hash suffix: a digit, hexadecimal digits, a letter from a to f.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HashSuffix([char; HASH_SUFFIX_BYTES]);
 
 impl NameScheme<'_> {
-    /// Makes the name without a tail. `None` if characters would have to be dropped, replaced or cut, since another item
-    /// could have the same name then, and if it looks as if it had a tail: no bare name is equal to one with a tail.
+    /// Returns the name without a hash suffix.
+    ///
+    /// `None` if characters would have to be dropped, replaced or cut, since another item could then have the same
+    /// name. Also `None` if the name looks hash-suffixed: no bare name is equal to a suffixed one.
     pub(super) fn bare_name<'a>(&self, name: &'a str) -> Option<Cow<'a, str>> {
         if self.is_uri() {
             return (!has_hash_suffix(name, &['#', '-'])).then_some(Cow::Borrowed(name));
         }
-        let whole = self.prefixed_name(name);
+        let full_name = self.prefixed_name(name);
         let legal = if self.is_unprefixed() {
             let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-            whole.len() <= MAX_UNPREFIXED_NAME_BYTES && whole.bytes().all(legal)
+            full_name.len() <= MAX_UNPREFIXED_NAME_BYTES && full_name.bytes().all(legal)
         } else {
-            whole.len() <= MAX_GENERATED_NAME_BYTES && is_normalized(&whole)
+            full_name.len() <= MAX_GENERATED_NAME_BYTES && is_normalized(&full_name)
         };
-        (legal && !name.is_empty() && !has_hash_suffix(&whole, &['_'])).then_some(whole)
+        (legal && !name.is_empty() && !has_hash_suffix(&full_name, &['_'])).then_some(full_name)
     }
 
-    /// Makes the name with this tail.
-    pub(super) fn suffixed_name(&self, name: &str, HashSuffix(tail): HashSuffix) -> String {
-        let mut tailed = if self.is_uri() {
-            // A fragment names a part of the same thing.
+    /// Returns the name with this hash suffix.
+    pub(super) fn suffixed_name(&self, name: &str, HashSuffix(suffix): HashSuffix) -> String {
+        let mut suffixed = if self.is_uri() {
+            // A fragment identifies a part of the same resource.
             format!("{name}{}", if name.contains('#') { '-' } else { '#' })
         } else {
             let mut start = normalize(&self.prefixed_name(name));
@@ -112,8 +115,8 @@ impl NameScheme<'_> {
                 start => format!("{start}_"),
             }
         };
-        tailed.extend(tail);
-        tailed
+        suffixed.extend(suffix);
+        suffixed
     }
 
     fn is_uri(&self) -> bool {
@@ -124,7 +127,7 @@ impl NameScheme<'_> {
         self.namespace.is_none() && self.prefix.is_empty()
     }
 
-    /// Puts the namespace and the prefix before a name. An underscore at the end of the prefix is the one that is put there.
+    /// Prepends the namespace and the prefix to a name. An underscore at the end of the prefix serves as the separator.
     fn prefixed_name<'a>(&self, name: &'a str) -> Cow<'a, str> {
         let separator = if self.prefix.is_empty() || self.prefix.ends_with('_') { "" } else { "_" };
         match self.namespace {
@@ -135,13 +138,13 @@ impl NameScheme<'_> {
     }
 }
 
-/// Tells whether [`fold`] leaves a name as it is.
+/// Returns true if [`normalize`] leaves a name unchanged.
 fn is_normalized(name: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     name.bytes().all(legal) && !name.contains("__")
 }
 
-/// Only `[A-Za-z0-9_-]`, everything else an underscore, and no two underscores in a row.
+/// Replaces every character outside `[A-Za-z0-9_-]` with an underscore, and collapses runs of underscores into one.
 fn normalize(name: &str) -> String {
     let mut folded = String::with_capacity(name.len());
     for char in name.chars() {
@@ -154,18 +157,19 @@ fn normalize(name: &str) -> String {
     folded
 }
 
-/// Tells whether a name ends in one of these marks and what could be a tail. No word and no number looks like one.
-pub(super) fn has_hash_suffix(name: &str, marks: &[char]) -> bool {
-    let Some((start, tail)) =
+/// Returns true if a name ends in one of these separators and something that could be a hash suffix. No word and no
+/// number looks like a hash suffix.
+pub(super) fn has_hash_suffix(name: &str, separators: &[char]) -> bool {
+    let Some((start, suffix)) =
         name.len().checked_sub(HASH_SUFFIX_BYTES).and_then(|at| name.split_at_checked(at))
     else {
         return false;
     };
     let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    start.ends_with(marks)
-        && tail.bytes().all(hexadecimal)
-        && tail.starts_with(|first: char| first.is_ascii_digit())
-        && tail.ends_with(|last: char| last.is_ascii_alphabetic())
+    start.ends_with(separators)
+        && suffix.bytes().all(hexadecimal)
+        && suffix.starts_with(|first: char| first.is_ascii_digit())
+        && suffix.ends_with(|last: char| last.is_ascii_alphabetic())
 }
 
 fn digest_of_parts(parts: &[&[u8]]) -> u64 {
@@ -180,9 +184,9 @@ mod tests {
         NameScheme { list: ListKind::Tools, namespace, prefix }
     }
 
-    fn suffixed_name(naming: NameScheme<'_>, tool: &str, number: u32) -> String {
+    fn suffixed_name(scheme: NameScheme<'_>, tool: &str, number: u32) -> String {
         let server = ObjectKey::new("default", "server");
-        naming.suffixed_name(tool, ItemId { server: &server, name: tool }.hash_suffix(number))
+        scheme.suffixed_name(tool, ItemId { server: &server, name: tool }.hash_suffix(number))
     }
 
     #[test]
@@ -223,28 +227,28 @@ mod tests {
             (None, "", "t_1a2b3c", "t_1a2b3c_"),
             (None, "", &"x".repeat(129), "xxx"),
         ] {
-            let naming = scheme(namespace, prefix);
-            assert_eq!(naming.bare_name(tool), None, "{tool}");
-            let whole = naming.prefixed_name(tool);
-            assert_eq!(is_normalized(&whole), normalize(&whole) == whole);
+            let scheme = scheme(namespace, prefix);
+            assert_eq!(scheme.bare_name(tool), None, "{tool}");
+            let full_name = scheme.prefixed_name(tool);
+            assert_eq!(is_normalized(&full_name), normalize(&full_name) == full_name);
             for number in 0..2 {
-                let name = suffixed_name(naming, tool, number);
+                let name = suffixed_name(scheme, tool, number);
                 assert!(name.starts_with(start) && has_hash_suffix(&name, &['_']), "{name}");
                 assert!(name.len() <= MAX_GENERATED_NAME_BYTES && !name.contains("__"), "{name}");
             }
-            assert_ne!(suffixed_name(naming, tool, 0), suffixed_name(naming, tool, 1));
+            assert_ne!(suffixed_name(scheme, tool, 0), suffixed_name(scheme, tool, 1));
         }
     }
 
     #[test]
     fn uri_changes_only_by_its_hash_suffix() {
         let server = ObjectKey::new("default", "server");
-        let naming = NameScheme { list: ListKind::Resources, namespace: Some("team-a"), prefix: "p" };
+        let scheme = NameScheme { list: ListKind::Resources, namespace: Some("team-a"), prefix: "p" };
         for (uri, start) in [("file:///a__b c", "file:///a__b c#"), ("a:b#c", "a:b#c-")] {
-            assert_eq!(naming.bare_name(uri).as_deref(), Some(uri));
-            let tailed = naming.suffixed_name(uri, ItemId { server: &server, name: uri }.hash_suffix(0));
-            assert_eq!((&tailed[..start.len()], tailed.len()), (start, start.len() + HASH_SUFFIX_BYTES));
-            assert_eq!(naming.bare_name(&tailed), None, "it looks like one with a tail");
+            assert_eq!(scheme.bare_name(uri).as_deref(), Some(uri));
+            let suffixed = scheme.suffixed_name(uri, ItemId { server: &server, name: uri }.hash_suffix(0));
+            assert_eq!((&suffixed[..start.len()], suffixed.len()), (start, start.len() + HASH_SUFFIX_BYTES));
+            assert_eq!(scheme.bare_name(&suffixed), None, "it looks hash-suffixed");
         }
     }
 

@@ -14,13 +14,14 @@ use super::{CatalogDeclaration, CatalogUpdate, Generation, ReservedName, Reserve
 use crate::resource::{ObjectKey, Problem};
 use crate::upstream::Section;
 
-/// Waiters are woken by the first change at once, and by all that follow within this time together.
+/// The minimum interval between change notifications: the first change notifies at once, later ones within the interval
+/// are combined.
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long is waited at most for what was handed in.
+/// The longest wait until queued updates are applied.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What agents may see now. Cheap to clone.
+/// The current generation, and notifications about changes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Catalog {
     current: Arc<ArcSwap<Generation>>,
@@ -31,7 +32,7 @@ pub struct Catalog {
     applied_updates: watch::Receiver<u64>,
 }
 
-/// Where servers' sections are handed in. Cheap to clone; never waits.
+/// Queues declarations and sections for the catalog. Cheap to clone; never waits.
 #[derive(Clone, Debug)]
 pub struct Publisher(Arc<UpdateQueue>);
 
@@ -39,23 +40,23 @@ pub struct Publisher(Arc<UpdateQueue>);
 struct UpdateQueue {
     updates: Mutex<QueuedUpdates>,
     changed: Notify,
-    /// The start is over: told on once all steps before it are taken.
+    /// True once the startup phase is over; published after all updates queued before it are applied.
     settled: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct QueuedUpdates {
-    /// Number of steps handed in so far.
+    /// The number of updates queued so far.
     count: u64,
-    /// Declarations of servers; `None` for one that is declared no more.
+    /// The declarations of servers; `None` for a server that is no longer declared.
     declarations: BTreeMap<ObjectKey, Option<CatalogDeclaration>>,
-    /// Everything that is declared was told once.
+    /// True if every declaration was queued once.
     declarations_complete: bool,
-    /// The latest step of each server: what it had handed in before does not matter any more.
+    /// The latest update of each server, which supersedes its earlier ones.
     sections: BTreeMap<ObjectKey, CatalogUpdate>,
 }
 
-/// Makes one generation after another from what is handed in.
+/// Applies queued updates, creating one generation after another.
 #[derive(Debug)]
 pub struct PublisherTask {
     pending: Arc<UpdateQueue>,
@@ -63,82 +64,87 @@ pub struct PublisherTask {
     changes: watch::Sender<u64>,
     declarations_applied: watch::Sender<bool>,
     settled: watch::Sender<bool>,
-    /// Number of steps taken so far.
+    /// The number of updates applied so far.
     applied_updates: watch::Sender<u64>,
     name_updates: mpsc::UnboundedSender<ServerNames>,
 }
 
-/// The names of one server, to be written down: they are kept over a restart.
+/// The names of one server, to be stored: they stay reserved across a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerNames {
     /// The server.
     pub server: ObjectKey,
-    /// All that lead, or led, to one of its items, each with how long it is kept once it is not listed.
+    /// All names that route, or routed, to one of its items, each with the limit of its reservation once it is not
+    /// listed.
     pub names: Vec<(ReservedName, ReservedUntil)>,
 }
 
-/// Makes a catalog in which these names are kept, the way into it, and the task that moves it on; the task is to be spawned.
+/// Creates a catalog with these reserved names, its publisher, and the task that applies updates; the caller spawns the
+/// task.
 ///
-/// In the home namespace names carry no namespace before the prefix. `names` is told of servers whose names changed.
+/// In the home namespace names carry no namespace before the prefix. `names` receives the names of servers whose names
+/// changed.
 pub fn catalog(
     home: Option<Arc<str>>,
-    kept: ReservedNames,
+    reserved_names: ReservedNames,
     names: mpsc::UnboundedSender<ServerNames>,
 ) -> (Catalog, Publisher, PublisherTask) {
-    let current = Arc::new(ArcSwap::from_pointee(Generation::new(home, kept, Instant::now())));
+    let current = Arc::new(ArcSwap::from_pointee(Generation::new(home, reserved_names, Instant::now())));
     let pending = Arc::new(UpdateQueue::default());
-    let (sender, changes) = watch::channel(0);
-    let (declare, declared) = watch::channel(false);
-    let (settle, settled) = watch::channel(false);
-    let (take, taken) = watch::channel(0);
+    let (changes_sender, changes) = watch::channel(0);
+    let (declarations_sender, declarations_applied) = watch::channel(false);
+    let (settled_sender, settled) = watch::channel(false);
+    let (applied_sender, applied_updates) = watch::channel(0);
     let task = PublisherTask {
         pending: pending.clone(),
         current: current.clone(),
-        changes: sender,
-        declarations_applied: declare,
-        settled: settle,
-        applied_updates: take,
+        changes: changes_sender,
+        declarations_applied: declarations_sender,
+        settled: settled_sender,
+        applied_updates: applied_sender,
         name_updates: names,
     };
     let catalog = Catalog {
         current,
         changes,
-        declarations_applied: declared,
+        declarations_applied,
         settled,
         pending: pending.clone(),
-        applied_updates: taken,
+        applied_updates,
     };
     (catalog, Publisher(pending), task)
 }
 
 impl Catalog {
-    /// The newest generation. Not to be held across a wait: a reader looks again.
+    /// Returns the newest generation. Do not hold it across an await point: load it again instead.
     pub fn load(&self) -> Guard<Arc<Generation>> {
         self.current.load()
     }
 
-    /// Waits until everything that was handed in before this call can be read. Not for longer than a moment: what is told
-    /// of it is then at most a moment ahead of what agents see.
+    /// Waits until everything that was queued before this call is readable, for one second at most: what is then
+    /// reported about the updates is at most one second ahead of what agents can list.
     pub async fn catch_up(&self) {
         let count = self.pending.updates.lock().count;
-        let mut taken = self.applied_updates.clone();
-        let caught_up = taken.wait_for(|taken| *taken >= count);
-        // Its end says that the process ends.
+        let mut applied_updates = self.applied_updates.clone();
+        let caught_up = applied_updates.wait_for(|applied| *applied >= count);
+        // A closed channel means that the process is ending.
         let _ = timeout(CATCH_UP_TIMEOUT, caught_up).await;
     }
 
-    /// Becomes true once all that was declared at the start was taken up: what is remembered of it is offered.
+    /// Returns a channel that becomes true once all declarations of the startup are applied: their cached sections are
+    /// then published.
     pub fn declarations_applied(&self) -> watch::Receiver<bool> {
         self.declarations_applied.clone()
     }
 
-    /// Becomes true once every server that was declared at the start was attached or failed. Until then a name
-    /// that is not there may be there in a moment.
+    /// Returns a channel that becomes true once every server that was declared at startup was attached or failed. Until
+    /// then a missing name may appear shortly.
     pub fn settled(&self) -> watch::Receiver<bool> {
         self.settled.clone()
     }
 
-    /// Wakes after changes from now on, with the number of a generation; [`Catalog::load`] may give a newer one.
+    /// Returns a channel that wakes after changes from now on, with the number of a generation; [`Catalog::load`] may
+    /// return a newer one.
     pub fn changes(&self) -> watch::Receiver<u64> {
         let mut changes = self.changes.clone();
         changes.mark_unchanged();
@@ -147,49 +153,49 @@ impl Catalog {
 }
 
 impl Publisher {
-    /// Says how a server is declared, attached or not; `None` if it is declared no more.
+    /// Publishes the declaration of a server, attached or not; `None` if it is no longer declared.
     pub fn declare(&self, key: ObjectKey, declaration: Option<CatalogDeclaration>) {
-        self.enqueue(|steps| {
-            steps.declarations.insert(key, declaration);
+        self.enqueue(|updates| {
+            updates.declarations.insert(key, declaration);
         });
     }
 
-    /// Says that every server that is declared was told once.
+    /// Marks that every declared server was published once.
     pub fn mark_declarations_complete(&self) {
-        self.enqueue(|steps| steps.declarations_complete = true);
+        self.enqueue(|updates| updates.declarations_complete = true);
     }
 
-    /// Puts a section in place of the server's last one.
+    /// Publishes a section, replacing the server's previous one.
     pub fn publish(&self, section: Arc<Section>) {
-        self.enqueue(|steps| {
-            steps.sections.insert(section.key.clone(), CatalogUpdate::Publish(section));
+        self.enqueue(|updates| {
+            updates.sections.insert(section.key.clone(), CatalogUpdate::Publish(section));
         });
     }
 
-    /// Takes a server's section away; `why` is what callers of its tools are told from now on.
-    pub fn withdraw(&self, key: ObjectKey, why: Problem) {
-        self.enqueue(|steps| {
-            steps.sections.insert(key.clone(), CatalogUpdate::Withdraw(key, why));
+    /// Withdraws a server's section; callers of its tools get `problem` from now on.
+    pub fn withdraw(&self, key: ObjectKey, problem: Problem) {
+        self.enqueue(|updates| {
+            updates.sections.insert(key.clone(), CatalogUpdate::Withdraw(key, problem));
         });
     }
 
-    /// Says that every server that was declared at the start has been attached, or has failed, once.
+    /// Marks that every server that was declared at startup has been attached, or has failed, once.
     pub fn mark_settled(&self) {
         self.0.settled.store(true, Ordering::Release);
         self.0.changed.notify_one();
     }
 
-    fn enqueue(&self, step: impl FnOnce(&mut QueuedUpdates)) {
-        let mut steps = self.0.updates.lock();
-        steps.count += 1;
-        step(&mut steps);
-        drop(steps);
+    fn enqueue(&self, update: impl FnOnce(&mut QueuedUpdates)) {
+        let mut updates = self.0.updates.lock();
+        updates.count += 1;
+        update(&mut updates);
+        drop(updates);
         self.0.changed.notify_one();
     }
 }
 
 impl QueuedUpdates {
-    /// Lists the servers that the steps are about.
+    /// Returns the servers that the updates affect.
     fn servers(&self) -> BTreeSet<ObjectKey> {
         self.declarations.keys().chain(self.sections.keys()).cloned().collect()
     }
@@ -206,73 +212,75 @@ impl QueuedUpdates {
 }
 
 impl PublisherTask {
-    /// Publishes until it is told to stop.
+    /// Applies updates until `stop` is cancelled.
     ///
-    /// A change can be read and called as soon as it is handed in; only the waking of waiters is spread,
-    /// so that a burst of changes costs each agent two notices and not hundreds.
+    /// A change can be listed and called as soon as it is queued. Only the wake-ups are rate-limited: a burst of
+    /// changes costs each agent two notifications and not hundreds.
     pub async fn run(self, stop: CancellationToken) {
         let mut quiet_until = Instant::now();
-        let mut untold = false;
+        let mut unannounced = false;
         loop {
             let due = self.current.load().next_expiry_at();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.pending.changed.notified() => {
-                    // Looked at first: what was handed in before it is taken with this step.
+                    // Read first: updates that were queued before it are applied in the same pass.
                     let settled = self.pending.settled.load(Ordering::Acquire);
-                    untold |= self.apply_pending(settled);
-                    self.settled.send_if_modified(|before| !std::mem::replace(before, settled) && settled);
+                    unannounced |= self.apply_pending(settled);
+                    self.settled.send_if_modified(|was_settled| !std::mem::replace(was_settled, settled) && settled);
                 }
-                () = sleep_until(due.unwrap_or(quiet_until)), if due.is_some() => untold |= self.apply_pending(false),
-                () = sleep_until(quiet_until), if untold => {}
+                () = sleep_until(due.unwrap_or(quiet_until)), if due.is_some() => {
+                    unannounced |= self.apply_pending(false);
+                }
+                () = sleep_until(quiet_until), if unannounced => {}
             }
-            if untold && Instant::now() >= quiet_until {
+            if unannounced && Instant::now() >= quiet_until {
                 self.changes.send_replace(self.current.load().number());
                 quiet_until = Instant::now() + NOTIFY_INTERVAL;
-                untold = false;
+                unannounced = false;
             }
         }
     }
 
-    /// Makes the next generation, if there is anything to be done. True if agents may see a change.
+    /// Creates the next generation, if there is anything to apply. Returns true if the change may be visible to agents.
     fn apply_pending(&self, settled: bool) -> bool {
-        let steps = {
-            let mut steps = self.pending.updates.lock();
-            let count = steps.count;
-            std::mem::replace(&mut *steps, QueuedUpdates { count, ..QueuedUpdates::default() })
+        let updates = {
+            let mut updates = self.pending.updates.lock();
+            let count = updates.count;
+            std::mem::replace(&mut *updates, QueuedUpdates { count, ..QueuedUpdates::default() })
         };
-        let count = steps.count;
-        let before = self.current.load_full();
+        let count = updates.count;
+        let previous = self.current.load_full();
         let now = Instant::now();
         let settle = (settled && !*self.settled.borrow()).then_some(CatalogUpdate::Settle);
-        let (mut servers, complete) = (steps.servers(), steps.declarations_complete);
+        let (mut servers, complete) = (updates.servers(), updates.declarations_complete);
         if servers.is_empty()
             && !complete
             && settle.is_none()
-            && before.next_expiry_at().is_none_or(|due| due > now)
+            && previous.next_expiry_at().is_none_or(|due| due > now)
         {
             self.applied_updates.send_replace(count);
             return false;
         }
-        let next = Arc::new(before.with_updates(steps.into_updates().chain(settle), now));
+        let next = Arc::new(previous.with_updates(updates.into_updates().chain(settle), now));
         self.current.store(next.clone());
         self.applied_updates.send_replace(count);
-        self.declarations_applied.send_if_modified(|before| {
+        self.declarations_applied.send_if_modified(|applied| {
             let declared = complete || settled;
-            !std::mem::replace(before, *before || declared) && declared
+            !std::mem::replace(applied, *applied || declared) && declared
         });
-        // Who waited for a name may have got it without a step of its own.
-        for change in before.all_conflicts().diff(next.all_conflicts()) {
+        // A server that waited for a name may have got it without an update of its own.
+        for change in previous.all_conflicts().diff(next.all_conflicts()) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             servers.insert(key.clone());
         }
         for server in servers {
             let names = next.names_of(&server);
-            // Nobody writes it down: names are kept for this run.
+            // Without a receiver nothing is stored: names stay reserved for this run only.
             let _ = self.name_updates.send(ServerNames { server, names });
         }
-        next.number() != before.number()
+        next.number() != previous.number()
     }
 }
 
@@ -314,15 +322,15 @@ mod tests {
             publish_server(&publisher, name);
         }
         tokio::task::yield_now().await;
-        assert_eq!(tool_count(&catalog), 4, "what is not told yet is there already");
+        assert_eq!(tool_count(&catalog), 4, "changes are listed before they are announced");
         changes.changed().await.unwrap();
         assert_eq!(start.elapsed(), NOTIFY_INTERVAL);
         assert_eq!(*changes.borrow(), catalog.load().number());
         assert!(timeout(Duration::from_secs(5), changes.changed()).await.is_err());
 
         let start = Instant::now();
-        let gone = Problem::new(Reason::Removed, "gone");
-        publisher.withdraw(ObjectKey::new("default", "a"), gone);
+        let problem = Problem::new(Reason::Removed, "gone");
+        publisher.withdraw(ObjectKey::new("default", "a"), problem);
         changes.changed().await.unwrap();
         assert_eq!((start.elapsed(), tool_count(&catalog)), (Duration::ZERO, 3));
     }
@@ -330,11 +338,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_the_latest_update_of_a_server_is_applied() {
         let (catalog, publisher, _stop) = start_publisher();
-        let gone = Problem::new(Reason::Removed, "gone");
+        let problem = Problem::new(Reason::Removed, "gone");
         publish_server(&publisher, "a");
-        publisher.withdraw(ObjectKey::new("default", "a"), gone.clone());
+        publisher.withdraw(ObjectKey::new("default", "a"), problem.clone());
         publish_server(&publisher, "b");
-        publisher.withdraw(ObjectKey::new("default", "c"), gone);
+        publisher.withdraw(ObjectKey::new("default", "c"), problem);
         publish_server(&publisher, "c");
         catalog.changes().changed().await.unwrap();
         let names = ["a_t", "b_t", "c_t"].map(|name| {

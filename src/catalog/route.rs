@@ -1,4 +1,4 @@
-//! One item on its way to agents: where a request for it goes, and its entry in a list.
+//! The route of one item: the upstream that its requests go to, and its entry in a list.
 
 use std::sync::Arc;
 
@@ -6,43 +6,43 @@ use super::names::{HashSuffix, ItemId};
 use crate::upstream::{Item, Section};
 use crate::wire::push_json_string;
 
-/// Where an item leads: its server, and what the server calls it.
+/// The target of an item's name: its server, and the server's own name for it.
 #[derive(Debug)]
 pub struct Route {
     section: Arc<Section>,
     item: Item,
-    /// Of its names, unless another item has the same.
+    /// The hash suffix of its names, unless another item has the same.
     hash_suffix: HashSuffix,
 }
 
 impl Route {
-    /// The route of an item.
+    /// Creates the route of an item.
     pub(super) fn new(section: &Arc<Section>, item: &Item) -> Self {
-        let tail = ItemId { server: &section.key, name: item.name() }.hash_suffix(0);
-        Self { section: section.clone(), item: item.clone(), hash_suffix: tail }
+        let hash_suffix = ItemId { server: &section.key, name: item.name() }.hash_suffix(0);
+        Self { section: section.clone(), item: item.clone(), hash_suffix }
     }
 
-    /// The server's section: its key, who answers, its limits.
+    /// Returns the server's section: its key, its responder, its limits.
     pub fn section(&self) -> &Arc<Section> {
         &self.section
     }
 
-    /// The item as its server lists it.
+    /// Returns the item as its server lists it.
     pub fn item(&self) -> &Item {
         &self.item
     }
 
-    /// The server's own name of the item, or its URI.
+    /// Returns the server's own name for the item, or its URI.
     pub fn name(&self) -> &str {
         self.item.name()
     }
 
-    /// The same as JSON text.
+    /// Returns the server's own name for the item, or its URI, as JSON text.
     pub fn name_json(&self) -> &str {
         self.item.name_json()
     }
 
-    /// Appends the item's JSON under the name that agents know, every other byte as its server wrote it.
+    /// Appends the item's JSON under the name listed to agents; every other byte is as its server sent it.
     pub(super) fn push_json_as(&self, name: &str, list: &mut String) {
         let (before, after) = self.item.around_name();
         list.push_str(before);
@@ -50,12 +50,13 @@ impl Route {
         list.push_str(after);
     }
 
-    /// True if both are listed with the same bytes under the same name.
+    /// Returns true if both are listed with the same bytes under the same name.
     pub(super) fn has_same_json(&self, other: &Self) -> bool {
         self.item.raw() == other.item.raw()
     }
 
-    /// Gives the tail of its names, made once for all views. `number` gives another one.
+    /// Returns the hash suffix of its names, computed once for all views. A `number` other than 0 gives a different
+    /// one.
     pub(super) fn hash_suffix(&self, number: u32) -> HashSuffix {
         if number == 0 { self.hash_suffix } else { self.item_id().hash_suffix(number) }
     }
@@ -73,7 +74,7 @@ mod tests {
 
     #[test]
     fn list_entry_differs_only_in_its_name() {
-        for (raw, own, expected) in [
+        for (raw, own_name, expected) in [
             (r#"{"name":"a","x":1}"#, r#""a""#, r#"{"name":"N","x":1}"#),
             (
                 r#" { "x" : {"name":"a"} , "na\u006de" : "\u0061" , "y":1.0e+2 } "#,
@@ -87,7 +88,7 @@ mod tests {
             let mut list = String::new();
             route.push_json_as("N", &mut list);
             assert_eq!(list, expected);
-            assert_eq!(route.name_json(), own);
+            assert_eq!(route.name_json(), own_name);
         }
     }
 }

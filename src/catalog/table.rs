@@ -1,4 +1,4 @@
-//! One list in one view: which item has which name, and what was there before.
+//! One list in one view: the items by name, and the names that were removed.
 
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
@@ -18,61 +18,63 @@ use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::{Item, Section, ViewName};
 use crate::wire::ListKind;
 
-/// A list ends here and gives a cursor: generous, since some agents never ask for more.
+/// The number of items after which a page ends with a cursor. Large, since some agents never request a second page.
 const PAGE_ITEMS: usize = 1_000;
+/// The size after which a page ends with a cursor.
 const PAGE_BYTES: usize = 1 << 20;
-/// So many names are remembered after they went.
+/// The most removed names that stay recorded.
 const MAX_REMOVED_NAMES: usize = 4_096;
-/// So many tails are tried to find the one that an item has. It is the first unless two items have the same.
+/// The most hash suffixes that are tried to find the one that an item has. It is the first unless two items have the
+/// same.
 const MAX_HASH_SUFFIX_ATTEMPTS: u32 = 64;
 
-/// One list as agents see it at one path. Cheap to clone: generations share what did not change.
+/// One list in one view. Cheap to clone: generations share unchanged parts.
 #[derive(Clone, Debug)]
 pub struct Table {
     list: ListKind,
     view: ViewName,
-    /// Where the namespace stands before the prefix: everywhere but in the home namespace.
+    /// The namespace outside of which names carry the namespace before the prefix; `None` if no name does.
     qualify_outside: Option<HomeNamespace>,
-    /// What is listed, bare names and those with a tail.
+    /// The listed items by name, bare or hash-suffixed.
     names: OrdMap<Arc<str>, Arc<Route>>,
-    /// Every item under its name with a tail, listed or not.
+    /// Every item by its hash-suffixed name, whether it is listed under that name or not.
     suffixed: OrdMap<Arc<str>, Arc<Route>>,
     removed: OrdMap<Arc<str>, (u64, RemovedName)>,
     removed_by_age: OrdMap<u64, Arc<str>>,
     version: u64,
     changed_at: Option<Instant>,
-    /// How the list begins, once somebody asked: all agents ask for the same.
+    /// The first page, built at the first request: it is the same for all agents.
     first_page: Arc<OnceLock<ListPage>>,
 }
 
-/// The namespace whose names carry no namespace; `None` if there is none.
+/// The namespace whose names carry no namespace; `None` if there is no such namespace.
 pub(super) type HomeNamespace = Option<Arc<str>>;
 
-/// What a name was before it went.
+/// The former target of a removed name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemovedName {
-    /// The server that it led to.
+    /// The server that the name routed to.
     pub server: ObjectKey,
-    /// Why it went.
+    /// The reason of the removal.
     pub problem: Problem,
 }
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListPage {
-    /// The JSON array.
+    /// The items, as a JSON array.
     pub items: Bytes,
-    /// Where the next part begins, if there is one.
+    /// The cursor of the next page, if there is one.
     pub cursor: Option<String>,
 }
 
-/// A cursor that was not given by a list.
+/// A cursor that no list returned.
 #[derive(Debug, thiserror::Error)]
-#[error("the cursor is not one that was given")]
+#[error("invalid cursor")]
 pub struct InvalidCursor;
 
 impl Table {
-    /// An empty one.
+    /// Creates an empty table.
     pub(super) fn new(list: ListKind, view: ViewName, qualified: Option<HomeNamespace>) -> Self {
         Self {
             list,
@@ -88,22 +90,23 @@ impl Table {
         }
     }
 
-    /// Where a request goes. An item that is listed under its bare name can be reached by the name with a tail too.
+    /// Returns the route of a name. An item that is listed under its bare name is routed under its hash-suffixed name
+    /// too.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
         self.names.get(name).or_else(|| self.suffixed.get(name))
     }
 
-    /// What a name led to that leads nowhere now.
+    /// Returns the former target of a name that routes to nothing now.
     pub fn removed(&self, name: &str) -> Option<&RemovedName> {
-        self.removed.get(name).map(|(_, gone)| gone)
+        self.removed.get(name).map(|(_, removed)| removed)
     }
 
-    /// The number of the generation in which the list last changed.
+    /// Returns the number of the generation in which the list last changed.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// When that was; `None` if there never was one.
+    /// Returns when the list last changed; `None` if it never did.
     pub fn changed_at(&self) -> Option<Instant> {
         self.changed_at
     }
@@ -114,27 +117,31 @@ impl Table {
         self.first_page = Arc::default();
     }
 
-    /// All names with where they lead, in their order.
+    /// Returns all listed names with their routes, ordered by name.
     pub(super) fn routes(&self) -> impl Iterator<Item = (&str, &Arc<Route>)> {
         self.names.iter().map(|(name, route)| (&**name, route))
     }
 
-    /// Lists all items under their names with a tail.
+    /// Returns all items by their hash-suffixed names.
     pub(super) fn suffixed(&self) -> impl Iterator<Item = (&str, &Arc<Route>)> {
         self.suffixed.iter().map(|(name, route)| (&**name, route))
     }
 
-    /// How many items there are.
+    /// Returns the number of items.
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// True if there are none.
+    /// Returns true if there are no items.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// The list from the beginning or from a cursor, in the order of the names.
+    /// Returns the page from the beginning or from a cursor, ordered by name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the cursor is not valid base64 of a UTF-8 string.
     pub fn page(&self, cursor: Option<&str>) -> Result<ListPage, InvalidCursor> {
         let Some(cursor) = cursor else {
             return Ok(self.first_page.get_or_init(|| self.page_after(None)).clone());
@@ -144,7 +151,7 @@ impl Table {
         Ok(self.page_after(Some(&name)))
     }
 
-    /// The list from behind a name on, put together anew.
+    /// Builds the page that begins after a name.
     pub(super) fn page_after(&self, name: Option<&str>) -> ListPage {
         let start = name.map_or(Bound::Unbounded, Bound::Excluded);
         let mut items = String::from("[");
@@ -164,86 +171,91 @@ impl Table {
         ListPage { items: items.into(), cursor: None }
     }
 
-    /// Lists the items of a server that have a tail because of another server. `awaited` is the one that had to be waited for.
+    /// Returns the items of a server that are hash-suffixed because of another server. `pending_claimant` is a server
+    /// whose first attach had to be waited for.
     pub(super) fn conflicts(
         &self,
         section: &Section,
-        kept: &ReservedNames,
-        awaited: Option<&ObjectKey>,
+        reserved: &ReservedNames,
+        pending_claimant: Option<&ObjectKey>,
     ) -> Vec<NameConflict> {
         let conflict = |item: &Item| {
-            let identity = ItemId { server: &section.key, name: item.name() };
-            let wanted = self.scheme(section).bare_name(item.name())?;
-            let holder = self.names.get(&*wanted);
-            let (holder, holding) = if let Some(holder) = holder {
-                if holder.item_id() == identity {
+            let item_id = ItemId { server: &section.key, name: item.name() };
+            let bare_name = self.scheme(section).bare_name(item.name())?;
+            let holder = self.names.get(&*bare_name);
+            let (holder, holder_state) = if let Some(holder) = holder {
+                if holder.item_id() == item_id {
                     return None;
                 }
                 (&holder.section().key, NameHolderState::Current)
-            } else if let Some(kept) = kept.get(NameId::new(&self.view, self.list, &wanted), identity) {
-                (kept.server, if kept.declared { NameHolderState::Current } else { NameHolderState::Former })
+            } else if let Some(owner) = reserved.get(NameId::new(&self.view, self.list, &bare_name), item_id)
+            {
+                (
+                    owner.server,
+                    if owner.declared { NameHolderState::Current } else { NameHolderState::Former },
+                )
             } else {
-                (awaited?, NameHolderState::Prospective)
+                (pending_claimant?, NameHolderState::Prospective)
             };
             Some(NameConflict {
                 view: self.view.clone(),
                 list: self.list,
                 name: item.name().to_string(),
                 holder: holder.clone(),
-                holder_state: holding,
-                bare_name: wanted.into_owned(),
-                assigned_name: self.suffixed_name_of(section, identity)?,
+                holder_state,
+                bare_name: bare_name.into_owned(),
+                assigned_name: self.suffixed_name_of(section, item_id)?,
             })
         };
         section.lists.items(self.list).iter().filter_map(conflict).collect()
     }
 
-    /// Gives the names under which a server's items are listed.
+    /// Returns the names under which a server's items are listed.
     pub(super) fn names_of(&self, section: &Section) -> impl Iterator<Item = ReservedName> {
         section.lists.items(self.list).iter().filter_map(move |item| {
-            let identity = ItemId { server: &section.key, name: item.name() };
-            let name = self.listed_name(section, identity)?;
+            let item_id = ItemId { server: &section.key, name: item.name() };
+            let name = self.listed_name(section, item_id)?;
             Some(ReservedName {
                 name: NameId::new(&self.view, self.list, &name),
-                item_digest: identity.item_digest(),
+                item_digest: item_id.item_digest(),
             })
         })
     }
 
-    /// Lists an item, in the place of what was listed of it before; gives its name. `before` says that this server
-    /// offered it before by the same prefix.
+    /// Inserts an item, replacing its previous entry, and returns its name. `is_update` is true if this server listed
+    /// the item before with the same prefix.
     ///
-    /// The name is the bare one if it is free: nobody has it, it is kept for nobody else, and no other server has to
-    /// be waited for. Else it is the one with a tail.
+    /// The name is the bare one if it is free: no item has it, it is not reserved for another item, and no other
+    /// server's first attach has to be waited for. Otherwise it is the hash-suffixed one.
     pub(super) fn insert(
         &mut self,
         route: &Arc<Route>,
-        before: bool,
+        is_update: bool,
         change: &mut ServerChange<'_>,
     ) -> Arc<str> {
-        let (section, identity) = (route.section(), route.item_id());
-        let tailed = self.insert_suffixed(route, before, change.reserved);
-        let mut name = tailed.clone();
-        if let Some(bare) = self.scheme(section).bare_name(identity.name) {
-            let free = self.is_free(&bare, identity, change);
-            if !free || (before && !change.waiters.is_empty()) {
+        let (section, item_id) = (route.section(), route.item_id());
+        let suffixed = self.insert_suffixed(route, is_update, change.reserved);
+        let mut name = suffixed.clone();
+        if let Some(bare) = self.scheme(section).bare_name(item_id.name) {
+            let is_free = self.is_free(&bare, item_id, change);
+            if !is_free || (is_update && !change.waiters.is_empty()) {
                 let id = NameId::new(&self.view, self.list, &bare);
-                if free {
-                    change.remove_waiter(id, identity.server);
+                if is_free {
+                    change.remove_waiter(id, item_id.server);
                 } else {
-                    change.add_waiter(id, identity.server);
+                    change.add_waiter(id, item_id.server);
                 }
             }
-            if free {
+            if is_free {
                 name = bare.into();
-                if self.names.get(&*tailed).is_some_and(|listed| listed.item_id() == identity) {
-                    self.unlist(&tailed, identity, &renamed_problem(&name), change);
+                if self.names.get(&*suffixed).is_some_and(|entry| entry.item_id() == item_id) {
+                    self.unlist(&suffixed, item_id, &renamed_problem(&name), change);
                 }
             }
         }
-        if let Some(listed) = self.names.get_mut(&*name) {
-            change.list_changed |= !listed.has_same_json(route);
-            *listed = route.clone();
+        if let Some(entry) = self.names.get_mut(&*name) {
+            change.list_changed |= !entry.has_same_json(route);
+            *entry = route.clone();
         } else {
             change.list_changed = true;
             self.forget_removed(&name);
@@ -257,7 +269,7 @@ impl Table {
         name
     }
 
-    /// Takes an item out and keeps its name for it; gives the name.
+    /// Removes an item, reserves its name for it, and returns the name.
     pub(super) fn remove(
         &mut self,
         section: &Section,
@@ -265,65 +277,65 @@ impl Table {
         problem: &Problem,
         change: &mut ServerChange<'_>,
     ) -> Option<String> {
-        let identity = ItemId { server: &section.key, name: item };
-        let name = self.listed_name(section, identity)?;
+        let item_id = ItemId { server: &section.key, name: item };
+        let name = self.listed_name(section, item_id)?;
         if let Some(bare) = self.scheme(section).bare_name(item).filter(|bare| **bare != *name) {
-            change.remove_waiter(NameId::new(&self.view, self.list, &bare), identity.server);
+            change.remove_waiter(NameId::new(&self.view, self.list, &bare), item_id.server);
         }
-        if let Some(tailed) = self.suffixed_name_of(section, identity) {
-            self.suffixed.remove(&*tailed);
+        if let Some(suffixed) = self.suffixed_name_of(section, item_id) {
+            self.suffixed.remove(&*suffixed);
         }
-        self.unlist(&name, identity, problem, change);
+        self.unlist(&name, item_id, problem, change);
         Some(name)
     }
 
-    /// Says of a name that was given up which one took its place.
-    pub(super) fn record_rename(&mut self, before: &str, server: &ObjectKey, name: &str) {
-        if before != name && self.route(before).is_none() {
-            self.record_removed(before, server, &renamed_problem(name));
+    /// Records for a released name which name replaced it.
+    pub(super) fn record_rename(&mut self, previous: &str, server: &ObjectKey, name: &str) {
+        if previous != name && self.route(previous).is_none() {
+            self.record_removed(previous, server, &renamed_problem(name));
         }
     }
 
-    fn unlist(&mut self, name: &str, identity: ItemId<'_>, problem: &Problem, change: &mut ServerChange<'_>) {
+    fn unlist(&mut self, name: &str, item_id: ItemId<'_>, problem: &Problem, change: &mut ServerChange<'_>) {
         self.names.remove(name);
         change.list_changed = true;
         let id = NameId::new(&self.view, self.list, name);
         change.reserved.reserve(
-            identity.server,
-            ReservedName { name: id, item_digest: identity.item_digest() },
+            item_id.server,
+            ReservedName { name: id, item_digest: item_id.item_digest() },
             change.reserve_until,
         );
         change.mark_waiters_affected(id);
-        self.record_removed(name, identity.server, problem);
+        self.record_removed(name, item_id.server, problem);
     }
 
-    fn is_free(&self, bare: &str, identity: ItemId<'_>, change: &ServerChange<'_>) -> bool {
+    fn is_free(&self, bare: &str, item_id: ItemId<'_>, change: &ServerChange<'_>) -> bool {
         if let Some(holder) = self.names.get(bare) {
-            return holder.item_id() == identity;
+            return holder.item_id() == item_id;
         }
-        let waits =
+        let must_wait =
             change.pending_claimant.is_some() && matches!(self.list, ListKind::Tools | ListKind::Prompts);
         if change.reserved.is_empty() {
-            return !waits;
+            return !must_wait;
         }
-        let kept = change.reserved.get(NameId::new(&self.view, self.list, bare), identity);
-        kept.map_or(!waits, |kept| kept.is_same_item)
+        let owner = change.reserved.get(NameId::new(&self.view, self.list, bare), item_id);
+        owner.map_or(!must_wait, |owner| owner.is_same_item)
     }
 
-    /// Makes an item reachable by its name with a tail; gives that.
-    fn insert_suffixed(&mut self, route: &Arc<Route>, before: bool, kept: &ReservedNames) -> Arc<str> {
-        let (section, identity) = (route.section(), route.item_id());
-        let own = if before { self.suffixed_name_of(section, identity) } else { None };
-        let free = |name: &str| {
-            let for_another = || kept.get(NameId::new(&self.view, self.list, name), identity);
+    /// Inserts an item under its hash-suffixed name, and returns the name.
+    fn insert_suffixed(&mut self, route: &Arc<Route>, is_update: bool, reserved: &ReservedNames) -> Arc<str> {
+        let (section, item_id) = (route.section(), route.item_id());
+        let current = if is_update { self.suffixed_name_of(section, item_id) } else { None };
+        let is_free = |name: &str| {
+            let owner = || reserved.get(NameId::new(&self.view, self.list, name), item_id);
             !self.suffixed.contains_key(name)
-                && (kept.is_empty() || for_another().is_none_or(|kept| kept.is_same_item))
+                && (reserved.is_empty() || owner().is_none_or(|owner| owner.is_same_item))
         };
         let mut number = 0;
-        let name: Arc<str> = own.map_or_else(
+        let name: Arc<str> = current.map_or_else(
             || loop {
-                let name = self.scheme(section).suffixed_name(identity.name, route.hash_suffix(number));
-                if free(&name) {
+                let name = self.scheme(section).suffixed_name(item_id.name, route.hash_suffix(number));
+                if is_free(&name) {
                     return name.into();
                 }
                 number += 1;
@@ -334,21 +346,21 @@ impl Table {
         name
     }
 
-    /// Finds the name under which an item is listed.
-    fn listed_name(&self, section: &Section, identity: ItemId<'_>) -> Option<String> {
-        let bare = self.scheme(section).bare_name(identity.name);
-        let own = |name: &&str| self.names.get(*name).is_some_and(|route| route.item_id() == identity);
+    /// Returns the name under which an item is listed.
+    fn listed_name(&self, section: &Section, item_id: ItemId<'_>) -> Option<String> {
+        let bare = self.scheme(section).bare_name(item_id.name);
+        let is_own = |name: &&str| self.names.get(*name).is_some_and(|route| route.item_id() == item_id);
         bare.as_deref()
-            .filter(own)
+            .filter(is_own)
             .map(ToOwned::to_owned)
-            .or_else(|| self.suffixed_name_of(section, identity).filter(|name| own(&&**name)))
+            .or_else(|| self.suffixed_name_of(section, item_id).filter(|name| is_own(&&**name)))
     }
 
-    /// Finds the name with a tail that an item has.
-    fn suffixed_name_of(&self, section: &Section, identity: ItemId<'_>) -> Option<String> {
-        let tails = (0..MAX_HASH_SUFFIX_ATTEMPTS).map(|number| identity.hash_suffix(number));
-        let mut names = tails.map(|tail| self.scheme(section).suffixed_name(identity.name, tail));
-        names.find(|name| self.suffixed.get(&**name).is_some_and(|route| route.item_id() == identity))
+    /// Returns the hash-suffixed name that an item has.
+    fn suffixed_name_of(&self, section: &Section, item_id: ItemId<'_>) -> Option<String> {
+        let suffixes = (0..MAX_HASH_SUFFIX_ATTEMPTS).map(|number| item_id.hash_suffix(number));
+        let mut names = suffixes.map(|suffix| self.scheme(section).suffixed_name(item_id.name, suffix));
+        names.find(|name| self.suffixed.get(&**name).is_some_and(|route| route.item_id() == item_id))
     }
 
     fn scheme<'a>(&self, section: &'a Section) -> NameScheme<'a> {
@@ -367,8 +379,8 @@ impl Table {
         let name: Arc<str> = name.into();
         self.forget_removed(&name);
         let age = self.removed_by_age.get_max().map_or(0, |(age, _)| age + 1);
-        let gone = RemovedName { server: server.clone(), problem: problem.clone() };
-        self.removed.insert(name.clone(), (age, gone));
+        let removed = RemovedName { server: server.clone(), problem: problem.clone() };
+        self.removed.insert(name.clone(), (age, removed));
         self.removed_by_age.insert(age, name);
         if self.removed.len() > MAX_REMOVED_NAMES
             && let Some((_, oldest)) = self.removed_by_age.get_min().cloned()
@@ -385,5 +397,5 @@ impl Table {
 }
 
 fn renamed_problem(name: &str) -> Problem {
-    Problem::new(Reason::Removed, format!("it is called {name:?} now"))
+    Problem::new(Reason::Removed, format!("it was renamed to {name:?}"))
 }

@@ -1,79 +1,80 @@
-//! URI templates (RFC 6570), as far as it takes to tell which one a URI was made from.
+//! URI templates (RFC 6570), as far as needed to find the template that a URI was made from.
 
 enum Part<'a> {
     Literal(&'a str),
-    /// An expression; without an operator it does not reach over a slash.
+    /// An expression; without an operator its value contains no slash.
     Expression {
         crosses_slashes: bool,
     },
 }
 
-/// A longer URI comes from no template.
+/// The longest URI that is matched; a longer one matches no template.
 const MAX_URI_BYTES: usize = 8 << 10;
-/// Nor does one come from a template with more parts.
+/// The most parts of a template that is matched; one with more parts matches no URI.
 const MAX_PARTS: usize = 64;
 
-/// How much of the template stands in a URI that may have been made from it; `None` if it was not.
+/// Returns the number of the template's literal bytes in a URI that may have been made from it; `None` if it was not.
 ///
 /// Costs at most the lengths of both multiplied, whatever they hold.
 pub(super) fn matched_literal_bytes(template: &str, uri: &str) -> Option<usize> {
-    // Most are told apart by how they begin.
+    // Most templates are ruled out by their first literal.
     if !uri.starts_with(template.split('{').next()?) {
         return None;
     }
-    let pieces = parse(template)?;
-    if pieces.len() > MAX_PARTS || uri.len() > MAX_URI_BYTES {
+    let parts = parse(template)?;
+    if parts.len() > MAX_PARTS || uri.len() > MAX_URI_BYTES {
         return None;
     }
-    // The places in the URI that the pieces so far can end at.
+    // The positions in the URI at which the parts so far can end.
     let mut ends = vec![0];
-    let mut standing = 0;
-    for piece in &pieces {
-        ends = match piece {
+    let mut literal_bytes = 0;
+    for part in &parts {
+        ends = match part {
             Part::Literal(text) => {
-                standing += text.len();
+                literal_bytes += text.len();
                 let follows = |end: &usize| uri.get(*end..).is_some_and(|rest| rest.starts_with(text));
                 ends.into_iter().filter(follows).map(|end| end + text.len()).collect()
             }
-            Part::Expression { crosses_slashes: over_slashes } => expression_ends(uri, &ends, *over_slashes),
+            Part::Expression { crosses_slashes } => expression_ends(uri, &ends, *crosses_slashes),
         };
         if ends.is_empty() {
             return None;
         }
     }
-    ends.contains(&uri.len()).then_some(standing)
+    ends.contains(&uri.len()).then_some(literal_bytes)
 }
 
-/// All places from any of these on, each once, up to the next slash unless it may be passed.
-fn expression_ends(uri: &str, starts: &[usize], over_slashes: bool) -> Vec<usize> {
+/// Returns all positions at which an expression that begins at any of `starts` can end, each once: up to the next
+/// slash, unless the expression crosses slashes.
+fn expression_ends(uri: &str, starts: &[usize], crosses_slashes: bool) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut starts = starts.iter().peekable();
-    let mut open = false;
-    for (place, byte) in uri.bytes().map(Some).chain([None]).enumerate() {
-        open |= starts.next_if(|start| **start == place).is_some();
-        if open {
-            ends.push(place);
+    let mut started = false;
+    for (position, byte) in uri.bytes().map(Some).chain([None]).enumerate() {
+        started |= starts.next_if(|start| **start == position).is_some();
+        if started {
+            ends.push(position);
         }
-        open &= over_slashes || byte != Some(b'/');
+        started &= crosses_slashes || byte != Some(b'/');
     }
     ends
 }
 
 fn parse(template: &str) -> Option<Vec<Part<'_>>> {
-    let (mut pieces, mut rest) = (Vec::new(), template);
+    let (mut parts, mut rest) = (Vec::new(), template);
     while let Some((text, after)) = rest.split_once('{') {
         let (expression, after) = after.split_once('}')?;
         if !text.is_empty() {
-            pieces.push(Part::Literal(text));
+            parts.push(Part::Literal(text));
         }
-        let over_slashes = expression.starts_with(['+', '#', '/', '?', '&', ';', '.']);
-        pieces.push(Part::Expression { crosses_slashes: over_slashes });
+        let crosses_slashes = expression.starts_with(['+', '#', '/', '?', '&', ';', '.']);
+        parts.push(Part::Expression { crosses_slashes });
         rest = after;
     }
     if !rest.is_empty() {
-        pieces.push(Part::Literal(rest));
+        parts.push(Part::Literal(rest));
     }
-    Some(pieces)
+    Some(parts)
 }
 
 #[cfg(test)]

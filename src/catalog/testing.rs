@@ -1,4 +1,4 @@
-//! Sections for the tests of this room.
+//! Sections for the tests of this module.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::{CallRefusal, Item, Responder, Section, ServerLists, UpstreamControl};
 use crate::wire::ListKind;
 
-/// A section of a server that has no connection.
+/// Creates a section of a server that has no connection.
 pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str]) -> Section {
     let key = ObjectKey::new(namespace, name);
-    let problem = Problem::new(Reason::Connecting, "not there yet");
+    let problem = Problem::new(Reason::Connecting, "not attached yet");
     Section {
         responder: Responder::Server(
             UpstreamControl::new(key.clone(), CallRefusal::Unavailable(problem)).handle().clone(),
@@ -26,7 +26,7 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
     }
 }
 
-/// A tool with a description.
+/// Creates a tool with a description.
 pub(super) fn tool(name: &str, description: &str) -> Item {
     let entry = serde_json::json!({ "name": name, "description": description }).to_string();
     Item::parse(ListKind::Tools, &entry).unwrap()

@@ -1,4 +1,4 @@
-//! What agents see at one path: the four lists, and where a request for one of their items goes.
+//! The view of one endpoint path: the four lists, and the routes of their items.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::resource::ObjectKey;
 use crate::upstream::{Responder, Section, ViewName};
 use crate::wire::ListKind;
 
-/// What agents see at one path. Cheap to clone: generations share what did not change.
+/// The four lists at one endpoint path. Cheap to clone: generations share unchanged parts.
 #[derive(Clone, Debug)]
 pub struct View {
     tools: Table,
@@ -23,7 +23,7 @@ pub struct View {
     templates: Table,
 }
 
-/// Where a request for a resource goes.
+/// The target of a resource request.
 #[derive(Clone, Debug)]
 pub struct ResourceRoute {
     /// The server.
@@ -33,12 +33,12 @@ pub struct ResourceRoute {
 }
 
 impl View {
-    /// The view of one namespace.
+    /// Creates the empty view of one namespace.
     pub(super) fn namespace(namespace: Arc<str>) -> Self {
         Self::new(ViewName::Namespace(namespace), None)
     }
 
-    /// The view of everything.
+    /// Creates the empty view of all namespaces.
     pub(super) fn everything(home: HomeNamespace) -> Self {
         Self::new(ViewName::All, Some(home))
     }
@@ -49,7 +49,7 @@ impl View {
         Self { tools, prompts, resources, templates: Table::new(ListKind::Templates, name, qualified) }
     }
 
-    /// One of the lists.
+    /// Returns the table of a list.
     pub fn table(&self, list: ListKind) -> &Table {
         match list {
             ListKind::Tools => &self.tools,
@@ -68,7 +68,7 @@ impl View {
         }
     }
 
-    /// The number of the generation in which something last changed that this list's notice tells of.
+    /// Returns the number of the generation in which anything last changed that this list's notification covers.
     pub fn version(&self, list: ListKind) -> u64 {
         match list.notified_as() {
             ListKind::Resources => self.resources.version().max(self.templates.version()),
@@ -76,7 +76,7 @@ impl View {
         }
     }
 
-    /// When that was; `None` if there never was a change.
+    /// Returns the time of that change; `None` if there never was one.
     pub fn changed_at(&self, list: ListKind) -> Option<Instant> {
         match list.notified_as() {
             ListKind::Resources => self.resources.changed_at().max(self.templates.changed_at()),
@@ -84,57 +84,63 @@ impl View {
         }
     }
 
-    /// Where a resource is that may be in no list: by its URI, by the template that says most of it, or, if only
-    /// one of these servers has resources at all, there. `None` too if its server does not expose it.
+    /// Returns the route of a resource, which need not be listed.
+    ///
+    /// It is found by its URI, else by the template with the most matching literal bytes, else it goes to the only
+    /// server with resources, if there is just one. `None` too if its server does not expose it.
     pub fn resolve_resource(&self, uri: &str) -> Option<ResourceRoute> {
         if let Some(route) = self.resources.route(uri) {
             return Some(ResourceRoute { section: route.section().clone(), uri: route.name().to_owned() });
         }
-        // One that is made from a template with a tail ends as that does.
-        let tailed = self.templates.suffixed().filter(|_| has_hash_suffix(uri, &['#', '-']));
-        let templates = self.templates.routes().chain(tailed);
-        let made =
+        // A URI made from a hash-suffixed template ends with the template's hash suffix.
+        let suffixed = self.templates.suffixed().filter(|_| has_hash_suffix(uri, &['#', '-']));
+        let templates = self.templates.routes().chain(suffixed);
+        let matching =
             templates.filter_map(|found| Some((template::matched_literal_bytes(found.0, uri)?, found)));
-        let by_template = made.max_by_key(|(standing, _)| *standing);
-        let place = by_template
+        let by_template = matching.max_by_key(|(literal_bytes, _)| *literal_bytes);
+        let route = by_template
             .map(|(_, (name, route))| template_route(name, route, uri))
             .or_else(|| self.only_server(uri))?;
-        place.section.permits_resource(&place.uri).then_some(place)
+        route.section.permits_resource(&route.uri).then_some(route)
     }
 
     fn only_server(&self, uri: &str) -> Option<ResourceRoute> {
         let routes = self.resources.routes().chain(self.templates.routes());
-        let servers = |section: &&Arc<Section>| matches!(section.responder, Responder::Server(_));
-        let mut sections = routes.map(|(_, route)| route.section()).filter(servers);
+        let is_server = |section: &&Arc<Section>| matches!(section.responder, Responder::Server(_));
+        let mut sections = routes.map(|(_, route)| route.section()).filter(is_server);
         let first = sections.next()?;
         sections
             .all(|section| section.key == first.key)
             .then(|| ResourceRoute { section: first.clone(), uri: uri.to_owned() })
     }
 
-    /// Lists the items of a server that have a tail because of another server.
+    /// Returns the items of a server that are hash-suffixed because of another server.
     pub(super) fn conflicts(
         &self,
         section: &Section,
-        kept: &ReservedNames,
-        awaited: Option<&ObjectKey>,
+        reserved: &ReservedNames,
+        pending_claimant: Option<&ObjectKey>,
     ) -> Vec<NameConflict> {
         ListKind::ALL
             .into_iter()
-            .flat_map(|list| self.table(list).conflicts(section, kept, awaited))
+            .flat_map(|list| self.table(list).conflicts(section, reserved, pending_claimant))
             .collect()
     }
 
-    /// Gives the names under which a server's items are listed.
+    /// Returns the names under which a server's items are listed.
     pub(super) fn names_of(&self, section: &Section) -> Vec<ReservedName> {
         ListKind::ALL.into_iter().flat_map(|list| self.table(list).names_of(section)).collect()
     }
 }
 
-/// The URI that the server itself knows, of one made from its template under a name that may carry a tail.
+/// Returns the route of a URI that was made from a template under `name`, which may be hash-suffixed; the route has the
+/// server's own URI.
 fn template_route(name: &str, route: &Arc<Route>, uri: &str) -> ResourceRoute {
-    let tail = name.strip_prefix(route.name()).unwrap_or_default();
-    ResourceRoute { section: route.section().clone(), uri: uri.strip_suffix(tail).unwrap_or(uri).to_owned() }
+    let suffix = name.strip_prefix(route.name()).unwrap_or_default();
+    ResourceRoute {
+        section: route.section().clone(),
+        uri: uri.strip_suffix(suffix).unwrap_or(uri).to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -167,14 +173,14 @@ mod tests {
         CatalogUpdate::Publish(Arc::new(section))
     }
 
-    fn generation(steps: Vec<CatalogUpdate>) -> Generation {
+    fn generation(updates: Vec<CatalogUpdate>) -> Generation {
         Generation::new(Some("default".into()), ReservedNames::default(), Instant::now())
-            .with_updates(steps, Instant::now())
+            .with_updates(updates, Instant::now())
     }
 
     fn resolve(generation: &Generation, uri: &str) -> Option<(String, String)> {
-        let place = generation.view(&ViewName::All).resolve_resource(uri)?;
-        Some((place.section.key.name.to_string(), place.uri))
+        let route = generation.view(&ViewName::All).resolve_resource(uri)?;
+        Some((route.section.key.name.to_string(), route.uri))
     }
 
     #[test]
@@ -183,21 +189,25 @@ mod tests {
             publish_resources("a", &["x:1", "file:///1"], &["file:///{+path}"], None),
             publish_resources("b", &["x:1"], &["file:///{+path}", "file:///log/{day}"], None),
         ]);
-        let found = |uri: &str| resolve(&both, uri).map(|(server, own)| format!("{server} {own}"));
+        let found = |uri: &str| resolve(&both, uri).map(|(server, uri)| format!("{server} {uri}"));
         assert_eq!(found("x:1").unwrap(), "a x:1");
         assert_eq!(found("file:///1").unwrap(), "a file:///1");
         assert_eq!(found("file:///any/where").unwrap(), "a file:///any/where");
-        assert_eq!(found("file:///log/monday").unwrap(), "b file:///log/monday", "the more special template");
+        assert_eq!(
+            found("file:///log/monday").unwrap(),
+            "b file:///log/monday",
+            "the more specific template"
+        );
         assert_eq!(found("other:1"), None, "two servers have resources");
-        // The second's equal names carry a tail, which its server never sees.
+        // The equal names of the second server are hash-suffixed; its own URIs are not.
         let view = both.view(&ViewName::All);
-        let tailed: Vec<_> =
+        let suffixed: Vec<_> =
             view.table(ListKind::Templates).routes().filter(|(name, _)| name.contains('#')).collect();
-        let [(template, _)] = tailed[..] else { panic!("{tailed:?}") };
+        let [(template, _)] = suffixed[..] else { panic!("{suffixed:?}") };
         assert_eq!(found(&template.replace("{+path}", "a/b")).unwrap(), "b file:///a/b");
-        let (tailed, _) =
+        let (suffixed, _) =
             view.table(ListKind::Resources).routes().find(|(name, _)| name.starts_with("x:1#")).unwrap();
-        assert_eq!(found(tailed).unwrap(), "b x:1");
+        assert_eq!(found(suffixed).unwrap(), "b x:1");
     }
 
     #[test]

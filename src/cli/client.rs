@@ -16,84 +16,87 @@ use super::error::CommandError;
 use super::instance::Instance;
 use crate::admin::SCAN_PATH;
 
-/// The longest line of a stream: an object with its status is far smaller.
+/// The longest line of a stream, in bytes. An object with its status is far smaller.
 const MAX_LINE_BYTES: usize = 16 << 20;
 
-/// A daemon that takes longer than this to answer does not answer.
+/// The longest time to wait for a response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A daemon, over the socket in its state directory. One question at a time.
+/// A client of a running instance, over the socket in its state directory. Sends one request at a time.
 #[derive(Debug)]
 pub(super) struct StatusClient {
     sender: SendRequest<Full<Bytes>>,
     connection: JoinHandle<()>,
-    /// Its process, where the system tells.
+    /// The process id of the instance, where the system reports it.
     peer_pid: Option<i32>,
 }
 
-/// What the daemon said no with.
+/// An error response of the instance.
 #[derive(Debug)]
 pub(super) struct ErrorStatus {
-    /// One sentence.
+    /// The message, one sentence.
     pub message: String,
 }
 
 impl From<ErrorStatus> for CommandError {
-    fn from(refused: ErrorStatus) -> Self {
-        Self::Failed(refused.message)
+    fn from(error: ErrorStatus) -> Self {
+        Self::Failed(error.message)
     }
 }
 
 impl StatusClient {
-    /// Finds a daemon; that none is running is [`CommandError::Interrupted`], since one may be starting again. Must be called
-    /// within a runtime.
-    pub async fn connect(whose: &Instance) -> Result<Self, CommandError> {
-        match Self::connect_if_running(whose).await? {
+    /// Connects to an instance. Must be called within a runtime.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`CommandError::Interrupted`] if none is running: it may be restarting.
+    pub async fn connect(instance: &Instance) -> Result<Self, CommandError> {
+        match Self::connect_if_running(instance).await? {
             Some(client) => Ok(client),
             None => Err(CommandError::Interrupted(format!(
-                "no evenkeel is running for {whose}; start it with: {}",
-                whose.start_command
+                "no evenkeel instance is running for {instance}; start one with: {}",
+                instance.start_command
             ))),
         }
     }
 
-    /// The same, where it is no failure that none is running.
-    pub async fn connect_if_running(whose: &Instance) -> Result<Option<Self>, CommandError> {
-        let Some(stream) = whose.connect()? else { return Ok(None) };
-        let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    /// Connects to an instance; `None` if none is running. Must be called within a runtime.
+    pub async fn connect_if_running(instance: &Instance) -> Result<Option<Self>, CommandError> {
+        let Some(stream) = instance.connect()? else { return Ok(None) };
+        let peer_pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(connection_lost)?;
         let connection = tokio::spawn(async move {
-            // What goes wrong here is told to whoever waits for an answer.
+            // An error here also fails the request in flight, which reports it.
             let _ = connection.await;
         });
-        Ok(Some(Self { sender, connection, peer_pid: process }))
+        Ok(Some(Self { sender, connection, peer_pid }))
     }
 
-    /// Asks for a JSON document.
+    /// Requests a JSON document.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, CommandError> {
         let body = self.send(Method::GET, path, "application/json", None).await?;
         read_json(body).await
     }
 
-    /// Has it look at the files, and waits until what they hold is in what it tells.
+    /// Requests a scan of the files, and waits until the status API shows its result.
     pub async fn scan(&mut self) -> Result<(), CommandError> {
         self.post_and_wait(SCAN_PATH).await.map(drop)
     }
 
-    /// Has it do something, and waits until it is done, however long that takes.
+    /// Sends a POST request and waits for its response without a time limit.
     pub async fn post_and_wait(&mut self, path: &str) -> Result<Incoming, CommandError> {
-        // It must be there for that.
+        // The instance must respond at all before an unlimited wait.
         drop(self.send(Method::GET, "/livez", "text/plain", None).await?);
         Ok(self.exchange(Method::POST, path, "application/json", None).await??)
     }
 
-    /// What is said of a daemon that does not answer.
+    /// Returns the error for an instance that does not respond.
     pub fn unresponsive_error(&self) -> CommandError {
-        let process = self.peer_pid.map(|process| format!(" (process {process})")).unwrap_or_default();
-        CommandError::Interrupted(format!("evenkeel{process} does not answer"))
+        let pid = self.peer_pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        CommandError::Interrupted(format!("evenkeel{pid} does not respond"))
     }
 
-    /// Sends a request, with a JSON body of the content type given; an answer that is no success is a refusal.
+    /// Sends a request with an optional JSON body and its content type. An error response is an error.
     pub async fn send(
         &mut self,
         method: Method,
@@ -104,7 +107,7 @@ impl StatusClient {
         Ok(self.request(method, path, accept, body).await??)
     }
 
-    /// The same, for those that look at refusals.
+    /// Sends a request like [`Self::send`], but returns an error response to the caller.
     pub async fn request(
         &mut self,
         method: Method,
@@ -112,8 +115,8 @@ impl StatusClient {
         accept: &str,
         body: Option<(&str, &Value)>,
     ) -> Result<Result<Incoming, ErrorStatus>, CommandError> {
-        let answer = timeout(RESPONSE_TIMEOUT, self.exchange(method, path, accept, body)).await;
-        answer.unwrap_or_else(|_| Err(self.unresponsive_error()))
+        let response = timeout(RESPONSE_TIMEOUT, self.exchange(method, path, accept, body)).await;
+        response.unwrap_or_else(|_| Err(self.unresponsive_error()))
     }
 
     async fn exchange(
@@ -125,25 +128,27 @@ impl StatusClient {
     ) -> Result<Result<Incoming, ErrorStatus>, CommandError> {
         let mut request =
             Request::builder().method(method).uri(path).header(HOST, "localhost").header(ACCEPT, accept);
-        if let Some((kind, _)) = body {
-            request = request.header(CONTENT_TYPE, kind);
+        if let Some((content_type, _)) = body {
+            request = request.header(CONTENT_TYPE, content_type);
         }
         let body = body.map(|(_, value)| value.to_string()).unwrap_or_default();
         let request = request.body(Full::new(body.into())).map_err(CommandError::failed)?;
         self.sender.ready().await.map_err(connection_lost)?;
-        let answer = self.sender.send_request(request).await.map_err(connection_lost)?;
-        let status = answer.status();
+        let response = self.sender.send_request(request).await.map_err(connection_lost)?;
+        let status = response.status();
         if status.is_success() {
-            return Ok(Ok(answer.into_body()));
+            return Ok(Ok(response.into_body()));
         }
-        let text = read_text(answer.into_body()).await?;
-        let told = serde_json::from_str::<Value>(&text).ok();
-        let message =
-            told.as_ref().and_then(|told| told.get("message")?.as_str()).unwrap_or_else(|| text.trim());
+        let text = read_text(response.into_body()).await?;
+        let status_object = serde_json::from_str::<Value>(&text).ok();
+        let message = status_object
+            .as_ref()
+            .and_then(|status_object| status_object.get("message")?.as_str())
+            .unwrap_or_else(|| text.trim());
         match (message, status) {
-            // So it answers work that it does not do any more, since it ends.
+            // This is the response to requests that a shutting down instance no longer handles.
             ("", StatusCode::SERVICE_UNAVAILABLE) => Err(disconnected_error()),
-            ("", status) => Ok(Err(ErrorStatus { message: format!("evenkeel answered HTTP {status}") })),
+            ("", status) => Ok(Err(ErrorStatus { message: format!("evenkeel returned HTTP {status}") })),
             (message, _) => Ok(Err(ErrorStatus { message: message.to_owned() })),
         }
     }
@@ -155,21 +160,22 @@ impl Drop for StatusClient {
     }
 }
 
-/// The whole of a JSON body.
+/// Reads a JSON body to its end.
 pub(super) async fn read_json<T: DeserializeOwned>(body: Incoming) -> Result<T, CommandError> {
     let text = read_text(body).await?;
     serde_json::from_str(&text)
-        .map_err(|error| CommandError::Failed(format!("the daemon's answer is not understood: {error}")))
+        .map_err(|error| CommandError::Failed(format!("cannot parse evenkeel's response: {error}")))
 }
 
 async fn read_text(body: Incoming) -> Result<String, CommandError> {
     let bytes = timeout(RESPONSE_TIMEOUT, body.collect()).await;
-    let bytes = bytes.map_err(|_| CommandError::Interrupted("evenkeel does not answer to the end".into()))?;
+    let bytes =
+        bytes.map_err(|_| CommandError::Interrupted("evenkeel did not complete its response".into()))?;
     let bytes = bytes.map_err(connection_lost)?.to_bytes();
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The lines of a body that goes on, until evenkeel ends.
+/// The lines of a streamed response body.
 #[derive(Debug)]
 pub(super) struct ResponseLines {
     body: Incoming,
@@ -177,23 +183,23 @@ pub(super) struct ResponseLines {
 }
 
 impl ResponseLines {
-    /// The lines of this body.
+    /// Reads the lines of a response body.
     pub fn new(body: Incoming) -> Self {
         Self { body, buffer: Vec::new() }
     }
 
-    /// The next line without its end; `None` where the body ends.
+    /// Returns the next line without its line end; `None` at the end of the body. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<String>, CommandError> {
-        let mut looked = 0;
+        let mut scanned = 0;
         loop {
-            let rest = self.buffer.get(looked..).unwrap_or_default();
-            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=looked + end).collect();
+            let unscanned = self.buffer.get(scanned..).unwrap_or_default();
+            if let Some(end) = unscanned.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=scanned + end).collect();
                 return Ok(Some(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned()));
             }
-            looked = self.buffer.len();
-            if looked > MAX_LINE_BYTES {
-                return Err(CommandError::Failed("the daemon sent a line that does not end".into()));
+            scanned = self.buffer.len();
+            if scanned > MAX_LINE_BYTES {
+                return Err(CommandError::Failed("evenkeel sent a line that is too long".into()));
             }
             match self.body.frame().await {
                 Some(frame) => {
@@ -206,12 +212,12 @@ impl ResponseLines {
     }
 }
 
-/// What is said when something that goes on was cut off.
+/// Returns the error for a stream that was interrupted.
 pub(super) fn disconnected_error() -> CommandError {
-    CommandError::Interrupted("evenkeel has ended; start the command again".into())
+    CommandError::Interrupted("evenkeel shut down; run the command again".into())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
+#[expect(clippy::needless_pass_by_value, reason = "the signature that map_err needs")]
 fn connection_lost(error: hyper::Error) -> CommandError {
-    CommandError::Interrupted(format!("evenkeel ended before it had answered: {error}"))
+    CommandError::Interrupted(format!("evenkeel closed the connection before it responded: {error}"))
 }

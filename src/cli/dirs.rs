@@ -6,31 +6,32 @@ use std::path::{Component, Path, PathBuf};
 use super::error::CommandError;
 use crate::source::Environment;
 
-/// The directory of declarations: what was given, else the one in people's configuration.
+/// Returns the directory of declarations: the given one, else `evenkeel` in the user's configuration directory.
 pub(super) fn declarations_dir(given: Option<PathBuf>) -> Result<PathBuf, CommandError> {
-    in_config_home(given, "evenkeel", "name the directory")
+    in_config_home(given, "evenkeel", "give the directory as an argument")
 }
 
-/// The directory of secrets, likewise.
+/// Returns the directory of secrets: the given one, else `evenkeel-secrets` in the user's configuration directory.
 pub(super) fn secrets_dir(given: Option<PathBuf>) -> Result<PathBuf, CommandError> {
-    in_config_home(given, "evenkeel-secrets", "say --secrets-dir")
+    in_config_home(given, "evenkeel-secrets", "pass --secrets-dir")
 }
 
-/// Where state directories live.
+/// Returns the parent of the state directories.
 pub(super) fn state_home() -> Result<PathBuf, CommandError> {
     crate::state_dir::state_home(var_os("XDG_STATE_HOME"), var_os("HOME"))
         .ok_or_else(|| CommandError::Usage("neither XDG_STATE_HOME nor HOME is set; set one".into()))
 }
 
-/// Evenkeel's own environment, for references to variables; what is not UTF-8 cannot be referred to.
+/// Returns evenkeel's own environment, for references to variables. Variables that are not UTF-8 are left out.
 pub(super) fn environment() -> Environment {
     let text =
         |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
     std::env::vars_os().filter_map(text).collect()
 }
 
-/// Where the state directories of those are that read a cluster. A pod has no home but a directory for temporary
-/// files.
+/// Returns the parent of the state directories of instances that read a cluster.
+///
+/// A pod has no home directory; there it is in the directory for temporary files.
 pub(super) fn clusters_state_home() -> Result<PathBuf, CommandError> {
     let home = if var_os("XDG_STATE_HOME").is_none() && var_os("KUBERNETES_SERVICE_HOST").is_some() {
         std::env::temp_dir().join("evenkeel")
@@ -40,10 +41,10 @@ pub(super) fn clusters_state_home() -> Result<PathBuf, CommandError> {
     Ok(home.join("clusters"))
 }
 
-/// What is in a folder; nothing if there is none.
-pub(super) fn dir_entries(folder: &Path) -> Result<Vec<PathBuf>, CommandError> {
-    let unreadable = |error: &io::Error| CommandError::Failed(format!("{}: {error}", folder.display()));
-    match std::fs::read_dir(folder) {
+/// Returns the paths in a directory; none if the directory does not exist.
+pub(super) fn dir_entries(dir: &Path) -> Result<Vec<PathBuf>, CommandError> {
+    let unreadable = |error: &io::Error| CommandError::Failed(format!("{}: {error}", dir.display()));
+    match std::fs::read_dir(dir) {
         Ok(entries) => {
             let paths = entries.map(|entry| Ok(entry?.path()));
             paths.collect::<io::Result<_>>().map_err(|error| unreadable(&error))
@@ -53,16 +54,19 @@ pub(super) fn dir_entries(folder: &Path) -> Result<Vec<PathBuf>, CommandError> {
     }
 }
 
-fn in_config_home(given: Option<PathBuf>, name: &str, how: &str) -> Result<PathBuf, CommandError> {
+fn in_config_home(given: Option<PathBuf>, name: &str, hint: &str) -> Result<PathBuf, CommandError> {
     let home = || crate::state_dir::xdg_base_dir(var_os("XDG_CONFIG_HOME"), var_os("HOME"), ".config");
     let config = || Some(home()?.join(name));
     let found =
-        given.or_else(config).ok_or_else(|| CommandError::Usage(format!("HOME is not set; {how}")))?;
+        given.or_else(config).ok_or_else(|| CommandError::Usage(format!("HOME is not set; {hint}")))?;
     normalize(&found)
 }
 
-/// One spelling for all that a path may be given as: absolute, and without `.`, `..` and a slash at the end. Links stay
-/// unresolved, since one that is flipped is still the same directory; but `..` leaves what a link leads to, not the link.
+/// Returns the absolute path without `.`, `..` and a trailing slash, so that every spelling of a path gives one
+/// result.
+///
+/// Symbolic links stay unresolved, since a link whose target is switched is still the same directory. `..` after a
+/// link is the parent of its target.
 pub(super) fn normalize(given: &Path) -> Result<PathBuf, CommandError> {
     let mut path = PathBuf::new();
     for part in std::path::absolute(given).map_err(CommandError::failed)?.components() {

@@ -1,22 +1,23 @@
 use crate::daemon::DaemonError;
 
-/// Why a command did not succeed.
+/// An error of a command.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommandError {
-    /// Called with arguments that make no sense: exit code 2.
+    /// Invalid arguments: exit code 2.
     #[error("{0}")]
     Usage(String),
-    /// Exit code 1.
+    /// Any other failure: exit code 1.
     #[error("{0}")]
     Failed(String),
-    /// No evenkeel is running, or the answer did not come to its end because evenkeel ended or cannot go on with it: exit
-    /// code 1. It may be starting again.
+    /// No instance is running, or it ended or cannot continue before the response was complete: exit code 1.
+    ///
+    /// The instance may be restarting, so that a retry may succeed.
     #[error("{0}")]
     Interrupted(String),
 }
 
 impl CommandError {
-    #[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
+    #[expect(clippy::needless_pass_by_value, reason = "the signature that map_err needs")]
     pub(super) fn failed(error: impl ToString) -> Self {
         Self::Failed(error.to_string())
     }

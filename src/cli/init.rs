@@ -1,5 +1,7 @@
-//! Evenkeel as the first process of a container: the system gives it every process that lost its parent, and nobody
-//! but it can take note of their ends. So the first process does that and no more, and evenkeel runs as its child.
+//! Evenkeel as the init process (pid 1) of a container.
+//!
+//! The kernel makes pid 1 the parent of every orphaned process, and only pid 1 can reap them. The init process
+//! therefore reaps children and nothing else; evenkeel itself runs as its child.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -12,33 +14,33 @@ use super::error::CommandError;
 use super::runtime::block_on;
 use crate::daemon::Signals;
 
-/// True if this is the first process.
+/// True if this is the init process.
 pub(super) fn is_init_process() -> bool {
     std::process::id() == 1
 }
 
-/// Runs this program once more with the same arguments, hands on the signals that end it, and takes note of the end of
-/// whatever ends, until it does. Gives its exit code.
+/// Runs this program again as a child with the same arguments, forwards SIGINT and SIGTERM to it and reaps all
+/// processes until the child exits. Returns the exit code of the child.
 pub(super) fn supervise() -> Result<ExitCode, CommandError> {
     block_on(async {
-        let mut ended = signal(SignalKind::child()).map_err(CommandError::failed)?;
+        let mut child_exits = signal(SignalKind::child()).map_err(CommandError::failed)?;
         let mut signals = Signals::new().map_err(CommandError::failed)?;
         let program = std::env::current_exe().map_err(CommandError::failed)?;
         let mut command = Command::new(program);
-        // In a group of its own, so that a Ctrl-C in the terminal comes once.
+        // The child is in its own process group, so that it receives Ctrl-C of the terminal only once.
         let child = command.args(std::env::args_os().skip(1)).process_group(0).spawn();
         let child = child.map_err(CommandError::failed)?.id();
         let child = i32::try_from(child).ok().and_then(Pid::from_raw);
-        let child = child.ok_or_else(|| CommandError::Failed("the started process has no id".into()))?;
+        let child = child.ok_or_else(|| CommandError::Failed("the child process has no valid pid".into()))?;
         loop {
             if let Some(status) = reap(child) {
                 return Ok(exit_code(status));
             }
             tokio::select! {
-                _ = ended.recv() => {}
+                _ = child_exits.recv() => {}
                 name = signals.next() => {
                     let signal = if name == "SIGINT" { Signal::INT } else { Signal::TERM };
-                    // It is not reaped yet, so the id is still its own.
+                    // The child is not reaped yet, so the pid is still its own.
                     let _ = kill_process(child, signal);
                 }
             }
@@ -46,7 +48,7 @@ pub(super) fn supervise() -> Result<ExitCode, CommandError> {
     })
 }
 
-/// Takes note of all that have ended; how the child did, if it has.
+/// Reaps all exited processes. Returns the exit status of the child if it is among them.
 fn reap(child: Pid) -> Option<WaitStatus> {
     loop {
         match wait(WaitOptions::NOHANG) {
@@ -57,7 +59,7 @@ fn reap(child: Pid) -> Option<WaitStatus> {
     }
 }
 
-/// As shells have it: 128 and more for a signal.
+/// Returns the exit code as a shell does: 128 plus the signal number for a signal.
 fn exit_code(status: WaitStatus) -> ExitCode {
     let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
     ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))

@@ -8,35 +8,35 @@ use super::error::CommandError;
 use crate::daemon::socket;
 use crate::state_dir::StateDir;
 
-/// Which running evenkeel a command asks.
+/// Arguments that select the running instance of a command.
 #[derive(Clone, Debug, clap::Args)]
-#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
+#[expect(clippy::doc_markdown, reason = "printed verbatim by --help")]
 pub(super) struct InstanceArgs {
-    /// The directory that evenkeel runs on [default: $XDG_CONFIG_HOME/evenkeel]
+    /// Directory of the running instance [default: $XDG_CONFIG_HOME/evenkeel]
     #[arg(long, env = "EVENKEEL_DIR", value_name = "DIR", global = true)]
     dir: Option<PathBuf>,
-    /// The one on this machine, or in this container, that runs with --kubernetes
+    /// Use the instance that runs with --kubernetes on this machine or in this container
     #[arg(long, global = true)]
     kubernetes: bool,
 }
 
-/// Which running evenkeel a command asks, and for what is declared in which of its namespaces.
+/// Arguments that select the running instance of a command, and a namespace.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct NamespacedInstanceArgs {
     #[command(flatten)]
     pub instance: InstanceArgs,
-    /// In this namespace
+    /// Namespace of the objects
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     pub namespace: String,
 }
 
 impl InstanceArgs {
-    /// The same, where a directory may be named in another way too.
+    /// Returns these arguments with `dir` in place of `--dir`, if it is given.
     pub fn with_dir(self, dir: Option<PathBuf>) -> Self {
         Self { dir: dir.or(self.dir), ..self }
     }
 
-    /// Finds out which daemon is meant.
+    /// Returns the instance that is selected.
     pub fn resolve(&self) -> Result<Instance, CommandError> {
         if self.kubernetes {
             return Ok(Instance {
@@ -49,19 +49,19 @@ impl InstanceArgs {
         Instance::for_directory(dirs::declarations_dir(self.dir.clone())?)
     }
 
-    /// The directory whose files are to be edited, absolute, with its links unresolved.
+    /// Returns the directory whose files are to be edited: absolute, with its links unresolved.
     pub fn declarations_dir(&self) -> Result<PathBuf, CommandError> {
-        let elsewhere = || CommandError::Usage("what a cluster declares is changed with kubectl".into());
-        self.resolve()?.directory.ok_or_else(elsewhere)
+        let in_cluster = || CommandError::Usage("objects in a cluster are changed with kubectl".into());
+        self.resolve()?.directory.ok_or_else(in_cluster)
     }
 }
 
-/// Which daemon: that of a directory of declarations, or the only one that reads a cluster.
+/// An instance: that of a directory of declarations, or the only one that reads a cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Instance {
-    /// The state directories that it may have.
+    /// The state directories that it may use.
     pub state_dirs: Vec<PathBuf>,
-    /// The command that starts it.
+    /// The command that starts the instance.
     pub start_command: String,
     /// The directory of its declarations, if they are in one.
     directory: Option<PathBuf>,
@@ -69,29 +69,29 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// The daemon of a directory of declarations.
+    /// Returns the instance of a directory of declarations.
     pub fn for_directory(directory: PathBuf) -> Result<Self, CommandError> {
-        let shown = directory.display().to_string();
+        let display_name = directory.display().to_string();
         Ok(Self {
             state_dirs: vec![StateDir::path_for(&dirs::state_home()?, &directory)],
-            start_command: format!("evenkeel run {shown}"),
+            start_command: format!("evenkeel run {display_name}"),
             directory: Some(directory),
-            display_name: shown,
+            display_name,
         })
     }
 
-    /// Connects to it; `None` if it does not run. Must be called within a runtime.
+    /// Connects to the instance; `None` if it is not running. Must be called within a runtime.
     pub fn connect(&self) -> Result<Option<UnixStream>, CommandError> {
         let mut found = None;
         for state in &self.state_dirs {
             let stream = socket::connect(state).map_err(|error| {
-                CommandError::Failed(format!("the evenkeel of {self} cannot be asked: {error}"))
+                CommandError::Failed(format!("cannot connect to the evenkeel instance for {self}: {error}"))
             })?;
             if let Some(stream) = stream
                 && found.replace(stream).is_some()
             {
                 return Err(CommandError::Failed(
-                    "more than one evenkeel reads a cluster here; ask the cluster itself with kubectl".into(),
+                    "more than one evenkeel instance reads a cluster here; use kubectl instead".into(),
                 ));
             }
         }

@@ -9,29 +9,31 @@ use crate::daemon::{KUBECONFIG, socket};
 /// The arguments of `evenkeel kubeconfig`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The directory that evenkeel runs on, as --dir says it too
+    /// Directory of the instance; the same as --dir
     #[arg(value_name = "DIR", conflicts_with = "kubernetes")]
-    place: Option<PathBuf>,
+    directory: Option<PathBuf>,
     #[command(flatten)]
     instance: InstanceArgs,
 }
 
-/// Prints where the kubeconfig is, if there is one; if nothing runs behind it, that is said too.
+/// Prints the path of the kubeconfig, if it exists. A note on stderr says if no instance is running.
 pub(super) fn run(args: Args) -> Result<(), CommandError> {
-    let whose = args.instance.with_dir(args.place).resolve()?;
-    let mut states = whose.state_dirs.clone();
-    states.retain(|state| state.join(KUBECONFIG).is_file());
+    let instance = args.instance.with_dir(args.directory).resolve()?;
+    let mut state_dirs = instance.state_dirs.clone();
+    state_dirs.retain(|state| state.join(KUBECONFIG).is_file());
     block_on(async {
         let is_running = |state: &&PathBuf| matches!(socket::connect(state), Ok(Some(_)));
-        let running = states.iter().find(is_running);
-        let start = &whose.start_command;
-        let Some(state) = running.or(states.first()) else {
+        let running = state_dirs.iter().find(is_running);
+        let start = &instance.start_command;
+        let Some(state) = running.or(state_dirs.first()) else {
             return Err(CommandError::Failed(format!(
-                "evenkeel has not run on {whose} yet; start it with `{start}`"
+                "evenkeel has never run for {instance}; start it with: {start}"
             )));
         };
         if running.is_none() {
-            output::print_note(&format!("no evenkeel is running for {whose}; start it with: {start}"));
+            output::print_note(&format!(
+                "no evenkeel instance is running for {instance}; start one with: {start}"
+            ));
         }
         output::print(&format!("{}\n", state.join(KUBECONFIG).display())).map_err(CommandError::failed)
     })

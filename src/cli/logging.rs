@@ -8,30 +8,30 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::error::CommandError;
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
-    /// For people.
+    /// Human-readable text
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line
     Json,
 }
 
-/// Sends log lines to stderr from now on.
+/// Installs the logger, which writes to stderr.
 pub(super) fn init(format: LogFormat, filter: &str) -> Result<(), CommandError> {
-    // The one warns of each folder that is gone before it is let go of, which is what folders do; the other would tell
-    // what servers say as they say it.
-    let quiet = format!("notify=error,{filter},rmcp=warn");
-    let filter = quiet
+    // `notify` warns of every directory that is deleted while it is watched, which is normal. `rmcp` would log the
+    // messages of servers unredacted.
+    let directives = format!("notify=error,{filter},rmcp=warn");
+    let filter = directives
         .parse::<Targets>()
-        .map_err(|error| CommandError::Usage(format!("--log {filter:?} is not a filter: {error}")))?;
+        .map_err(|error| CommandError::Usage(format!("invalid --log filter {filter:?}: {error}")))?;
     let filtered = tracing_subscriber::registry().with(filter);
-    let lines = layer().with_writer(io::stderr);
+    let layer = layer().with_writer(io::stderr);
     let installed = match format {
         LogFormat::Text => {
-            filtered.with(lines.with_target(false).with_ansi(io::stderr().is_terminal())).try_init()
+            filtered.with(layer.with_target(false).with_ansi(io::stderr().is_terminal())).try_init()
         }
-        LogFormat::Json => filtered.with(lines.json().flatten_event(true).with_span_list(false)).try_init(),
+        LogFormat::Json => filtered.with(layer.json().flatten_event(true).with_span_list(false)).try_init(),
     };
     installed.map_err(CommandError::failed)
 }

@@ -1,7 +1,7 @@
-//! The commands: arguments and environment in, an exit code out.
+//! The command line: parses arguments and environment, runs a command and returns its exit code.
 //!
-//! Promises that what a command prints goes to stdout and everything else to stderr, and that the exit
-//! code is 0 for done, 1 for failed and 2 for wrong usage. Never decides anything about servers.
+//! Promises that the result of a command goes to stdout and everything else to stderr, and that the exit code is 0 for
+//! success, 1 for failure and 2 for a usage error. Never decides anything about servers.
 
 mod client;
 mod dirs;
@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use self::error::CommandError;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Keeps MCP servers and Agent Skills attached to running agents.
+/// Keep MCP servers and Agent Skills attached to running agents.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -34,27 +34,27 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
+#[expect(clippy::doc_markdown, reason = "printed verbatim by --help")]
 enum Command {
-    /// Reconcile a directory of declarations and serve its servers to agents
+    /// Reconcile the declarations of a directory or cluster and serve their MCP servers to agents
     Run(Box<run::Args>),
-    /// Show what declarations would change in the fleet that runs, or in a cluster, and change nothing
+    /// Show what declarations would change in a running instance or a cluster, and change nothing
     Plan(plan::Args),
-    /// Check declarations without running anything: for editors, hooks and CI
+    /// Check declarations without starting servers, for editors, hooks and CI
     Validate(validate::Args),
-    /// Print where the kubeconfig of the status API is, for KUBECONFIG=$(evenkeel kubeconfig)
+    /// Print the path of the status API's kubeconfig, for KUBECONFIG=$(evenkeel kubeconfig)
     Kubeconfig(kubeconfig::Args),
-    /// Print what is declared and how it is, with the columns of kubectl
+    /// Display one or many objects and their status, with the columns of kubectl get
     Get(query::GetArgs),
-    /// Print all that is known of one object: spec, conditions and events
+    /// Show details of one object: spec, conditions and events
     Describe(query::DescribeArgs),
-    /// Wait until a condition holds, or until something is gone; exit code 1 if it is not so in time
+    /// Wait until objects meet a condition or are deleted; exit with code 1 on timeout
     Wait(query::WaitArgs),
-    /// Print what happened in the last hour
+    /// List the events of the last hour
     Events(query::EventsArgs),
-    /// Print what a server wrote to stderr and the log messages that it sent
+    /// Print the stderr output and the MCP log messages of a server
     Logs(query::LogsArgs),
-    /// Declare, remove, list and reload servers
+    /// Add, remove, list and reload servers
     #[command(subcommand)]
     Mcp(edit::McpCommand),
     /// List and reload skills
@@ -64,21 +64,21 @@ enum Command {
     Explain(explain::Args),
     /// Print the CustomResourceDefinitions of McpServer and Skill
     Crds,
-    /// Print the completions of a shell
+    /// Print the completion script of a shell
     Completions {
-        /// The shell
+        /// Shell to print the script for
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// End our servers' processes once stdin closes; started by run
+    /// Kill the processes of stdio servers once stdin closes; started by run
     #[command(hide = true)]
     Guard,
 }
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    // First of all: two crypto providers are in reach of the crates we use, and the first TLS client that
-    // had to choose between them would panic. It can only be installed already.
+    // Must come first: dependencies enable two crypto providers, and the first TLS client that has to choose one would
+    // panic. The call fails only if a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let parsed = Cli::command().try_get_matches().and_then(|matches| {
         Ok((Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))?, matches))
@@ -86,13 +86,13 @@ pub fn main() -> ExitCode {
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Help and version come here too, with exit code 0. If they cannot be printed nobody reads.
+            // Help and version are errors too, with exit code 0. A failed print means that nobody reads the output.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
     if matches!(cli.command, Command::Run(_)) && init::is_init_process() {
-        return init::supervise().unwrap_or_else(|failure| report_failure(&failure));
+        return init::supervise().unwrap_or_else(|error| report_failure(&error));
     }
     let outcome = match cli.command {
         Command::Run(args) => {
@@ -118,14 +118,14 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => report_failure(&failure),
+        Err(error) => report_failure(&error),
     }
 }
 
-/// Says why a command did not succeed; gives the exit code.
-fn report_failure(failure: &CommandError) -> ExitCode {
-    output::print_error(failure);
-    ExitCode::from(match failure {
+/// Prints the error of a command and returns the exit code.
+fn report_failure(error: &CommandError) -> ExitCode {
+    output::print_error(error);
+    ExitCode::from(match error {
         CommandError::Failed(_) | CommandError::Interrupted(_) => 1,
         CommandError::Usage(_) => 2,
     })
@@ -158,8 +158,8 @@ mod tests {
         let run = cli.find_subcommand("run").unwrap();
         for argument in run.get_arguments().filter(|argument| argument.get_id() != "help") {
             let name = argument.get_long().unwrap_or("dir").replace('-', "_").to_uppercase();
-            let twin = argument.get_env().and_then(|name| name.to_str()).unwrap_or_default();
-            assert_eq!(twin, format!("EVENKEEL_{name}"));
+            let variable = argument.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+            assert_eq!(variable, format!("EVENKEEL_{name}"));
         }
     }
 }

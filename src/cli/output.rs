@@ -5,28 +5,28 @@ use rustix::termios::tcgetwinsize;
 
 use crate::text::is_invisible;
 
-/// Where a command prints to.
+/// The properties of stdout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terminal {
-    /// Its width in columns; `None` if it is none.
+    /// The width in columns; `None` if stdout is not a terminal.
     pub width: Option<usize>,
-    /// Whether it shows colours and wants them.
+    /// True if colours are printed.
     pub colour: bool,
 }
 
-/// The colours that mean something.
+/// The colours of the output.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Colour {
-    /// Well.
+    /// Healthy.
     Green,
-    /// Not well.
+    /// Failed.
     Red,
-    /// Worth a look.
+    /// Needs attention.
     Yellow,
 }
 
 impl Terminal {
-    /// What stdout is. Colours are left out if the variable `NO_COLOR` is set (no-color.org).
+    /// Returns the properties of stdout. Colours are off if the variable `NO_COLOR` is set (no-color.org).
     pub fn stdout() -> Self {
         let stdout = io::stdout();
         if !stdout.is_terminal() {
@@ -34,16 +34,16 @@ impl Terminal {
         }
         let width =
             tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col)).filter(|width| *width > 0);
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { width, colour: !refused }
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { width, colour: !no_color }
     }
 
-    /// The same for text that is indented.
+    /// Returns the same terminal with a smaller width, for indented text.
     pub fn narrowed(self, by: usize) -> Self {
         Self { width: self.width.map(|width| width.saturating_sub(by)), ..self }
     }
 
-    /// Text in a colour.
+    /// Returns the text in a colour, if colours are printed.
     pub fn paint(&self, colour: Colour, text: &str) -> String {
         let code = match colour {
             Colour::Red => 31,
@@ -54,7 +54,7 @@ impl Terminal {
     }
 }
 
-/// Prints what a command is for. A reader that has left is not an error.
+/// Prints the result of a command to stdout. A closed pipe is not an error.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -63,7 +63,7 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// Prints one part of what goes on. False once the reader has left.
+/// Prints a part of a streamed result to stdout. Returns false once the pipe is closed.
 pub(super) fn print_chunk(text: &str) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -72,36 +72,37 @@ pub(super) fn print_chunk(text: &str) -> io::Result<bool> {
     }
 }
 
-/// Says something beside the result, on stderr.
+/// Prints a note to stderr.
 pub(super) fn print_note(text: &impl Display) {
-    // There is nowhere left to tell that stderr is closed.
+    // An error on stderr cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{}", sanitize_lines(&text.to_string()));
 }
 
-/// Says on stderr why a command failed.
+/// Prints the error of a command to stderr.
 pub(super) fn print_error(error: &impl Display) {
     let _ = writeln!(io::stderr(), "error: {}", sanitize_lines(&error.to_string()));
 }
 
-/// Text for a terminal: what others wrote may hold characters that change what is read.
+/// Replaces control and invisible characters with spaces: text from servers could otherwise change what a terminal
+/// shows.
 pub(super) fn sanitize(text: &str) -> String {
     text.replace(is_invisible, " ")
 }
 
-/// The same for text of several lines.
+/// Sanitizes text of several lines and keeps its line ends.
 pub(super) fn sanitize_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(sanitize).collect();
     lines.join("\n")
 }
 
-/// A line on stderr that tells how far a long wait is; only for a person at a terminal.
+/// A line on stderr that shows the progress of a wait. Shown only on a terminal.
 #[derive(Debug, Default)]
 pub(super) struct ProgressLine {
     current: String,
 }
 
 impl ProgressLine {
-    /// Shows another text in place of the last one.
+    /// Replaces the line.
     pub fn show(&mut self, text: &str) {
         if !io::stderr().is_terminal() || text == self.current {
             return;
@@ -112,7 +113,7 @@ impl ProgressLine {
         text.clone_into(&mut self.current);
     }
 
-    /// Takes it away, before something else is printed.
+    /// Clears the line, before other output is printed.
     pub fn clear(&mut self) {
         if !std::mem::take(&mut self.current).is_empty() {
             let _ = write!(io::stderr(), "\r\x1b[K");

@@ -20,31 +20,32 @@ type PollInterval = BoundedDuration<500, 3_600_000>;
 
 /// The arguments of `evenkeel run`.
 #[derive(Debug, clap::Args)]
-#[expect(clippy::doc_markdown, reason = "printed as it is by --help")]
+#[expect(clippy::doc_markdown, reason = "printed verbatim by --help")]
 pub(super) struct Args {
-    /// The directory of declarations [default: $XDG_CONFIG_HOME/evenkeel]
+    /// Directory of declarations [default: $XDG_CONFIG_HOME/evenkeel]
     #[arg(env = "EVENKEEL_DIR")]
     dir: Option<PathBuf>,
-    /// Reconcile the objects of the API server that KUBECONFIG names, or that this runs in, and no directory
+    /// Reconcile the objects of a cluster instead of a directory: the one of KUBECONFIG, or the one this runs in
     #[arg(long, env = "EVENKEEL_KUBERNETES", value_parser = BoolishValueParser::new())]
     kubernetes: bool,
-    /// Only of this namespace, and not of all; may be given more than once
+    /// Reconcile only the objects of this namespace instead of all; may be given more than once
     #[arg(short, long, env = "EVENKEEL_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',', value_parser = parse_namespace)]
     namespace: Vec<String>,
-    /// The Secret with the key of session ids (32 bytes or more), so that every replica takes up every session
+    /// Secret with the session key (32 bytes or more), so that every replica accepts every session
     #[arg(long, env = "EVENKEEL_SESSION_KEY_SECRET", value_name = "NAME[/KEY]", value_parser = parse_secret_key)]
     session_key_secret: Option<(String, String)>,
-    /// The Lease of the replica that writes statuses and events
+    /// Name of the Lease that elects the replica that writes statuses and events
     #[arg(long, env = "EVENKEEL_LEASE", value_name = "NAME", default_value = "evenkeel", value_parser = parse_object_name)]
     lease: String,
-    /// Where the Lease and the session key are [default: $POD_NAMESPACE, else where this runs]
+    /// Namespace of the Lease and the session key [default: $POD_NAMESPACE, else the one this runs in]
     #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE", value_parser = parse_namespace)]
     lease_namespace: Option<String>,
-    /// Let stdio servers with this command run, such as 'npx -y @modelcontextprotocol/*': argument by argument,
-    /// where * stops at a slash; may be given more than once [default: none with --kubernetes, else all]
+    /// Allow stdio servers with this command, such as 'npx -y @modelcontextprotocol/*'; compared argument by
+    /// argument, * matches anything but a slash; may be given more than once [default: none with --kubernetes, else
+    /// all]
     #[arg(long, env = "EVENKEEL_ALLOW_STDIO", value_name = "COMMAND", value_delimiter = '\n')]
     allow_stdio: Vec<String>,
-    /// The variables that such a command may be given; may be given more than once
+    /// Environment variable that such a command may receive; may be given more than once
     #[arg(
         long,
         env = "EVENKEEL_ALLOW_STDIO_ENV",
@@ -53,51 +54,52 @@ pub(super) struct Args {
         default_values_t = DEFAULT_ALLOWED_VARIABLES.map(String::from),
     )]
     allow_stdio_env: Vec<String>,
-    /// Where agents connect, at /mcp
+    /// Address of the MCP endpoint for agents, at /mcp
     #[arg(long, env = "EVENKEEL_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7717")]
     listen: SocketAddr,
-    /// Where the status API, health and metrics are
+    /// Address of the status API, health and metrics
     #[arg(long, env = "EVENKEEL_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:7718")]
     admin: SocketAddr,
-    /// Serve health and metrics, and nothing else, on this address too
+    /// Additional address that serves health and metrics only
     #[arg(long, env = "EVENKEEL_PROBES", value_name = "ADDRESS")]
     probes: Option<SocketAddr>,
-    /// Where secretKeyRef is looked up: DIR/<name>/<key> [default: $XDG_CONFIG_HOME/evenkeel-secrets]
+    /// Directory of the secrets for secretKeyRef, as DIR/NAME/KEY [default: $XDG_CONFIG_HOME/evenkeel-secrets]
     #[arg(long, env = "EVENKEEL_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
-    /// Answer to this host name too; may be given more than once
+    /// Accept requests with this host name too; may be given more than once
     #[arg(long, env = "EVENKEEL_ALLOWED_HOST", value_name = "HOST", value_delimiter = ',')]
     allowed_host: Vec<String>,
-    /// Answer web pages of this origin; may be given more than once
+    /// Accept requests from web pages of this origin; may be given more than once
     #[arg(long, env = "EVENKEEL_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     allowed_origin: Vec<String>,
-    /// Listen on addresses that other machines reach, though nobody has to say who they are
+    /// Allow listening on addresses that other machines can reach, although clients are not authenticated
     #[arg(long, env = "EVENKEEL_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
-    /// Take the servers away when the last declaration is gone, and not for a mistake
+    /// Remove all servers when the last declaration is removed, instead of treating that as a mistake
     #[arg(long, env = "EVENKEEL_PRUNE_EMPTY", value_parser = BoolishValueParser::new())]
     prune_empty: bool,
-    /// Look at intervals instead of waiting for file events, such as 5s: for file systems without them
+    /// Scan the directory at this interval, such as 5s, instead of on file events; for file systems without them
     #[arg(long, env = "EVENKEEL_POLL", value_name = "INTERVAL", value_parser = PollInterval::parse)]
     poll: Option<PollInterval>,
-    /// Send spans and metrics to the OpenTelemetry collector at this URL, as OTLP over HTTP, such as
+    /// Send spans and metrics to the OpenTelemetry collector at this URL with OTLP over HTTP, such as
     /// http://localhost:4318
     #[arg(long, env = "EVENKEEL_OTLP_ENDPOINT", value_name = "URL", hide = cfg!(not(feature = "otlp")))]
     otlp_endpoint: Option<String>,
-    /// Write the skills to this directory, where agents look, such as ~/.claude/skills; may be given more than once
+    /// Write the skills to this skills directory of an agent, such as ~/.claude/skills; may be given more than once
     #[arg(long, env = "EVENKEEL_SYNC_SKILLS", value_name = "DIR", value_delimiter = ',')]
     sync_skills: Vec<PathBuf>,
-    /// How log lines are written
+    /// Format of log lines
     #[arg(long, env = "EVENKEEL_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace, or a filter such as info,evenkeel::fleet=debug
+    /// Log filter: error, warn, info, debug, trace, or a list such as info,evenkeel::fleet=debug
     #[arg(long, env = "EVENKEEL_LOG", value_name = "FILTER", default_value = "info,rmcp=warn,kube=off")]
     log: String,
 }
 
-/// The arguments that say something of a directory, and those of a cluster, with the names of their flags.
+/// The arguments that apply only to a directory, with the names of their flags.
 const DIRECTORY_ONLY_ARGS: [(&str, &str); 4] =
     [("dir", "DIR"), ("secrets_dir", "--secrets-dir"), ("prune_empty", "--prune-empty"), ("poll", "--poll")];
+/// The arguments that apply only to a cluster, with the names of their flags.
 const CLUSTER_ONLY_ARGS: [(&str, &str); 4] = [
     ("namespace", "--namespace"),
     ("session_key_secret", "--session-key-secret"),
@@ -105,28 +107,31 @@ const CLUSTER_ONLY_ARGS: [(&str, &str); 4] = [
     ("lease_namespace", "--lease-namespace"),
 ];
 
-/// Whether a cluster is meant. What stands on the command line wins over what the environment says; there, as of
-/// two things in the environment that say different things, it must be clear what is meant.
+/// True if a cluster is selected and not a directory. The command line overrides the environment.
+///
+/// # Errors
+///
+/// Returns a usage error if the environment selects both, or if an argument on the command line does not apply to the
+/// selection.
 fn selects_cluster(
     kubernetes: bool,
     source: impl Fn(&str) -> Option<ValueSource>,
 ) -> Result<bool, CommandError> {
-    let given = |argument: &str| source(argument) == Some(ValueSource::CommandLine);
-    let set = |argument: &str| source(argument) == Some(ValueSource::EnvVariable);
-    let cluster = kubernetes && (given("kubernetes") || !given("dir"));
-    if cluster && set("kubernetes") && set("dir") {
+    let on_command_line = |argument: &str| source(argument) == Some(ValueSource::CommandLine);
+    let in_environment = |argument: &str| source(argument) == Some(ValueSource::EnvVariable);
+    let cluster = kubernetes && (on_command_line("kubernetes") || !on_command_line("dir"));
+    if cluster && in_environment("kubernetes") && in_environment("dir") {
         return Err(CommandError::Usage(
-            "EVENKEEL_DIR and EVENKEEL_KUBERNETES are both set, and only one can be meant; unset the other"
-                .into(),
+            "EVENKEEL_DIR and EVENKEEL_KUBERNETES are both set; unset one of them".into(),
         ));
     }
-    let (strange, of) =
+    let (inapplicable, scope) =
         if cluster { (DIRECTORY_ONLY_ARGS, "a directory") } else { (CLUSTER_ONLY_ARGS, "--kubernetes") };
-    match strange.iter().find(|(argument, _)| given(argument)) {
-        Some((_, flag)) if cluster => {
-            Err(CommandError::Usage(format!("{flag} is for {of}, and cannot be combined with --kubernetes")))
-        }
-        Some((_, flag)) => Err(CommandError::Usage(format!("{flag} is of use only with {of}"))),
+    match inapplicable.iter().find(|(argument, _)| on_command_line(argument)) {
+        Some((_, flag)) if cluster => Err(CommandError::Usage(format!(
+            "{flag} applies to {scope} and cannot be combined with --kubernetes"
+        ))),
+        Some((_, flag)) => Err(CommandError::Usage(format!("{flag} requires {scope}"))),
         None => Ok(cluster),
     }
 }
@@ -135,26 +140,27 @@ fn parse_object_name(text: &str) -> Result<String, String> {
     if is_object_name(text) {
         return Ok(text.to_owned());
     }
-    Err(format!("{text:?} is no name of an object: at most 253 lower-case letters, digits, - and ."))
+    Err(format!("invalid object name {text:?}: expected at most 253 lower-case letters, digits, - and ."))
 }
 
-/// The name of a Secret and a key in it, which is `key` unless it is said.
+/// Parses the name of a Secret and a key in it, which defaults to `key`.
 fn parse_secret_key(text: &str) -> Result<(String, String), String> {
     let (name, key) = text.split_once('/').unwrap_or((text, "key"));
     if !is_secret_key(key) {
-        return Err(format!("{key:?} is no key of a Secret: letters, digits, -, _ and ."));
+        return Err(format!("invalid Secret key {key:?}: expected letters, digits, -, _ and ."));
     }
     Ok((parse_object_name(name)?, key.to_owned()))
 }
 
 impl Args {
-    /// Everyone who reaches an address may use it, so it must be this machine's alone unless that is meant.
+    /// Checks that addresses are loopback addresses unless `--insecure` is given: every client that reaches one may
+    /// use it.
     fn check_addresses(&self) -> Result<(), CommandError> {
         for (flag, address) in [("--listen", self.listen), ("--admin", self.admin)] {
             if !address.ip().is_loopback() && !self.insecure {
                 return Err(CommandError::Usage(format!(
-                    "{flag} {address} can be reached from other machines, and nobody would have to say who \
-                     they are; listen on 127.0.0.1, or say --insecure if that is meant"
+                    "{flag} {address} can be reached from other machines, and clients are not authenticated; listen on \
+                     127.0.0.1, or pass --insecure if that is intended"
                 )));
             }
         }
@@ -174,7 +180,11 @@ impl Args {
         })
     }
 
-    /// The directories for skills, absolute. One among the declarations would declare what is written there.
+    /// Returns the directories for skills as absolute paths.
+    ///
+    /// # Errors
+    ///
+    /// Returns a usage error if one is inside the directory of declarations: the written skills would be declared.
     fn sync_skills_dirs(&self) -> Result<Vec<PathBuf>, CommandError> {
         let root = if self.kubernetes { None } else { Some(dirs::declarations_dir(self.dir.clone())?) };
         let mut all: Vec<PathBuf> = Vec::new();
@@ -184,8 +194,8 @@ impl Args {
             let hidden = |path: &Path| path.iter().any(|part| part.as_encoded_bytes().first() == Some(&b'.'));
             if below.is_some_and(|below| !hidden(below)) {
                 return Err(CommandError::Usage(format!(
-                    "--sync-skills {} is in the directory of declarations, where what is written would be declared; \
-                     name another directory",
+                    "--sync-skills {} is inside the directory of declarations, where the written skills would be declared; \
+                     choose another directory",
                     path.display()
                 )));
             }
@@ -196,11 +206,13 @@ impl Args {
         Ok(all)
     }
 
-    /// Where the Lease and the session key are, if that was said.
+    /// Returns the namespace of the Lease and the session key, if it is configured.
     fn resolve_lease_namespace(&self) -> Result<Option<String>, CommandError> {
         let pod = || std::env::var("POD_NAMESPACE").ok();
         let Some(given) = self.lease_namespace.clone().or_else(pod) else { return Ok(None) };
-        parse_namespace(&given).map(Some).map_err(|why| CommandError::Usage(format!("POD_NAMESPACE: {why}")))
+        parse_namespace(&given)
+            .map(Some)
+            .map_err(|error| CommandError::Usage(format!("POD_NAMESPACE: {error}")))
     }
 
     fn source_args(&self) -> Result<SourceArgs, CommandError> {
@@ -230,10 +242,10 @@ impl Args {
     }
 }
 
-/// How long parts that did not end may take to notice that the process does.
+/// The time for tasks that are still running to stop when the process exits.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Runs until a signal ends it. `source` says where an argument comes from.
+/// Runs evenkeel until a signal stops it. `source` returns the origin of an argument's value.
 pub(super) fn run(mut args: Args, source: impl Fn(&str) -> Option<ValueSource>) -> Result<(), CommandError> {
     args.kubernetes = selects_cluster(args.kubernetes, source)?;
     args.check_addresses()?;
@@ -252,37 +264,43 @@ mod tests {
 
     #[test]
     fn command_line_overrides_environment() {
-        for (given, set, expected) in [
+        for (on_command_line, in_environment, expected) in [
             ("kubernetes", "dir poll", Ok(true)),
             ("dir", "kubernetes", Ok(false)),
             ("dir poll", "kubernetes namespace", Ok(false)),
             ("", "kubernetes poll", Ok(true)),
             ("namespace", "kubernetes", Ok(true)),
             ("", "namespace lease", Ok(false)),
-            ("kubernetes dir", "", Err("DIR is for a directory, and cannot be combined with --kubernetes")),
+            (
+                "kubernetes dir",
+                "",
+                Err("DIR applies to a directory and cannot be combined with --kubernetes"),
+            ),
             (
                 "kubernetes poll",
                 "",
-                Err("--poll is for a directory, and cannot be combined with --kubernetes"),
+                Err("--poll applies to a directory and cannot be combined with --kubernetes"),
             ),
-            ("lease", "dir", Err("--lease is of use only with --kubernetes")),
-            ("namespace dir", "kubernetes", Err("--namespace is of use only with --kubernetes")),
+            ("lease", "dir", Err("--lease requires --kubernetes")),
+            ("namespace dir", "kubernetes", Err("--namespace requires --kubernetes")),
             (
                 "",
                 "dir kubernetes",
-                Err(
-                    "EVENKEEL_DIR and EVENKEEL_KUBERNETES are both set, and only one can be meant; unset the other",
-                ),
+                Err("EVENKEEL_DIR and EVENKEEL_KUBERNETES are both set; unset one of them"),
             ),
         ] {
-            let has = |words: &str, word: &str| words.split(' ').any(|found| found == word);
+            let has = |arguments: &str, argument: &str| arguments.split(' ').any(|found| found == argument);
             let source = |argument: &str| {
-                let line = has(given, argument).then_some(ValueSource::CommandLine);
-                line.or(has(set, argument).then_some(ValueSource::EnvVariable))
+                let line = has(on_command_line, argument).then_some(ValueSource::CommandLine);
+                line.or(has(in_environment, argument).then_some(ValueSource::EnvVariable))
             };
             let kubernetes = source("kubernetes").is_some();
-            let found = selects_cluster(kubernetes, source).map_err(|failure| failure.to_string());
-            assert_eq!(found, expected.map_err(ToOwned::to_owned), "given {given:?}, set {set:?}");
+            let found = selects_cluster(kubernetes, source).map_err(|error| error.to_string());
+            assert_eq!(
+                found,
+                expected.map_err(ToOwned::to_owned),
+                "command line {on_command_line:?}, environment {in_environment:?}"
+            );
         }
     }
 }

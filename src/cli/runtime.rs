@@ -1,6 +1,6 @@
 use super::error::CommandError;
 
-/// Runs a command that asks others: one thread does.
+/// Runs an asynchronous command on a single-threaded runtime.
 pub(super) fn block_on<T>(task: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

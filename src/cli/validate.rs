@@ -17,14 +17,14 @@ use crate::text::is_invisible;
 /// The arguments of `evenkeel validate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Directories, each checked as one source, and files, which are checked together
+    /// Directories, each checked as one source, and files, checked together
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Where secretKeyRef is looked up: DIR/<name>/<key>; without it references to secrets are not checked
-    /// [default: $XDG_CONFIG_HOME/evenkeel-secrets, if it is there]
+    /// Directory of the secrets for secretKeyRef, as DIR/NAME/KEY; without it, references to secrets are not checked
+    /// [default: $XDG_CONFIG_HOME/evenkeel-secrets, if it exists]
     #[arg(long, env = "EVENKEEL_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
-    /// How findings are printed; github: as annotations of a workflow run
+    /// Output format; github prints annotations of a GitHub Actions run
     #[arg(long, short, value_name = "FORMAT", value_enum, default_value = "text")]
     output: Format,
 }
@@ -36,31 +36,33 @@ enum Format {
     Github,
 }
 
-/// Checks declarations and prints what was found; an error among it is a failure.
+/// Checks declarations and prints the findings. Fails if one of them is an error.
 pub(super) fn validate(args: &Args) -> Result<(), CommandError> {
     let mut report = ValidationReport::default();
-    let against = args.check_context()?;
+    let context = args.check_context()?;
     let (folders, files): (Vec<_>, Vec<_>) = args.paths.iter().partition(|path| path.is_dir());
     for folder in folders {
         let checked = absolute(folder)
-            .and_then(|root| check_directory(&root, &against))
+            .and_then(|root| check_directory(&root, &context))
             .map_err(|error| CommandError::Failed(format!("{}: {error}", folder.display())))?;
         if checked.files == 0 {
-            let message = "there are no declarations here; they are files ending in .yaml or .yml";
+            let message = "no declarations found; declarations are files ending in .yaml or .yml";
             report.add(folder, &Finding::new(Severity::Warning, Reason::SourceUnavailable, message));
         }
         report.add_checked(folder, &checked);
     }
     if !files.is_empty() {
         let files: Vec<_> = files.into_iter().cloned().collect();
-        let here = absolute(Path::new(".")).map_err(CommandError::failed)?;
-        report
-            .add_checked(Path::new(""), &check_files(&here, &files, &against).map_err(CommandError::failed)?);
+        let working_dir = absolute(Path::new(".")).map_err(CommandError::failed)?;
+        report.add_checked(
+            Path::new(""),
+            &check_files(&working_dir, &files, &context).map_err(CommandError::failed)?,
+        );
     }
     let text = match args.output {
-        Format::Text => report.to_text(),
-        Format::Json => report.to_json().map_err(CommandError::failed)?,
-        Format::Github => report.to_github(),
+        Format::Text => report.format_text(),
+        Format::Json => report.format_json().map_err(CommandError::failed)?,
+        Format::Github => report.format_github(),
     };
     output::print(&text).map_err(CommandError::failed)?;
     if report.errors > 0 {
@@ -73,11 +75,11 @@ impl Args {
     fn check_context(&self) -> Result<CheckContext, CommandError> {
         let secrets = match &self.secrets_dir {
             Some(given) => Some(absolute(given).map_err(CommandError::failed)?),
-            // Without a home there is no default either.
+            // Without a home directory there is no default.
             None => dirs::secrets_dir(None).ok().filter(|default| default.is_dir()),
         };
-        // Digests of a check are compared with nothing.
-        // What may run is a matter of where it runs.
+        // The digests of a check are not compared with others, so an empty key is enough. Which commands may run
+        // depends on the instance, so all are allowed here.
         let policy = StdioPolicy::allow_all();
         let (environment, key) = (dirs::environment(), DigestKey::new(&[]));
         Ok(CheckContext {
@@ -94,7 +96,7 @@ fn absolute(path: &Path) -> io::Result<PathBuf> {
     std::path::absolute(path)
 }
 
-/// What is printed; as JSON, part of the interface.
+/// The report of a validation. Its JSON form is part of the interface.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ValidationReport {
@@ -127,7 +129,7 @@ struct ReportEntry {
 }
 
 impl ValidationReport {
-    /// Adds what was found; `base` is what its paths are relative to, as it was given.
+    /// Adds the findings of a check. `base` is the path that theirs are relative to, as it was given.
     fn add_checked(&mut self, base: &Path, checked: &CheckResult) {
         self.files += checked.files;
         self.servers += checked.desired.servers.len();
@@ -168,23 +170,23 @@ impl ValidationReport {
         let found = [(self.errors, "error"), (self.warnings, "warning"), (self.notes, "note")];
         let found: Vec<_> =
             found.iter().filter(|(number, _)| *number > 0).map(|(n, one)| count(*n, one)).collect();
-        let found = if found.is_empty() { "nothing to say".to_owned() } else { found.join(", ") };
+        let found = if found.is_empty() { "no findings".to_owned() } else { found.join(", ") };
         let files = count(self.files, "file");
         let (servers, skills) = (count(self.servers, "server"), count(self.skills, "skill"));
         format!("{servers} and {skills} in {files}: {found}\n")
     }
 
-    fn to_text(&self) -> String {
+    fn format_text(&self) -> String {
         let mut text = String::new();
         for ReportEntry { level, file, line, column, message, excerpt, .. } in &self.findings {
-            let place: String = file
+            let location: String = file
                 .iter()
                 .cloned()
                 .chain(line.iter().chain(column).map(|number| format!(":{number}")))
                 .collect();
-            let place = if place.is_empty() { place } else { format!("{place}: ") };
+            let location = if location.is_empty() { location } else { format!("{location}: ") };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{place}{level}: {message}");
+            let _ = writeln!(text, "{location}{level}: {message}");
             if let Some(excerpt) = excerpt {
                 let _ = writeln!(text, "{excerpt}");
             }
@@ -192,13 +194,13 @@ impl ValidationReport {
         text + &self.summary()
     }
 
-    fn to_json(&mut self) -> serde_json::Result<String> {
+    fn format_json(&mut self) -> serde_json::Result<String> {
         self.valid = self.errors == 0;
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// As GitHub's "Workflow commands" describes annotations.
-    fn to_github(&self) -> String {
+    /// Formats the findings as annotations, as specified in GitHub's "Workflow commands".
+    fn format_github(&self) -> String {
         let mut text = String::new();
         for ReportEntry { level, file, line, column, reason, message, excerpt } in &self.findings {
             let command = if *level == "note" { "notice" } else { level };
@@ -211,23 +213,27 @@ impl ValidationReport {
                 .chain(numbers)
                 .chain([format!("title={}", escape_annotation(&reason.to_string(), true))])
                 .collect();
-            let told =
+            let text_of_finding =
                 excerpt.as_ref().map_or_else(|| message.clone(), |excerpt| format!("{message}\n{excerpt}"));
-            let _ =
-                writeln!(text, "::{command} {}::{}", properties.join(","), escape_annotation(&told, false));
+            let _ = writeln!(
+                text,
+                "::{command} {}::{}",
+                properties.join(","),
+                escape_annotation(&text_of_finding, false)
+            );
         }
         text + &self.summary()
     }
 }
 
-/// A path for a person: without `.`, and without characters that move a terminal's cursor.
+/// Formats a path without `.` components and without characters that move a terminal's cursor.
 fn display_path(path: &Path) -> String {
     let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { &path };
     path.display().to_string().replace(is_invisible, "\u{fffd}")
 }
 
-/// A text within a workflow command.
+/// Escapes text in a workflow command.
 fn escape_annotation(text: &str, property: bool) -> String {
     let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     if property { text.replace(':', "%3A").replace(',', "%2C") } else { text }

@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// Why a daemon did not start, or ended by itself.
+/// An error that prevents startup or ends a running instance.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct DaemonError(pub(super) String);

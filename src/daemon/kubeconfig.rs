@@ -12,17 +12,17 @@ use crate::state_dir::{StateDir, StateError};
 /// The name of the kubeconfig in the state directory.
 pub const KUBECONFIG_FILE: &str = "kubeconfig";
 
-/// Where the kubeconfig is.
+/// Returns the path of the kubeconfig.
 pub(super) fn path(state: &StateDir) -> PathBuf {
     state.path().join(KUBECONFIG_FILE)
 }
 
-/// The token that a key stands for.
+/// Returns the bearer token that encodes a key.
 pub(super) fn token_from_key(key: &[u8; 32]) -> BearerToken {
     BearerToken::new(URL_SAFE_NO_PAD.encode(key).into())
 }
 
-/// Where clients on this machine reach an address that is listened on.
+/// Returns the URL by which clients on this machine reach a listen address.
 fn client_url(mut address: SocketAddr) -> String {
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -32,7 +32,7 @@ fn client_url(mut address: SocketAddr) -> String {
     format!("https://{address}")
 }
 
-/// Writes the kubeconfig into the state directory, for its owner alone.
+/// Writes the kubeconfig to the state directory, readable by its owner only.
 pub(super) fn write(
     state: &StateDir,
     address: SocketAddr,
@@ -50,7 +50,7 @@ pub(super) fn write(
         "contexts": [{ "name": name, "context": { "cluster": name, "user": name } }],
         "current-context": name,
     });
-    // JSON is YAML.
+    // JSON is valid YAML.
     state.write(KUBECONFIG_FILE, format!("{config:#}\n").as_bytes())
 }
 
@@ -60,13 +60,13 @@ mod tests {
 
     #[test]
     fn client_url_uses_loopback_for_unspecified_addresses() {
-        for (listened, told) in [
+        for (listen_address, expected) in [
             ("127.0.0.1:7718", "https://127.0.0.1:7718"),
             ("0.0.0.0:1", "https://127.0.0.1:1"),
             ("[::]:1", "https://[::1]:1"),
             ("10.1.2.3:1", "https://10.1.2.3:1"),
         ] {
-            assert_eq!(client_url(listened.parse().unwrap()), told);
+            assert_eq!(client_url(listen_address.parse().unwrap()), expected);
         }
     }
 }

@@ -6,8 +6,12 @@ use tokio::net::TcpListener;
 
 use super::error::DaemonError;
 
-/// Listens for `what` on the address of `flag`; the error says whose port it is and what to change. `[::]` is every
-/// address, of IPv4 too, and where there is no IPv6 only those.
+/// Listens for `what` on the address of `flag`. `[::]` listens on all IPv6 and IPv4 addresses; without IPv6, on all
+/// IPv4 addresses.
+///
+/// # Errors
+///
+/// The error names the owner of a port in use, and the flag to change.
 pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<TcpListener, DaemonError> {
     let mut bound = TcpListener::bind(address).await;
     if address.ip() == Ipv6Addr::UNSPECIFIED
@@ -20,8 +24,7 @@ pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<
             io::ErrorKind::AddrInUse => {
                 let owner = port_owner(address.port()).unwrap_or_else(|| "another process".into());
                 format!(
-                    "cannot serve {what} on {address}: the port is taken by {owner}; stop it, or choose \
-                     another address with {flag}"
+                    "cannot serve {what} on {address}: the port is in use by {owner}; stop it, or choose another address with {flag}"
                 )
             }
             _ => format!("cannot serve {what} on {address}: {error}; choose another address with {flag}"),
@@ -29,7 +32,8 @@ pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<
     })
 }
 
-/// Who listens on a port, from `/proc`: `evenkeel (process 4242)`, or the user where more is not told.
+/// Returns the owner of a listening port, from `/proc`: `evenkeel (pid 4242)`, or the uid of a process of another
+/// user.
 fn port_owner(port: u16) -> Option<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
     let socket = tables.iter().find_map(|table| find_listening_socket(&read_file(table)?, port))?;
@@ -41,14 +45,14 @@ fn port_owner(port: u16) -> Option<String> {
     Some(match pid {
         Some(pid) => {
             let name = read_file(&format!("/proc/{pid}/comm")).unwrap_or_default();
-            format!("{} (process {pid})", name.trim())
+            format!("{} (pid {pid})", name.trim())
         }
-        None => format!("a process of the user with id {}", socket.user),
+        None => format!("a process of uid {}", socket.user),
     })
 }
 
 fn process_has_socket(pid: u32, link: &str) -> bool {
-    // Of another user's process the folder cannot be read.
+    // The directory of another user's process cannot be read.
     fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
         .flatten()
@@ -68,14 +72,14 @@ struct ListeningSocket {
     inode: u64,
 }
 
-/// The socket that listens on a port, in a table of proc(5).
+/// Returns the socket that listens on a port, from a table of proc(5).
 fn find_listening_socket(table: &str, port: u16) -> Option<ListeningSocket> {
     const LISTEN_STATE: &str = "0A";
     table.lines().skip(1).find_map(|line| {
         let columns: Vec<_> = line.split_whitespace().collect();
         let (_, hex) = columns.get(1)?.rsplit_once(':')?;
-        let ours = u16::from_str_radix(hex, 16).ok()? == port && *columns.get(3)? == LISTEN_STATE;
-        ours.then_some(ListeningSocket {
+        let is_listener = u16::from_str_radix(hex, 16).ok()? == port && *columns.get(3)? == LISTEN_STATE;
+        is_listener.then_some(ListeningSocket {
             user: columns.get(7)?.parse().ok()?,
             inode: columns.get(9)?.parse().ok()?,
         })
@@ -120,8 +124,8 @@ mod tests {
         assert!(error.contains(&format!("cannot serve MCP on {address}")), "{error}");
         assert!(error.contains("--listen"), "{error}");
         if cfg!(target_os = "linux") {
-            let us = format!("(process {})", std::process::id());
-            assert!(error.contains(&us), "{error}");
+            let owner = format!("(pid {})", std::process::id());
+            assert!(error.contains(&owner), "{error}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The daemon: puts the parts together, in the order in which data flows, and takes them down again.
+//! The daemon: starts all parts, in the order in which data flows, and stops them.
 //!
-//! Promises that one of its tasks which ends although it was not told to is noticed, that all addresses are taken
-//! before anything is started, and that everything ends within a bound after a signal. Decides nothing about servers.
+//! Promises that a task that ends before shutdown is an error, that all addresses are bound before anything is
+//! started, and that everything ends within a time limit after a signal. Never decides anything about servers.
 
 mod error;
 mod kubeconfig;

@@ -1,8 +1,8 @@
-//! The names of tools, prompts and resources that are kept over a restart, in one file of the state directory.
+//! Keeps the reserved names of tools, prompts and resources across restarts, in one file of the state directory.
 //!
-//! Each line holds all names of one server; of several the last counts. What changes is appended, so that it costs what
-//! changed, and the file is written anew once half of it is out of date. Names are written as digests: a URI may hold a
-//! secret.
+//! Each line holds all names of one server; of several lines, the last counts. Changes are appended, so that a write
+//! costs what changed, and the file is compacted once half of it is out of date. Names are stored as digests: a URI
+//! may hold a secret.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::resource::{Digest, ObjectKey};
 use crate::state_dir::{StateDir, StateError};
 
 const NAMES_FILE: &str = "names.jsonl";
-/// How long changes are collected before they are written.
+/// The time for which changes are collected before they are written.
 const WRITE_DELAY: Duration = Duration::from_millis(5);
-/// A smaller file is not written anew before the next start.
+/// The minimum file size for compaction, in bytes. A smaller file is compacted at the next start.
 const MIN_COMPACTION_BYTES: u64 = 1 << 20;
-/// No name is kept for longer once its server is gone, whatever the clock says.
+/// The longest time for which a name is reserved after its server is removed, even if the clock was set back.
 const MAX_RESERVATION: Duration = Duration::from_hours(1);
-/// So many names are written at most.
+/// The maximum number of names in the file.
 const MAX_NAMES: usize = 131_072;
 
-/// One line: all names of one server, none if there are none any more.
+/// One line: all names of one server; none if it has no names any more.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct NamesLine {
@@ -38,38 +38,38 @@ struct NamesLine {
     name: String,
     #[serde(flatten)]
     names: EncodedNames,
-    /// What the server gave up itself.
+    /// The names that the server itself no longer offers.
     #[serde(default, skip_serializing_if = "EncodedNames::is_empty")]
     given_up: EncodedNames,
 }
 
-/// Some names, and how long the last of them is kept.
+/// A set of names, and the time until which the last of them is reserved.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct EncodedNames {
-    /// Pairs of numbers of 64 bits, a name and the item that it is of, in base64.
+    /// Pairs of 64-bit numbers, a name and its item, in base64.
     names: String,
     /// `None` while the server is declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<Timestamp>,
 }
 
-/// Writes names down as they change.
+/// Writes names to the file as they change.
 #[derive(Debug)]
 pub(super) struct NamesFile {
     state: Arc<StateDir>,
-    /// Digests of the lines that are in force, so that what is written already is not written again.
+    /// Digests of the lines in force, so that unchanged names are not written again.
     written_digests: HashMap<ObjectKey, Digest>,
     size: u64,
-    /// The size of the file when it was written anew.
+    /// The size of the file after its last compaction, in bytes.
     compacted_size: u64,
-    /// The file may end in the middle of a line.
+    /// True after a failed write: the file may end in the middle of a line.
     may_end_mid_line: bool,
 }
 
 impl NamesFile {
-    /// Reads what was written down by earlier runs. Blocks.
+    /// Reads the names of earlier runs. Blocks.
     ///
-    /// What cannot be read is left out, and said: then names go to whoever asks first.
+    /// Names that cannot be read are logged and left out. They are then assigned to the first server that offers them.
     pub(super) fn open(state: &Arc<StateDir>, now: Timestamp) -> (Self, ReservedNames) {
         let mut file = Self {
             state: state.clone(),
@@ -78,59 +78,63 @@ impl NamesFile {
             compacted_size: 0,
             may_end_mid_line: false,
         };
-        let mut kept = ReservedNames::default();
+        let mut reserved = ReservedNames::default();
         let lines = file.compact(now).unwrap_or_else(|error| {
-            tracing::warn!(%error, "which names tools had before is not known");
+            tracing::warn!(%error, "cannot read the reserved names; names are assigned anew");
             BTreeMap::new()
         });
         let start = Instant::now();
         for (server, line) in lines {
             let until = |names: &EncodedNames| names.until.map(|until| start + time_left(until, now));
             for own in line.names.decode() {
-                kept.reserve(
+                reserved.reserve(
                     &server,
                     own,
                     until(&line.names).map_or(ReservedUntil::Removed, ReservedUntil::Time),
                 );
             }
             for own in line.given_up.decode() {
-                kept.reserve(&server, own, ReservedUntil::Released(until(&line.given_up).unwrap_or(start)));
+                reserved.reserve(
+                    &server,
+                    own,
+                    ReservedUntil::Released(until(&line.given_up).unwrap_or(start)),
+                );
             }
             file.written_digests.insert(server, line.digest());
         }
-        (file, kept)
+        (file, reserved)
     }
 
-    /// Writes down what changes, until it is stopped.
+    /// Writes changes to the file until `stop` is cancelled, then the changes received before that.
     pub(super) async fn run(
         mut self,
-        mut news: mpsc::UnboundedReceiver<ServerNames>,
+        mut updates: mpsc::UnboundedReceiver<ServerNames>,
         stop: CancellationToken,
     ) {
         loop {
             let first = tokio::select! {
-                first = news.recv() => first,
-                () = stop.cancelled() => news.try_recv().ok(),
+                first = updates.recv() => first,
+                () = stop.cancelled() => updates.try_recv().ok(),
             };
             let Some(first) = first else { return };
             stop.run_until_cancelled(tokio::time::sleep(WRITE_DELAY)).await;
             let mut batch = BTreeMap::from([(first.server.clone(), first)]);
-            while let Ok(next) = news.try_recv() {
+            while let Ok(next) = updates.try_recv() {
                 batch.insert(next.server.clone(), next);
             }
-            let written = tokio::task::spawn_blocking(move || {
-                let done = self.append(batch.into_values(), Timestamp::now());
-                (self, done)
+            let write_task = tokio::task::spawn_blocking(move || {
+                let result = self.append(batch.into_values(), Timestamp::now());
+                (self, result)
             });
-            match written.await {
-                Ok((file, done)) => {
+            match write_task.await {
+                Ok((file, result)) => {
                     self = file;
-                    if let Err(error) = done {
-                        tracing::warn!(%error, "the names of tools are not kept over a restart");
+                    if let Err(error) = result {
+                        tracing::warn!(%error, "cannot write the reserved names; they may change at the next restart");
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the names of tools are not kept over a restart any more");
+                    tracing::warn!(%error, "writing the reserved names failed; they are no longer kept across restarts");
                     return;
                 }
             }
@@ -145,11 +149,11 @@ impl NamesFile {
         for names in batch {
             let line = NamesLine::from_server(&names, now);
             let digest = line.digest();
-            let same = match self.written_digests.get(&names.server) {
+            let unchanged = match self.written_digests.get(&names.server) {
                 Some(written) => *written == digest,
                 None => names.names.is_empty(),
             };
-            if same {
+            if unchanged {
                 continue;
             }
             push_line(&mut text, &line);
@@ -171,11 +175,11 @@ impl NamesFile {
         Ok(())
     }
 
-    /// Writes the lines that are in force, and no others; gives them.
+    /// Rewrites the file with only the lines in force, and returns these.
     fn compact(&mut self, now: Timestamp) -> Result<BTreeMap<ObjectKey, NamesLine>, StateError> {
         let bytes = self.state.read(NAMES_FILE)?.unwrap_or_default();
         let mut lines = BTreeMap::new();
-        // A line that a crash cut short is no JSON: it was told to nobody.
+        // A line that a crash truncated is not JSON. Its names were not published yet.
         let read = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
         for line in read {
             let line: NamesLine = line;
@@ -208,9 +212,9 @@ impl NamesLine {
     fn from_server(names: &ServerNames, now: Timestamp) -> Self {
         let ServerNames { server, names } = names;
         let given_up = |until: ReservedUntil| matches!(until, ReservedUntil::Released(_));
-        let [names, given_up] = [false, true].map(|wanted| {
+        let [names, given_up] = [false, true].map(|is_given_up| {
             EncodedNames::encode(
-                names.iter().filter(|(_, until)| given_up(*until) == wanted).copied().collect(),
+                names.iter().filter(|(_, until)| given_up(*until) == is_given_up).copied().collect(),
                 now,
             )
         });
@@ -229,12 +233,13 @@ impl EncodedNames {
     fn encode(mut names: Vec<(ReservedName, ReservedUntil)>, now: Timestamp) -> Self {
         let declared = names.iter().any(|(_, until)| *until == ReservedUntil::Removed);
         let last = names.iter().filter_map(|(_, until)| until.time()).max().filter(|_| !declared);
-        let left = last.map(|last| last.saturating_duration_since(Instant::now()));
+        let time_left = last.map(|last| last.saturating_duration_since(Instant::now()));
         names.sort_unstable_by_key(|(own, _)| *own);
         names.dedup_by_key(|(own, _)| *own);
         let numbers = names.iter().flat_map(|(own, _)| [own.name.number(), own.item_digest]);
         let bytes: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
-        let until = left.and_then(|left| now.checked_add(SignedDuration::try_from(left).ok()?).ok());
+        let until =
+            time_left.and_then(|time_left| now.checked_add(SignedDuration::try_from(time_left).ok()?).ok());
         Self { names: STANDARD_NO_PAD.encode(bytes), until }
     }
 
@@ -261,7 +266,7 @@ fn push_line(text: &mut String, line: &NamesLine) {
     }
 }
 
-/// Tells how long a name is still kept: never longer than the whole time, should the clock have been set back.
+/// Returns the time for which a name stays reserved: at most [`MAX_RESERVATION`], even if the clock was set back.
 fn time_left(until: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(until.duration_since(now)).unwrap_or_default().min(MAX_RESERVATION)
 }
@@ -279,51 +284,62 @@ mod tests {
         ServerNames { server: ObjectKey::new("default", server), names }
     }
 
-    /// What the next run knows of a server: its names, and how long they are kept.
+    /// Returns the names of a server that the next run reads, and the time for which they stay reserved.
     fn reopen(state: &Arc<StateDir>, server: &str, now: Timestamp) -> Vec<(ReservedName, Option<Duration>)> {
-        let (_, kept) = NamesFile::open(state, now);
-        let left = |until: ReservedUntil| Some(until.time()?.saturating_duration_since(Instant::now()));
-        kept.names_of(&ObjectKey::new("default", server)).map(|(own, until)| (own, left(until))).collect()
+        let (_, reserved) = NamesFile::open(state, now);
+        let remaining = |until: ReservedUntil| Some(until.time()?.saturating_duration_since(Instant::now()));
+        reserved
+            .names_of(&ObjectKey::new("default", server))
+            .map(|(own, until)| (own, remaining(until)))
+            .collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn names_survive_a_restart_until_they_expire() {
         let home = tempfile::tempdir().unwrap();
         let state = Arc::new(StateDir::open(home.path(), std::path::Path::new("/fleet")).unwrap());
-        let (tell, news) = mpsc::unbounded_channel();
+        let (sender, updates) = mpsc::unbounded_channel();
         let hour = Duration::from_hours(1);
         let mut some = server_names("a", 0..3, ReservedUntil::Removed);
         some.names.push((reserved_name(7), ReservedUntil::Released(Instant::now() + hour)));
-        for told in [
+        for update in [
             server_names("a", 0..2, ReservedUntil::Removed),
             server_names("b", 10..11, ReservedUntil::Time(Instant::now() + hour)),
             server_names("none", 0..0, ReservedUntil::Removed),
             some,
         ] {
-            tell.send(told).unwrap();
+            sender.send(update).unwrap();
         }
-        // What was told before the end is written all the same.
+        // Updates sent before `stop` are written.
         let stop = CancellationToken::new();
         stop.cancel();
-        NamesFile::open(&state, Timestamp::now()).0.run(news, stop).await;
+        NamesFile::open(&state, Timestamp::now()).0.run(updates, stop).await;
         let text = String::from_utf8(state.read(NAMES_FILE).unwrap().unwrap()).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
 
         let now = Timestamp::now();
         let of_a = reopen(&state, "a", now);
-        let lasting = (0..3).map(|number| (reserved_name(number), None)).collect::<Vec<_>>();
-        assert_eq!(of_a[..3], lasting);
-        let soon = |left: Option<Duration>| left.is_some_and(|left| left <= hour && !left.is_zero());
-        assert!(of_a.len() == 4 && of_a[3].0 == reserved_name(7) && soon(of_a[3].1), "{of_a:?}");
+        let without_expiry = (0..3).map(|number| (reserved_name(number), None)).collect::<Vec<_>>();
+        assert_eq!(of_a[..3], without_expiry);
+        let expires_within_the_hour = |remaining: Option<Duration>| {
+            remaining.is_some_and(|remaining| remaining <= hour && !remaining.is_zero())
+        };
+        assert!(
+            of_a.len() == 4 && of_a[3].0 == reserved_name(7) && expires_within_the_hour(of_a[3].1),
+            "{of_a:?}"
+        );
         let of_b = reopen(&state, "b", now);
-        assert!(of_b.len() == 1 && of_b[0].0 == reserved_name(10) && soon(of_b[0].1), "{of_b:?}");
+        assert!(
+            of_b.len() == 1 && of_b[0].0 == reserved_name(10) && expires_within_the_hour(of_b[0].1),
+            "{of_b:?}"
+        );
         let earlier = now - SignedDuration::from_hours(100);
         assert_eq!(reopen(&state, "b", earlier)[0].1, Some(hour), "the clock was set back");
-        // A line that was cut short takes nothing with it.
+        // A truncated line affects no other line.
         state.append(NAMES_FILE, br#"{"namespace":"default","na"#).unwrap();
         assert_eq!(reopen(&state, "a", now), of_a);
         assert_eq!(reopen(&state, "b", now + SignedDuration::from_hours(1)), []);
-        assert_eq!(reopen(&state, "a", now), lasting, "what it gave up is free by now");
+        assert_eq!(reopen(&state, "a", now), without_expiry, "the name that it gave up has expired");
     }
 
     #[test]
@@ -334,17 +350,24 @@ mod tests {
         let (mut file, _) = NamesFile::open(&state, now);
         let size = || state.read(NAMES_FILE).unwrap().unwrap().len() as u64;
         file.append([server_names("a", 0..1_000, ReservedUntil::Removed)].into_iter(), now).unwrap();
-        let once = size();
+        let initial_size = size();
         file.append([server_names("a", 0..1_000, ReservedUntil::Removed)].into_iter(), now).unwrap();
-        assert_eq!(size(), once);
+        assert_eq!(size(), initial_size);
         for number in 0..200 {
             file.append([server_names("a", number..number + 1_000, ReservedUntil::Removed)].into_iter(), now)
                 .unwrap();
-            assert!(size() <= MIN_COMPACTION_BYTES + once, "{}", size());
+            assert!(size() <= MIN_COMPACTION_BYTES + initial_size, "{}", size());
         }
-        let (mut again, kept) = NamesFile::open(&state, now);
-        assert_eq!((size(), kept.names_of(&ObjectKey::new("default", "a")).count()), (once, 1_000));
-        again.append([server_names("a", 199..1_199, ReservedUntil::Removed)].into_iter(), now).unwrap();
-        assert_eq!(size(), once, "what is as it was before the restart is not written");
+        let (mut reopened, reserved) = NamesFile::open(&state, now);
+        assert_eq!(
+            (size(), reserved.names_of(&ObjectKey::new("default", "a")).count()),
+            (initial_size, 1_000)
+        );
+        reopened.append([server_names("a", 199..1_199, ReservedUntil::Removed)].into_iter(), now).unwrap();
+        assert_eq!(
+            size(),
+            initial_size,
+            "names that did not change since before the restart are not written"
+        );
     }
 }

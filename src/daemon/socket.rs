@@ -1,4 +1,4 @@
-//! The Unix socket in a state directory, by which commands reach a running daemon.
+//! The Unix socket in a state directory, over which commands reach a running instance.
 
 use std::fs::File;
 use std::io;
@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 const SOCKET_FILE: &str = "socket";
 
-/// The longest path that every system takes for a socket, in bytes.
+/// The longest socket path that every system accepts, in bytes.
 const MAX_SOCKET_PATH_BYTES: usize = 103;
 
-/// Listens on the socket of a state directory. Whoever holds the directory's lock may: what is there is the
-/// rest of a daemon that was killed.
+/// Listens on the socket of a state directory.
+///
+/// The caller must hold the lock of the directory: an existing socket is then the stale one of an instance that was
+/// killed, and is replaced.
 pub fn bind(state: &Path) -> io::Result<tokio::net::UnixListener> {
     remove(state)?;
     let listener = with_socket_path(state, |path| UnixListener::bind(path))?;
@@ -20,14 +22,14 @@ pub fn bind(state: &Path) -> io::Result<tokio::net::UnixListener> {
     tokio::net::UnixListener::from_std(listener)
 }
 
-/// Connects to the daemon of a state directory; `None` if there is none.
+/// Connects to the instance of a state directory; `None` if none is running.
 pub fn connect(state: &Path) -> io::Result<Option<tokio::net::UnixStream>> {
     match with_socket_path(state, |path| UnixStream::connect(path)) {
         Ok(stream) => {
             stream.set_nonblocking(true)?;
             tokio::net::UnixStream::from_std(stream).map(Some)
         }
-        // Refused: the socket outlived its daemon.
+        // Connection refused: the socket is stale.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             Ok(None)
         }
@@ -35,7 +37,7 @@ pub fn connect(state: &Path) -> io::Result<Option<tokio::net::UnixStream>> {
     }
 }
 
-/// Removes the socket; one that is not there is as good as removed.
+/// Removes the socket, if it exists.
 pub fn remove(state: &Path) -> io::Result<()> {
     match std::fs::remove_file(state.join(SOCKET_FILE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -43,17 +45,19 @@ pub fn remove(state: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives a path to the socket that is short enough. State directories have long names, and a socket's path
-/// may have 108 bytes (104 on macOS): Linux leads there by the open directory too.
+/// Calls `act` with a path to the socket that is short enough.
+///
+/// State directories have long names, but a socket path is limited to 108 bytes (104 on macOS). On Linux a longer
+/// path is replaced by one through the open directory in `/proc`.
 fn with_socket_path<T>(state: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     let path = state.join(SOCKET_FILE);
     if path.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
         return act(&path);
     }
     if !cfg!(target_os = "linux") {
-        let what =
-            format!("{} is too long for a socket; set XDG_STATE_HOME to a shorter path", path.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        let message =
+            format!("{} is too long for a Unix socket; set XDG_STATE_HOME to a shorter path", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let directory = File::open(state)?;
     act(&PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_FILE}", directory.as_raw_fd())))

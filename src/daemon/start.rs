@@ -32,57 +32,59 @@ use crate::source::{SourceArgs, SourceContext, SourceHandle, SourceInfo, SourceM
 use crate::state_dir::{StateDir, StateLock};
 use crate::wire::ProcessGuard;
 
-/// How long everything together may take to end after the first signal.
+/// The longest time for a shutdown after the first signal.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a running evenkeel is made from: the arguments of `run`, with nothing left open.
+/// The configuration of an instance: the arguments of `run`, resolved.
 #[derive(Debug)]
 pub struct Daemon {
-    /// What is reconciled.
+    /// The source of declarations.
     pub source: SourceArgs,
-    /// Where state directories live.
+    /// The parent of the state directories.
     pub state_home: PathBuf,
-    /// Where agents connect.
+    /// The address of the MCP endpoint for agents.
     pub listen: SocketAddr,
-    /// Where the status API is.
+    /// The address of the status API, health and metrics.
     pub admin: SocketAddr,
-    /// Where health and metrics are alone.
+    /// The address that serves only health and metrics, if any.
     pub probes: Option<SocketAddr>,
-    /// Where spans and metrics are sent.
+    /// The export of spans and metrics.
     pub telemetry: Telemetry,
-    /// Where skills are written.
+    /// The directories to which skills are written.
     pub sync_skills: Vec<PathBuf>,
-    /// Hosts and origins that are answered beside the loopback ones.
+    /// Hosts and origins that are allowed in addition to the loopback ones.
     pub allowed: AllowedHosts,
 }
 
 impl Daemon {
-    /// Runs until a signal, or until something breaks that must not.
+    /// Runs until a signal or a fatal error.
     pub async fn run(self) -> Result<(), DaemonError> {
-        // From here on a signal is heard, whatever the start is doing.
+        // Handle signals from here on, during startup too.
         let mut signals = Signals::new().map_err(DaemonError::new)?;
         let mut tasks = Tasks::default();
-        // First of all: agents that come back after a restart wait in the listener.
+        // Bind first: agents that reconnect after a restart wait in the listener's queue.
         let agents = bind(self.listen, "MCP", "--listen").await.map(Arc::new);
         let (_lock, agents) = self.start(&mut tasks, agents).await?;
         let outcome = tokio::select! {
             name = signals.next() => {
-                tracing::info!(signal = name, "shutting down; a second signal ends it at once");
+                tracing::info!(signal = name, "shutting down; a second signal exits immediately");
                 Ok(())
             }
-            broken = tasks.first_failure() => Err(broken),
+            failure = tasks.first_failure() => Err(failure),
         };
-        // Agents are answered until the very end, so that the port is closed no longer than the next start takes.
-        let left = tokio::select! {
+        // Keep the port open and refuse agents until the end, so that it is closed only while the next instance
+        // starts.
+        let reason = tokio::select! {
             () = tasks.shutdown() => return outcome,
             never = serve_unavailable(&agents) => match never {},
-            name = signals.next() => format!("ended at once by a second signal, {name}"),
-            () = sleep(SHUTDOWN_TIMEOUT) => format!("did not end within {} s", SHUTDOWN_TIMEOUT.as_secs()),
+            name = signals.next() => format!("exited immediately on a second signal, {name}"),
+            () = sleep(SHUTDOWN_TIMEOUT) => format!("shutdown did not complete within {} s", SHUTDOWN_TIMEOUT.as_secs()),
         };
-        Err(DaemonError(format!("{left}; still running: {}", tasks.running_names())))
+        Err(DaemonError(format!("{reason}; still running: {}", tasks.running_names())))
     }
 
-    /// Starts every part, in the order in which data flows. The lock and the listener are to be held to the end.
+    /// Starts all parts, in the order in which data flows. The caller must hold the returned lock and listener to the
+    /// end.
     async fn start(
         &self,
         tasks: &mut Tasks,
@@ -93,17 +95,17 @@ impl Daemon {
         let state = StateDir::open(&self.state_home, &info.identity).map_err(DaemonError::new)?;
         let lock = state.lock().map_err(DaemonError::new)?;
         let state = Arc::new(state);
-        // All addresses before anything is started: a taken port is the most common mistake. That another daemon has
-        // the same directory says more.
+        // Bind all addresses before anything is started: a port in use is the most common mistake. The lock comes
+        // before, as an instance on the same directory is the more helpful error.
         let agents = agents?;
         let status = bind(self.admin, "the status API", "--admin").await?;
         let probes = match self.probes {
             Some(address) => Some(bind(address, "probes", "--probes").await?),
             None => None,
         };
-        let commands = socket::bind(state.path())
-            .map_err(|error| DaemonError(format!("the socket for the commands: {error}")))?;
-        let (session_key, agents_wait) = session_key(info.api_server.as_ref(), &state)?;
+        let command_socket = socket::bind(state.path())
+            .map_err(|error| DaemonError(format!("cannot create the socket for the commands: {error}")))?;
+        let (session_key, agents_not_ready) = session_key(info.api_server.as_ref(), &state)?;
         let token = kubeconfig::token_from_key(&state.key("status-token").map_err(DaemonError::new)?);
         let address = status.local_addr().map_err(DaemonError::new)?;
         let certificate = admin::Certificate::new(address.ip()).map_err(DaemonError::new)?;
@@ -112,160 +114,161 @@ impl Daemon {
         let stop = tasks.stop_token();
         let (spans, export) = self.telemetry.open()?;
 
-        // Before the source looks for the first time: what it finds then is new.
+        // Taken before the first scan, so that the objects that it finds are newer.
         let started = Timestamp::now();
         let digests = DigestKey::new(&state.key("digests").map_err(DaemonError::new)?);
-        let watching = SourceMetrics::default();
+        let source_metrics = SourceMetrics::default();
         let tracker = TaskTracker::new();
-        let SourceHandle { desired, requests, control: wishes, stored_statuses: shown } =
-            source.start(SourceContext {
-                state_dir: state.clone(),
-                digest_key: digests.clone(),
-                metrics: watching.clone(),
-                tracker: tracker.clone(),
-                stop: stop.clone(),
-            });
-        tasks.spawn("the watch of the source", async move {
+        let SourceHandle { desired, requests, control, stored_statuses } = source.start(SourceContext {
+            state_dir: state.clone(),
+            digest_key: digests.clone(),
+            metrics: source_metrics.clone(),
+            tracker: tracker.clone(),
+            stop: stop.clone(),
+        });
+        tasks.spawn("the source", async move {
             tracker.close();
             tracker.wait().await;
             Ok(())
         });
-        let in_force =
+        let declared_routes =
             admin::declared_routes(desired.clone(), digests, info.policy.clone(), info.root.clone());
-        let declared = desired.clone();
-        let (names, kept) = NamesFile::open(&state, started);
-        let (tell, told) = mpsc::unbounded_channel();
-        let (catalog, publisher, generations) = catalog(info.default_namespace.clone(), kept, tell);
-        tasks.spawn("the names of tools", always_ok(names.run(told, stop.clone())));
-        let to_agents = publisher.clone();
+        let desired_objects = desired.clone();
+        let (names, reserved_names) = NamesFile::open(&state, started);
+        let (name_sender, name_updates) = mpsc::unbounded_channel();
+        let (catalog, publisher, generations) =
+            catalog(info.default_namespace.clone(), reserved_names, name_sender);
+        tasks.spawn("the reserved names", always_ok(names.run(name_updates, stop.clone())));
+        let skill_publisher = publisher.clone();
         tasks.spawn("the catalog", always_ok(generations.run(stop.clone())));
 
-        let (learn, learned) = mpsc::unbounded_channel();
-        let memory = ServerCache::new(server_cache_file::load(&state), learn);
+        let (cache_sender, cache_updates) = mpsc::unbounded_channel();
+        let cache = ServerCache::new(server_cache_file::load(&state), cache_sender);
         tasks.spawn(
-            "the memory",
+            "the server cache",
             always_ok(server_cache_file::write_updates(
                 state.clone(),
-                learned,
+                cache_updates,
                 catalog.settled(),
                 stop.clone(),
             )),
         );
-        let forget =
-            server_cache_file::run_cleanup(state.clone(), memory.clone(), desired.clone(), stop.clone());
-        tasks.spawn("the memory of what is gone", always_ok(forget));
+        let cleanup =
+            server_cache_file::run_cleanup(state.clone(), cache.clone(), desired.clone(), stop.clone());
+        tasks.spawn("the cleanup of the server cache", always_ok(cleanup));
 
-        let (guard, keep_guard) = std::env::current_exe()
+        let (guard, supervise_guard) = std::env::current_exe()
             .and_then(|program| ProcessGuard::start(program, vec!["guard".into()]))
-            .map_err(|error| DaemonError(format!("the guard process cannot be started: {error}")))?;
-        let until = stop.clone();
-        tasks.spawn("the keeper of the guard process", async move {
-            until.run_until_cancelled(keep_guard).await;
+            .map_err(|error| DaemonError(format!("cannot start the process guard: {error}")))?;
+        let task_stop = stop.clone();
+        tasks.spawn("the process guard", async move {
+            task_stop.run_until_cancelled(supervise_guard).await;
             Ok(())
         });
 
-        let (observe, observations) = mpsc::unbounded_channel();
-        let mut context = FleetContext::new(publisher, observe, memory, Some(guard));
+        let (observation_sender, observations) = mpsc::unbounded_channel();
+        let mut context = FleetContext::new(publisher, observation_sender, cache, Some(guard));
         context.metrics = context.metrics.with_spans(spans.clone());
-        let (logs, listeners, attaching) =
+        let (logs, subscriptions, fleet_metrics) =
             (context.logs.clone(), context.subscriptions.clone(), context.metrics.clone());
         let identity = context.instance_id.clone();
         let fleet = Fleet::new(Arc::new(context));
         tasks.spawn("the fleet", always_ok(fleet.run(desired.clone(), stop.clone())));
 
-        let (skills, standing) = track_skill_states(desired.clone(), catalog.clone(), stop.clone());
-        tasks.spawn("the skills", always_ok(standing));
-        tasks.spawn("the skills over MCP", always_ok(serve(skills.clone(), to_agents, stop.clone())));
-        let written = self.start_skill_sync(&info, &skills, tasks);
+        let (skills, skill_task) = track_skill_states(desired.clone(), catalog.clone(), stop.clone());
+        tasks.spawn("the skills", always_ok(skill_task));
+        tasks.spawn("the skills over MCP", always_ok(serve(skills.clone(), skill_publisher, stop.clone())));
+        let sync_results = self.start_skill_sync(&info, &skills, tasks);
 
         let (mut reporter, store) = Reporter::new(info.id.clone(), started);
-        reporter.resume_from(shown.clone());
-        let (happened, audited) = (reporter.subscribe_occurrences(), AuditMetrics::default());
+        reporter.resume_from(stored_statuses.clone());
+        let (occurrences, audit_metrics) = (reporter.subscribe_occurrences(), AuditMetrics::default());
         let inputs = ReporterInputs {
             desired,
             observations,
             catalog: catalog.clone(),
             skill_states: skills,
-            sync_results: written,
+            sync_results,
         };
         tasks.spawn("the reporter", always_ok(reporter.run(inputs, stop.clone())));
         if let Some(server) = &info.api_server {
-            spawn_status_writer(server, store.clone(), shown, tasks);
+            spawn_status_writer(server, store.clone(), stored_statuses, tasks);
         }
 
-        let (kept, kind, counts) = (state.clone(), info.id.kind, audited.clone());
-        // Ends after the reporter, when there is nothing more to tell.
+        let (audit_state, kind, counts) = (state.clone(), info.id.kind, audit_metrics.clone());
+        // Ends after the reporter, when no more occurrences follow.
         tasks.spawn("the audit log", async move {
-            write_audit_log(kept.path(), kind, happened, counts).await;
+            write_audit_log(audit_state.path(), kind, occurrences, counts).await;
             Ok(())
         });
 
-        let counted = GatewayMetrics::default().with_spans(spans);
+        let gateway_metrics = GatewayMetrics::default().with_spans(spans);
         let mut metrics = Registry::with_prefix("evenkeel");
         admin::register_status_metrics(&mut metrics, store.clone());
-        counted.register(&mut metrics);
-        attaching.register(&mut metrics);
-        watching.register(&mut metrics);
-        audited.register(&mut metrics);
+        gateway_metrics.register(&mut metrics);
+        fleet_metrics.register(&mut metrics);
+        source_metrics.register(&mut metrics);
+        audit_metrics.register(&mut metrics);
         export.register(&mut metrics);
         let metrics = Arc::new(metrics);
-        // Ends after the fleet and the endpoint, when there is nothing more to tell.
+        // Ends after the fleet and the endpoint, when no more spans follow.
         export.start(&metrics, tasks);
 
-        let (offered, listener) = (catalog.clone(), agents.clone());
+        let (gateway_catalog, listener) = (catalog.clone(), agents.clone());
         let authorization = Authorization::new(self.allowed.clone());
-        let (of_agents, until) = (authorization.clone(), stop.clone());
+        let (agent_authorization, task_stop) = (authorization.clone(), stop.clone());
         tasks.spawn("the MCP endpoint", async move {
-            // Agents that come before the key is there wait in the listener.
-            if let Some(session_key) = until.run_until_cancelled(session_key).await {
+            // Agents that connect before the key is available wait in the listener's queue.
+            if let Some(session_key) = task_stop.run_until_cancelled(session_key).await {
                 let limits = Limits::default();
                 let config = GatewayConfig {
-                    authorization: of_agents,
+                    authorization: agent_authorization,
                     session_key,
-                    subscriptions: listeners,
+                    subscriptions,
                     instance_id: identity,
                     limits,
                 };
-                Gateway::new(config, offered, counted, until).serve(listener).await;
+                Gateway::new(config, gateway_catalog, gateway_metrics, task_stop).serve(listener).await;
             }
             Ok(())
         });
 
         let local = LocalApi {
             store: store.clone(),
-            desired: declared,
+            desired: desired_objects,
             logs,
             catalog,
-            source_control: wishes,
+            source_control: control,
             stop: stop.clone(),
         };
-        let sources = admin::ApiState {
+        let api_state = admin::ApiState {
             store,
-            agents_not_ready: agents_wait,
+            agents_not_ready,
             metrics,
             requests,
             edit_hint: info.edit_instruction,
             stop: stop.clone(),
         };
-        let router = admin::local_api(sources.clone()).merge(admin::local_routes(local)).merge(in_force);
-        let until = stop.clone();
+        let router =
+            admin::local_api(api_state.clone()).merge(admin::local_routes(local)).merge(declared_routes);
+        let task_stop = stop.clone();
         tasks.spawn("the socket for the commands", async move {
-            let served = admin::serve_local(commands, router, until).await;
-            // Before the lock goes: the next daemon makes a socket of its own.
+            let served = admin::serve_local(command_socket, router, task_stop).await;
+            // Remove the socket before the lock is released: the next instance creates its own.
             socket::remove(state.path())?;
             served
         });
-        let router = admin::status_api(sources.clone(), authorization.with_token(token));
+        let router = admin::status_api(api_state.clone(), authorization.with_token(token));
         tasks.spawn("the status API", admin::serve_tls_or_plain(status, certificate, router, stop.clone()));
         if let Some(probes) = probes {
-            tasks.spawn("the probes", admin::serve(probes, admin::probe_api(sources), stop));
+            tasks.spawn("the probes", admin::serve(probes, admin::probe_api(api_state), stop));
         }
         Ok((lock, agents))
     }
 }
 
 impl Daemon {
-    /// Starts to write skills to the directories of agents.
+    /// Starts the tasks that write skills to the directories of agents.
     fn start_skill_sync(
         &self,
         info: &SourceInfo,
@@ -278,14 +281,14 @@ impl Daemon {
             home: info.default_namespace.clone(),
         };
         let (tracker, stop) = (TaskTracker::new(), tasks.stop_token());
-        let written = sync(options, skills, &tracker, &stop);
-        tasks.spawn("the directories of skills", async move {
+        let sync_results = sync(options, skills, &tracker, &stop);
+        tasks.spawn("the sync of skills", async move {
             stop.cancelled().await;
             tracker.close();
             tracker.wait().await;
             Ok(())
         });
-        written
+        sync_results
     }
 }
 

@@ -5,30 +5,30 @@ use crate::report::StatusSnapshot;
 use crate::report::kubernetes::{Leadership, WriterInputs, run_writers};
 use crate::source::{ApiServer, StoredStatuses};
 
-/// Writes statuses and events while this replica holds the Lease.
+/// Starts the tasks that write statuses and events while this replica holds the Lease.
 pub(super) fn spawn_status_writer(
     server: &ApiServer,
     store: watch::Receiver<StatusSnapshot>,
-    shown: watch::Receiver<StoredStatuses>,
+    stored_statuses: watch::Receiver<StoredStatuses>,
     tasks: &mut Tasks,
 ) {
-    let (lead, leading) = watch::channel(false);
+    let (leader_sender, leading) = watch::channel(false);
     let lease = Leadership::new(server.client.clone(), &server.namespace, &server.lease, &server.instance);
     let stop = tasks.stop_token();
     tasks.spawn("the lease", async move {
-        lease.run(lead, stop).await;
+        lease.run(leader_sender, stop).await;
         Ok(())
     });
     let inputs = WriterInputs {
         client: server.client.clone(),
         store,
-        stored_statuses: shown,
+        stored_statuses,
         leading,
         instance: server.instance.clone(),
     };
     let stop = tasks.stop_token();
     tasks.spawn("the writer of statuses", async move {
-        // Three loops in one: too large for the stack of whoever starts it.
+        // Boxed, because a future of three loops is too large for the caller's stack.
         Box::pin(run_writers(inputs, stop)).await;
         Ok(())
     });

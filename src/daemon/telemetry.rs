@@ -1,4 +1,4 @@
-//! Where spans and metrics go, as the arguments say. Without the feature `otlp` nowhere.
+//! The export of spans and metrics as configured by the arguments. Does nothing without the feature `otlp`.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::telemetry::SpanSender;
 #[cfg(feature = "otlp")]
 use crate::telemetry::otlp::{Exporter, OtlpOptions};
 
-/// Where telemetry is to go, if anywhere.
+/// The destination of telemetry, if any.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     #[cfg(feature = "otlp")]
     collector: Option<OtlpOptions>,
 }
 
-/// An export that has not begun.
+/// An export that has not started.
 #[derive(Debug)]
 pub(super) struct PendingExport {
     #[cfg(feature = "otlp")]
@@ -26,19 +26,19 @@ pub(super) struct PendingExport {
 
 #[cfg(feature = "otlp")]
 impl Telemetry {
-    /// Reads the URL of a collector, and the standard variables.
+    /// Parses the URL of a collector, and the standard OpenTelemetry variables.
     pub fn new(endpoint: Option<&str>) -> Result<Self, String> {
         let options = |endpoint| OtlpOptions::new(endpoint, |name| std::env::var(name).ok());
         let collector = endpoint.map(options).transpose();
-        Ok(Self { collector: collector.map_err(|why| format!("--otlp-endpoint: {why}"))? })
+        Ok(Self { collector: collector.map_err(|error| format!("--otlp-endpoint: {error}"))? })
     }
 
-    /// What takes spans from now on, and sends them later.
+    /// Returns a sender that accepts spans from now on, and the export that will send them.
     pub(super) fn open(&self) -> Result<(SpanSender, PendingExport), DaemonError> {
         let Some(options) = &self.collector else {
             return Ok((SpanSender::default(), PendingExport { exporter: None }));
         };
-        tracing::info!(collector = options.origin(), "spans and metrics are sent");
+        tracing::info!(collector = options.origin(), "exporting spans and metrics");
         let (exporter, spans) =
             Exporter::new(options.clone(), jiff::Timestamp::now()).map_err(DaemonError::new)?;
         Ok((spans, PendingExport { exporter: Some(exporter) }))
@@ -47,14 +47,14 @@ impl Telemetry {
 
 #[cfg(feature = "otlp")]
 impl PendingExport {
-    /// Registers what it counts.
+    /// Registers the metrics of the export.
     pub fn register(&self, registry: &mut Registry) {
         if let Some(exporter) = &self.exporter {
             exporter.register(registry);
         }
     }
 
-    /// Sends from now on.
+    /// Starts to send.
     pub fn start(self, registry: &Arc<Registry>, tasks: &mut Tasks) {
         if let Some(exporter) = self.exporter {
             let (registry, stop) = (registry.clone(), tasks.stop_token());
@@ -68,14 +68,15 @@ impl PendingExport {
 
 #[cfg(not(feature = "otlp"))]
 impl Telemetry {
-    /// Refuses to send anything.
+    /// Fails if an endpoint is configured: this build has no export.
     pub fn new(endpoint: Option<&str>) -> Result<Self, String> {
         match endpoint {
             None => Ok(Self {}),
-            Some(_) => Err(
-                "--otlp-endpoint: this evenkeel was built without the export for OpenTelemetry; build it with \
-                 cargo install --path . --features otlp, or leave the flag and EVENKEEL_OTLP_ENDPOINT out"
-                    .into()),
+            Some(_) => {
+                Err("--otlp-endpoint: this build does not include the OpenTelemetry export; rebuild with \
+                 cargo install --path . --features otlp, or remove the flag and EVENKEEL_OTLP_ENDPOINT"
+                    .into())
+            }
         }
     }
 

@@ -10,64 +10,66 @@ use crate::plan::ConnectionTarget;
 use crate::resource::{Reason, Timeouts, Transport};
 use crate::wire::{self, ConnectionContext, ConnectionError, Era};
 
-/// Connects, agrees on a protocol and lists everything. A failure closes what was opened, on the host's tasks.
-/// A server whose era is not known is addressed in that of `opening`, or probed.
+/// Connects, negotiates the protocol and reads all lists.
+///
+/// A failure closes what was opened, on the tasks of `host`. A server whose era is not cached is contacted in the era
+/// `opening_era`, or probed.
 pub(super) async fn attach(
     context: &FleetContext,
     target: &ConnectionTarget,
     host: &ConnectionContext,
-    opening: Option<Era>,
+    opening_era: Option<Era>,
 ) -> Result<NewConnection, ConnectionError> {
     let (endpoint, timeouts) = (&target.endpoint, &target.spec.timeouts);
-    let _under_way = context.metrics.start_attempt();
-    let remembered = context.server_cache.era(endpoint.digest());
-    let limited = Box::pin(async {
-        // Waiting for a slot is not the server's time.
-        let begun = Instant::now();
-        let measured = context.metrics.start_attach_timer(target);
+    let _attempt_gauge = context.metrics.start_attempt();
+    let cached_era = context.server_cache.era(endpoint.digest());
+    let timed_attempt = Box::pin(async {
+        // The wait for a slot does not count against the server's timeouts.
+        let started_at = Instant::now();
+        let timer = context.metrics.start_attach_timer(target);
         let attempt = async {
-            let (link, mut events) = wire::open(endpoint, remembered.or(opening), host).await?;
-            context.server_cache.store_era(endpoint.digest(), link.handshake().era);
-            let listed = async {
+            let (connection, mut events) = wire::open(endpoint, cached_era.or(opening_era), host).await?;
+            context.server_cache.store_era(endpoint.digest(), connection.handshake().era);
+            let list_all = async {
                 events.subscribe().await?;
-                let from = host.process_activity.first_message_at().unwrap_or(begun);
-                let listings = read_all(&link, from + timeouts.connect.get()).await?;
-                link.close_idle_connections(Duration::MAX);
-                Ok(listings)
+                let answered_at = host.process_activity.first_message_at().unwrap_or(started_at);
+                let listing = read_all(&connection, answered_at + timeouts.connect.get()).await?;
+                connection.close_idle_connections(Duration::MAX);
+                Ok(listing)
             };
-            match listed.await {
-                Ok(listings) => Ok(NewConnection { connection: link, events, listing: listings }),
+            match list_all.await {
+                Ok(listing) => Ok(NewConnection { connection, events, listing }),
                 Err(error) => {
-                    host.tasks.spawn(async move { link.close().await });
+                    host.tasks.spawn(async move { connection.close().await });
                     Err(error)
                 }
             }
         };
-        let attempt = attempt.instrument(measured.tracing_span());
+        let attempt = attempt.instrument(timer.tracing_span());
         let result = tokio::select! {
             biased;
             result = attempt => result,
             error = attach_timeout(&endpoint.transport, timeouts, host) => Err(error),
         };
-        measured.finish_attach(&result);
+        timer.finish_attach(&result);
         result
     });
-    // Of a server that has answered before, whatever runs it has been downloaded.
+    // A server that has answered before needs no download any more.
     let result = context
         .attempt_slots
-        .run(&endpoint.transport, &host.process_activity, remembered.is_none(), limited)
+        .run(&endpoint.transport, &host.process_activity, cached_era.is_none(), timed_attempt)
         .await;
-    let misunderstood =
+    let may_be_wrong_era =
         |error: &ConnectionError| matches!(error.problem.reason, Reason::HandshakeFailed | Reason::Timeout);
-    if remembered.is_some() && result.as_ref().is_err_and(misunderstood) {
-        // The server may have been upgraded: probe it the next time.
+    if cached_era.is_some() && result.as_ref().is_err_and(may_be_wrong_era) {
+        // The server may have been upgraded to another era: the next attempt probes it.
         context.server_cache.remove_era(endpoint.digest());
     }
     result
 }
 
-/// Waits until an attempt has taken too long. A process has `timeouts.start` for its first answer, since it may be
-/// downloaded first, and from then on as long as other servers.
+/// Waits until an attempt exceeds its timeout, and returns the error. A process has `timeouts.start` for its first
+/// answer, since it may be downloaded first, and `timeouts.connect` from then on.
 async fn attach_timeout(
     transport: &Transport,
     timeouts: &Timeouts,
@@ -77,17 +79,20 @@ async fn attach_timeout(
         let start = timeouts.start.get();
         tokio::select! {
             biased;
-            answered = host.process_activity.wait_for_first_message() => sleep_until(answered + timeouts.connect.get()).await,
+            answered_at = host.process_activity.wait_for_first_message() => {
+                sleep_until(answered_at + timeouts.connect.get()).await;
+            }
             () = sleep(start) => {
-                let (seconds, words) = (start.as_secs_f64(), host.stderr_tail.message_suffix());
-                return timeout_error(format!("no answer within {seconds} s of its start (spec.timeouts.start){words}"));
+                let (seconds, stderr) = (start.as_secs_f64(), host.stderr_tail.message_suffix());
+                let limit = "spec.timeouts.start";
+                return timeout_error(format!("no answer within {seconds} s of its start ({limit}){stderr}"));
             }
         }
     } else {
         sleep(timeouts.connect.get()).await;
     }
-    let (seconds, words) = (timeouts.connect.get().as_secs_f64(), host.stderr_tail.message_suffix());
-    timeout_error(format!("not attached within {seconds} s (spec.timeouts.connect){words}"))
+    let (seconds, stderr) = (timeouts.connect.get().as_secs_f64(), host.stderr_tail.message_suffix());
+    timeout_error(format!("not attached within {seconds} s (spec.timeouts.connect){stderr}"))
 }
 
 pub(super) fn timeout_error(message: String) -> ConnectionError {

@@ -2,24 +2,24 @@ use std::fmt;
 
 use crate::resource::ObjectKey;
 
-/// Which connection of the fleet.
+/// The key of a connection in the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ConnectionKey {
-    /// The server that it leads to.
+    /// The server.
     pub(super) server: ObjectKey,
-    /// For whom it is.
+    /// The callers that share the connection.
     pub(super) isolation: Isolation,
 }
 
-/// For whom a connection is.
+/// The callers that share a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Isolation {
-    /// For all callers.
+    /// All callers.
     Shared,
 }
 
 impl ConnectionKey {
-    /// The connection to a server that all callers share.
+    /// Returns the key of the connection to a server that all callers share.
     pub(super) fn shared(server: ObjectKey) -> Self {
         Self { server, isolation: Isolation::Shared }
     }

@@ -6,40 +6,40 @@ use crate::catalog::Publisher;
 use crate::upstream::Subscriptions;
 use crate::wire::{InstanceId, ProcessGuard};
 
-/// What every actor needs; one for the whole fleet.
+/// The dependencies of all actors; one for the whole fleet.
 pub struct FleetContext {
-    /// Where sections go.
+    /// Publishes sections to the catalog.
     pub publisher: Publisher,
-    /// Where observations go; read by the reporter.
+    /// Sends observations to the reporter.
     pub observations: mpsc::UnboundedSender<Observation>,
-    /// What is remembered of servers.
+    /// The eras and lists of servers, kept across restarts.
     pub server_cache: ServerCache,
-    /// Ends the children should evenkeel be killed.
+    /// Kills child processes if evenkeel itself is killed.
     pub process_guard: Option<ProcessGuard>,
-    /// What servers log.
+    /// The logs of servers.
     pub logs: ServerLogs,
-    /// What agents want to hear of servers, and what those tell.
+    /// The notifications that agents requested, and their delivery.
     pub subscriptions: Subscriptions,
-    /// Who asks servers, should one be an evenkeel.
+    /// The id of this instance, sent to upstreams to detect loops.
     pub instance_id: InstanceId,
-    /// What is counted.
+    /// The fleet's metrics.
     pub metrics: FleetMetrics,
     pub(super) attempt_slots: AttemptSlots,
 }
 
 impl FleetContext {
-    /// A context with nothing running.
+    /// Creates a context with default metrics, logs and subscriptions.
     pub fn new(
-        catalog: Publisher,
+        publisher: Publisher,
         observations: mpsc::UnboundedSender<Observation>,
-        memory: ServerCache,
-        guard: Option<ProcessGuard>,
+        server_cache: ServerCache,
+        process_guard: Option<ProcessGuard>,
     ) -> Self {
         Self {
-            publisher: catalog,
+            publisher,
             observations,
-            server_cache: memory,
-            process_guard: guard,
+            server_cache,
+            process_guard,
             logs: ServerLogs::default(),
             subscriptions: Subscriptions::default(),
             instance_id: InstanceId::default(),

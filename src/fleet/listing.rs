@@ -10,23 +10,23 @@ use crate::resource::{Problem, Reason};
 use crate::upstream::{Item, ServerLists};
 use crate::wire::{Connection, ConnectionError, ListKind, RpcResponse, is_unknown_method, members};
 
-/// More pages than any server has: a list that does not end is not waited for.
+/// The most pages of a list: bounds lists that never end.
 const MAX_PAGES: usize = 1_000;
-/// The longest message about a page that could not be read, in characters.
+/// The longest error message about a page, in characters.
 const MAX_ERROR_MESSAGE_CHARS: usize = 300;
-/// More than any agent could use of one list.
+/// The most items of a list.
 const MAX_ITEMS: usize = 20_000;
-/// The longest list, all its pages together.
+/// The size limit of a list, all its pages together.
 const MAX_LIST_BYTES: usize = 16 << 20;
-/// How long the lists other than the tools may take while a server attaches; they are read again later.
+/// The timeout of the lists other than the tools while a server attaches; lists that time out are read again later.
 const OPTIONAL_LISTS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One list of a server, read to its end.
+/// One complete list of a server.
 #[derive(Debug)]
 pub(super) struct ListResult {
-    /// Its items, in the order of their names, each name once.
+    /// Its items, ordered by name, each name once.
     pub(super) items: Vec<Item>,
-    /// An oddity of the server that cost nothing.
+    /// A protocol violation of the server that was tolerated.
     pub(super) tolerated_problem: Option<Problem>,
 }
 
@@ -34,21 +34,26 @@ pub(super) struct ListResult {
 #[derive(Debug, Default)]
 pub(super) struct ServerListing {
     pub(super) lists: ServerLists,
-    /// Lists that could not be read, and oddities that were tolerated.
+    /// The problems of lists that could not be read, and tolerated protocol violations.
     pub(super) degraded: BTreeMap<ListKind, Problem>,
 }
 
-/// Reads all lists, side by side, by the given time at the latest.
+/// Reads all lists concurrently, by `until` at the latest.
 ///
-/// The tools decide: if they cannot be read, the server is not attached. Another list that fails, or takes longer than
-/// half of the time, costs that list alone.
-pub(super) async fn read_all(link: &Connection, until: Instant) -> Result<ServerListing, ConnectionError> {
+/// # Errors
+///
+/// Fails if the tools cannot be read; the server is then not attached. Another list that fails, or takes longer than
+/// half of the time, is only reported as degraded, unless its error ends the connection.
+pub(super) async fn read_all(
+    connection: &Connection,
+    until: Instant,
+) -> Result<ServerListing, ConnectionError> {
     let now = Instant::now();
-    let soon = now + OPTIONAL_LISTS_TIMEOUT.min(until.saturating_duration_since(now) / 2);
-    let other = async |list| {
-        let read = timeout_at(soon, Box::pin(read_list(link, list))).await;
+    let optional_deadline = now + OPTIONAL_LISTS_TIMEOUT.min(until.saturating_duration_since(now) / 2);
+    let read_optional = async |list| {
+        let read = timeout_at(optional_deadline, Box::pin(read_list(connection, list))).await;
         let read = read.unwrap_or_else(|_| {
-            let seconds = soon.duration_since(now).as_secs_f64();
+            let seconds = optional_deadline.duration_since(now).as_secs_f64();
             Err(ConnectionError::new(Reason::Timeout, format!("no answer within {seconds} s"))
                 .into_dispatched())
         });
@@ -60,74 +65,77 @@ pub(super) async fn read_all(link: &Connection, until: Instant) -> Result<Server
         }
     };
     let (tools, prompts, resources, templates) = tokio::try_join!(
-        Box::pin(read_list(link, ListKind::Tools)),
-        other(ListKind::Prompts),
-        other(ListKind::Resources),
-        other(ListKind::Templates)
+        Box::pin(read_list(connection, ListKind::Tools)),
+        read_optional(ListKind::Prompts),
+        read_optional(ListKind::Resources),
+        read_optional(ListKind::Templates)
     )?;
-    let mut listings = ServerListing::default();
+    let mut listing = ServerListing::default();
     let all = [Ok(tools), prompts, resources, templates];
     for (list, read) in ListKind::ALL.into_iter().zip(all) {
         match read {
-            Ok(ListResult { items, tolerated_problem: tolerated }) => {
-                *listings.lists.items_mut(list) = items;
-                listings.degraded.extend(tolerated.map(|problem| (list, problem)));
+            Ok(ListResult { items, tolerated_problem }) => {
+                *listing.lists.items_mut(list) = items;
+                listing.degraded.extend(tolerated_problem.map(|problem| (list, problem)));
             }
-            Err(error) => drop(listings.degraded.insert(list, list_unavailable(list, &error))),
+            Err(error) => drop(listing.degraded.insert(list, list_unavailable(list, &error))),
         }
     }
-    Ok(listings)
+    Ok(listing)
 }
 
-/// Tells why a list could not be read.
+/// Returns the problem of a list that could not be read.
 pub(super) fn list_unavailable(list: ListKind, error: &ConnectionError) -> Problem {
     let (method, message) = (list.method(), &error.problem.message);
     let message = if message.starts_with(method) { message.clone() } else { format!("{method}: {message}") };
     Problem::new(Reason::ListUnavailable, message)
 }
 
-/// Reads all pages of a list. A server without the capability is not asked.
-pub(super) async fn read_list(link: &Connection, list: ListKind) -> Result<ListResult, ConnectionError> {
-    if link.handshake().capabilities.list_changed(list).is_none() {
+/// Reads all pages of a list. Sends no request to a server without the capability.
+pub(super) async fn read_list(
+    connection: &Connection,
+    list: ListKind,
+) -> Result<ListResult, ConnectionError> {
+    if connection.handshake().capabilities.list_changed(list).is_none() {
         return Ok(ListResult { items: Vec::new(), tolerated_problem: None });
     }
-    let (mut items, mut bytes, mut tolerated) = (BTreeMap::new(), 0, None);
+    let (mut items, mut bytes, mut tolerated_problem) = (BTreeMap::new(), 0, None);
     let mut cursors = BTreeSet::new();
     let mut cursor: Option<String> = None;
     loop {
-        let reply = link.list_page(list, cursor.as_deref()).await?;
+        let response = connection.list_page(list, cursor.as_deref()).await?;
         if list == ListKind::Templates
-            && matches!(&reply, RpcResponse::Error(error) if is_unknown_method(error))
+            && matches!(&response, RpcResponse::Error(error) if is_unknown_method(error))
         {
-            // They have no capability of their own: many servers that have resources have no templates.
+            // Templates have no capability of their own: many servers that have resources implement no templates.
             break;
         }
-        let (RpcResponse::Result(page) | RpcResponse::Error(page)) = &reply;
+        let (RpcResponse::Result(page) | RpcResponse::Error(page)) = &response;
         bytes += page.len();
-        let next = read_page(&reply, list, &mut items).map_err(|mut error| {
-            error.problem.message = link.redacted_line(&error.problem.message, MAX_ERROR_MESSAGE_CHARS);
+        let next = read_page(&response, list, &mut items).map_err(|mut error| {
+            error.problem.message = connection.redacted_line(&error.problem.message, MAX_ERROR_MESSAGE_CHARS);
             error
         });
         let page = next?;
         if page.items_are_null {
-            tolerated = Some(Problem::new(
+            tolerated_problem = Some(Problem::new(
                 Reason::NonCompliant,
                 format!(
-                    "{} answers null for {:?}, which is taken for an empty list",
+                    "{} returned null for {:?}; it is treated as an empty list",
                     list.method(),
                     list.result_member()
                 ),
             ));
         }
         cursor = match page.next_cursor {
-            // A cursor that comes again would go on for ever.
+            // A repeated cursor would loop for ever.
             Some(next) if cursors.insert(next.clone()) => Some(next),
             _ => break,
         };
         if items.len() > MAX_ITEMS || cursors.len() > MAX_PAGES || bytes > MAX_LIST_BYTES {
             let (items, pages, limit) = (items.len(), cursors.len(), MAX_LIST_BYTES >> 20);
             let why = format!(
-                "it does not end within {MAX_ITEMS} items, {MAX_PAGES} pages or {limit} MiB: {items} items and {bytes} bytes \
+                "the list exceeds {MAX_ITEMS} items, {MAX_PAGES} pages or {limit} MiB: {items} items and {bytes} bytes \
                  after {pages} pages"
             );
             return Err(list_failed(list, &why));
@@ -135,17 +143,17 @@ pub(super) async fn read_list(link: &Connection, list: ListKind) -> Result<ListR
     }
     if list == ListKind::Tools {
         for (name, why) in
-            link.set_param_headers(items.values().map(|tool: &Item| (&**tool.name(), tool.raw())))
+            connection.set_param_headers(items.values().map(|tool: &Item| (&**tool.name(), tool.raw())))
         {
             tracing::warn!(
-                tool = link.redacted_line(&name, 200),
-                why = link.redacted_line(&why, 200),
-                "a tool was left out"
+                tool = connection.redacted_line(&name, 200),
+                why = connection.redacted_line(&why, 200),
+                "a tool was ignored"
             );
             items.remove(&*name);
         }
     }
-    Ok(ListResult { items: items.into_values().collect(), tolerated_problem: tolerated })
+    Ok(ListResult { items: items.into_values().collect(), tolerated_problem })
 }
 
 /// A page of a list, apart from its items.
@@ -153,17 +161,17 @@ pub(super) async fn read_list(link: &Connection, list: ListKind) -> Result<ListR
 struct Page {
     /// The cursor of the next page. An empty string is a cursor.
     next_cursor: Option<String>,
-    /// It says null where its items belong.
+    /// True if the server returned null in place of the items.
     items_are_null: bool,
 }
 
-/// Adds a page's items, the first of each name.
+/// Adds a page's items; of items with the same name the first is kept.
 fn read_page(
-    reply: &RpcResponse,
+    response: &RpcResponse,
     list: ListKind,
     items: &mut BTreeMap<Arc<str>, Item>,
 ) -> Result<Page, ConnectionError> {
-    let raw = match reply {
+    let raw = match response {
         RpcResponse::Result(raw) => raw,
         RpcResponse::Error(raw) => return Err(list_failed(list, &error_message(raw))),
     };
@@ -175,15 +183,15 @@ fn read_page(
     let listed =
         listed.ok_or_else(|| list_failed(list, &format!("missing field `{}`", list.result_member())))?;
     let listed: Option<Vec<&RawValue>> = serde_json::from_str(listed).map_err(unreadable)?;
-    let is_null = listed.is_none();
+    let items_are_null = listed.is_none();
     for raw in listed.unwrap_or_default() {
         match Item::parse(list, raw.get()) {
             Ok(item) => drop(items.entry(item.name().clone()).or_insert(item)),
-            Err(why) => tracing::warn!("a {} was left out: {why}", list.item_noun()),
+            Err(why) => tracing::warn!("a {} was ignored: {why}", list.item_noun()),
         }
     }
-    let next = member("nextCursor").map_or(Ok(None), serde_json::from_str).map_err(unreadable)?;
-    Ok(Page { next_cursor: next, items_are_null: is_null })
+    let next_cursor = member("nextCursor").map_or(Ok(None), serde_json::from_str).map_err(unreadable)?;
+    Ok(Page { next_cursor, items_are_null })
 }
 
 #[derive(Deserialize)]
@@ -192,11 +200,11 @@ struct ErrorBody {
     message: String,
 }
 
-/// The message of a JSON-RPC error.
+/// Formats a JSON-RPC error as text.
 fn error_message(raw: &[u8]) -> String {
     match serde_json::from_slice::<ErrorBody>(raw) {
         Ok(ErrorBody { code, message }) => format!("{message} ({code})"),
-        Err(_) => "an error that could not be read".into(),
+        Err(_) => "unparsable JSON-RPC error".into(),
     }
 }
 
@@ -251,8 +259,8 @@ mod tests {
         for text in [r#"{"tools":{}}"#, "{}", "[]"] {
             assert_eq!(read_tools_page(text, &mut tools).unwrap_err().problem.reason, Reason::ListFailed);
         }
-        let reply = RpcResponse::Error(Bytes::from_static(br#"{"code":-32603,"message":"boom"}"#));
-        let error = read_page(&reply, ListKind::Tools, &mut tools).unwrap_err();
+        let response = RpcResponse::Error(Bytes::from_static(br#"{"code":-32603,"message":"boom"}"#));
+        let error = read_page(&response, ListKind::Tools, &mut tools).unwrap_err();
         assert_eq!(error.problem.message, "tools/list failed: boom (-32603)");
     }
 }

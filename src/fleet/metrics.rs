@@ -12,7 +12,7 @@ use crate::wire::ConnectionError;
 
 type OutcomeLabel = [(&'static str, &'static str); 1];
 
-/// What the fleet counts. Cheap to clone: clones count together.
+/// The fleet's metrics. Cheap to clone: clones share their values.
 #[derive(Clone, Debug)]
 pub struct FleetMetrics {
     attach_duration: Family<OutcomeLabel, Histogram, fn() -> Histogram>,
@@ -35,38 +35,38 @@ impl Default for FleetMetrics {
 }
 
 impl FleetMetrics {
-    /// Tells of each attempt and each reconcile as a span, too.
+    /// Also exports each attempt and each reconcile as a span.
     #[must_use]
     pub fn with_spans(self, spans: SpanSender) -> Self {
         Self { spans, ..self }
     }
 
-    /// Puts everything into a registry whose prefix is `evenkeel`.
+    /// Registers all metrics in a registry whose prefix is `evenkeel`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "attach_duration_seconds",
-            "Time from the start of an attempt to attach a server to its outcome",
+            "Duration of attempts to attach a server, in seconds",
             self.attach_duration.clone(),
         );
         registry.register(
             "attach_attempts",
-            "Attempts to attach a server that are under way or wait for their turn",
+            "Attempts to attach a server that are in progress or waiting for a slot",
             self.attach_attempts.clone(),
         );
         registry.register(
             "reconcile_duration_seconds",
-            "Time to compare what is declared with what is connected and to give the orders",
+            "Duration of reconciles of the declared servers with the fleet, in seconds",
             self.reconcile_duration.clone(),
         );
     }
 
-    /// Begins an attempt to attach.
+    /// Counts an attempt to attach as in progress until the guard is dropped.
     pub(super) fn start_attempt(&self) -> AttemptGauge<'_> {
         self.attach_attempts.inc();
         AttemptGauge(self)
     }
 
-    /// Begins to measure the time that an attempt takes of the server.
+    /// Starts the timer of an attempt, without its wait for a slot.
     pub(super) fn start_attach_timer(&self, target: &ConnectionTarget) -> OperationTimer<'_> {
         let transport = match target.endpoint.transport {
             Transport::Stdio(_) => "pipe",
@@ -84,7 +84,7 @@ impl FleetMetrics {
         OperationTimer { metrics: self, started_at: Instant::now(), span: self.spans.begin(draft) }
     }
 
-    /// Begins to measure one step of the loop.
+    /// Starts the timer of one reconcile.
     pub(super) fn start_reconcile_timer(&self, source: &SourceState) -> OperationTimer<'_> {
         let draft = || SpanData {
             name: "reconcile".into(),
@@ -95,7 +95,7 @@ impl FleetMetrics {
     }
 }
 
-/// Work that is being measured.
+/// A running timer of an attempt or a reconcile.
 #[derive(Debug)]
 pub(super) struct OperationTimer<'a> {
     metrics: &'a FleetMetrics,
@@ -104,12 +104,12 @@ pub(super) struct OperationTimer<'a> {
 }
 
 impl OperationTimer<'_> {
-    /// Gives the `tracing` span in which log lines of the work are written.
+    /// Returns the `tracing` span of the operation's log lines.
     pub(super) fn tracing_span(&self) -> tracing::Span {
         OpenSpan::log_span(self.span.as_ref())
     }
 
-    /// Ends the measurement of an attempt.
+    /// Records the duration and outcome of an attempt.
     pub(super) fn finish_attach(self, result: &Result<NewConnection, ConnectionError>) {
         let outcome = [("outcome", if result.is_ok() { "ok" } else { "failed" })];
         self.metrics.attach_duration.get_or_create(&outcome).observe(self.started_at.elapsed().as_secs_f64());
@@ -127,7 +127,7 @@ impl OperationTimer<'_> {
         }
     }
 
-    /// Ends the measurement of a step that gave so many orders.
+    /// Records the duration of a reconcile that made this number of changes.
     pub(super) fn finish_reconcile(self, changes: usize) {
         self.metrics.reconcile_duration.observe(self.started_at.elapsed().as_secs_f64());
         if let Some(mut span) = self.span {
@@ -137,7 +137,7 @@ impl OperationTimer<'_> {
     }
 }
 
-/// An attempt that counts as under way; it may be cancelled.
+/// A guard that counts an attempt as in progress. Dropping it, on cancellation too, ends the count.
 #[derive(Debug)]
 pub(super) struct AttemptGauge<'a>(&'a FleetMetrics);
 

@@ -1,8 +1,9 @@
 //! The live connections: one actor per server attaches, refreshes, replaces and detaches it.
 //!
-//! Promises that one server's trouble is its own, that nothing is published before everything was listed,
-//! and that a healthy connection is left alone. Calls do not pass through the actors: they take an
-//! [`UpstreamHandle`](crate::upstream::UpstreamHandle) from a catalog route. Never decides what should be connected; `plan/` does.
+//! Promises that one server's failure affects no other, that nothing is published before everything was listed,
+//! and that a healthy connection is not disturbed. Calls do not pass through the actors: they take an
+//! [`UpstreamHandle`](crate::upstream::UpstreamHandle) from a catalog route.
+//! Never decides which servers are connected; `plan/` does.
 
 mod actor;
 mod attach;

@@ -1,11 +1,11 @@
 use super::listing::ServerListing;
 use crate::wire::{Connection, ConnectionEvents};
 
-/// A connection that is made and listed; nothing of it is published yet.
+/// A new connection with the server's lists, which are not published yet.
 #[derive(Debug)]
 pub(super) struct NewConnection {
     pub(super) connection: Connection,
     pub(super) events: ConnectionEvents,
-    /// Everything that the server lists.
+    /// The server's lists.
     pub(super) listing: ServerListing,
 }

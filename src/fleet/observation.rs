@@ -5,71 +5,71 @@ use jiff::Timestamp;
 use crate::resource::{Digest, ObjectKey, Problem, Reason};
 use crate::wire::ServerDescription;
 
-/// What is true about one server's connection now: all that `report/` needs for its conditions.
+/// The current state of one server's connection, from which `report/` derives its conditions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
     /// The server.
     pub key: ObjectKey,
-    /// The uid of the object that this is about.
+    /// The uid of the server's object.
     pub uid: Arc<str>,
-    /// The generation that the actor works on.
+    /// The generation that the actor is applying.
     pub generation: i64,
-    /// The last request to look at the server that was acted on.
+    /// The last reconcile request that was handled.
     pub last_handled_request: Option<Arc<str>>,
-    /// Where the work on that generation stands.
+    /// The phase of that generation.
     pub phase: Phase,
-    /// What is live, of this generation or an earlier one; `None` if nothing is.
+    /// The live server, of this generation or an earlier one; `None` if nothing is live.
     pub live_server: Option<Arc<LiveServer>>,
-    /// Why nothing is sent to the live server for now: it wants no requests (Retry-After).
+    /// The reason why no requests are sent to the live server for now (Retry-After).
     pub paused: Option<Problem>,
-    /// In what the live server falls short: a list that could not be read, or an oddity that was tolerated.
+    /// A problem of the live server: a list that could not be read, or a tolerated protocol violation.
     pub degraded: Option<Problem>,
-    /// How often the connection was lost and made again.
+    /// The number of times that the connection was lost.
     pub restarts: u32,
 }
 
-/// Where the work on a generation stands.
+/// The phase of a generation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
-    /// An attempt is under way.
+    /// An attempt is in progress.
     Connecting {
-        /// Its number, from 1.
+        /// The number of the attempt, from 1.
         attempt: u32,
-        /// Why the attempt before failed, if there was one.
+        /// The problem of the previous attempt, if there was one.
         last_problem: Option<Problem>,
     },
     /// This generation is attached.
     Attached,
-    /// This generation is offered without a connection, which the next call makes.
+    /// This generation is published without a connection; the next call connects.
     Idle,
     /// The last attempt failed, or the connection was lost.
     Failed {
-        /// Why.
+        /// The problem.
         problem: Problem,
-        /// When the next attempt is due; `None` if a person must act first.
+        /// When the next attempt is due; `None` if a user must act first.
         retry_at: Option<Timestamp>,
         /// The number of that attempt.
         attempt: u32,
     },
-    /// Going away; calls in flight are finishing.
+    /// The server is being detached; calls in flight are draining.
     Draining(Reason),
-    /// Gone: `Removed` or `Suspended`. The last observation of a server.
+    /// The server is detached: `Removed` or `Suspended`. The last observation of a server.
     Detached(Reason),
 }
 
-/// What a live server told of itself.
+/// The properties of a live server.
 #[derive(Debug, PartialEq)]
 pub struct LiveServer {
     /// The generation that is live.
     pub generation: i64,
-    /// What the server told of itself.
+    /// The server's description of itself.
     pub description: Arc<ServerDescription>,
-    /// Tools offered to agents, after filters.
+    /// The number of tools offered to agents, after filters.
     pub tools: u32,
-    /// Prompts, likewise.
+    /// The number of prompts, likewise.
     pub prompts: u32,
-    /// Resources, likewise; templates are not counted.
+    /// The number of resources, likewise; templates are not counted.
     pub resources: u32,
-    /// Digest of everything it lists.
+    /// The digest of all lists.
     pub catalog_digest: Digest,
 }

@@ -17,25 +17,25 @@ use crate::catalog::CatalogDeclaration;
 use crate::plan::{ConnectionTarget, DeclarationChange, LastApplied};
 use crate::resource::{DeclaredObject, Desired, McpServerSpec, ObjectKey, Reason};
 
-/// How long calls of unknown tools wait at most for the servers that were declared at the start.
+/// The longest wait of calls of unknown tools for the servers that were declared at startup.
 const STARTUP_SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long all servers together may take to drain and close when evenkeel ends.
+/// The time limit for all servers together to drain and close when evenkeel shuts down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The actors of all connections, and what each was last told.
+/// The actors of all connections, and the last order to each.
 pub struct Fleet {
     context: Arc<FleetContext>,
     last_applied: LastApplied,
-    /// What was declared at the last step, also what is suspended or cannot be taken up.
+    /// The servers declared at the last reconcile, including suspended and invalid ones.
     declared: OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>,
     orders: HashMap<ConnectionKey, watch::Sender<ActorOrder>>,
     actors: JoinMap<ConnectionKey, ()>,
-    /// Handed to the actors of the first look.
+    /// Passed to the actors of the first reconcile, whose first attempts make up the startup.
     startup_guard: Option<StartupGuard>,
 }
 
 impl Fleet {
-    /// A fleet with no servers.
+    /// Creates a fleet without servers.
     pub fn new(context: Arc<FleetContext>) -> Self {
         Self {
             context,
@@ -47,18 +47,20 @@ impl Fleet {
         }
     }
 
-    /// Follows what is desired until cancelled, then detaches everything and waits, within a bound.
+    /// Applies the desired state until cancelled, then detaches all servers and waits for them, within
+    /// `SHUTDOWN_TIMEOUT`.
     pub async fn run(mut self, mut desired: watch::Receiver<Arc<Desired>>, cancel: CancellationToken) {
-        let (starting, mut started) = mpsc::channel(1);
-        self.startup_guard = Some(starting);
+        let (startup_guard, mut startup) = mpsc::channel(1);
+        self.startup_guard = Some(startup_guard);
         let mut settled = false;
         let settle_by = tokio::time::sleep(STARTUP_SETTLE_TIMEOUT);
         tokio::pin!(settle_by);
-        // What is desired already counts as changed.
+        // The state that is there already counts as a change.
         desired.mark_changed();
         loop {
             tokio::select! {
-                None = started.recv(), if !settled => {
+                // All actors of the first reconcile have dropped their guards.
+                None = startup.recv(), if !settled => {
                     settled = true;
                     self.context.publisher.mark_settled();
                 }
@@ -70,8 +72,8 @@ impl Fleet {
                     if changed.is_err() {
                         break;
                     }
-                    let now = desired.borrow_and_update().clone();
-                    self.apply(&now);
+                    let current = desired.borrow_and_update().clone();
+                    self.apply(&current);
                 }
                 Some((key, ended)) = self.actors.join_next() => self.on_actor_ended(&key, ended),
                 () = cancel.cancelled() => break,
@@ -82,22 +84,23 @@ impl Fleet {
 
     fn apply(&mut self, desired: &Desired) {
         let context = self.context.clone();
-        let measured = context.metrics.start_reconcile_timer(&desired.source);
-        measured.finish_reconcile(self.reconcile(desired));
+        let timer = context.metrics.start_reconcile_timer(&desired.source);
+        timer.finish_reconcile(self.reconcile(desired));
         if desired.source.synced && self.startup_guard.take().is_some() {
             self.context.publisher.mark_declarations_complete();
         }
     }
 
-    /// One step: from what was told to what is desired. Gives the number of orders.
+    /// Orders the changes from the last applied to the desired state. Returns their number.
     fn reconcile(&mut self, desired: &Desired) -> usize {
-        let before = std::mem::replace(&mut self.declared, desired.servers.clone());
-        for change in before.diff(&self.declared) {
+        let previous = std::mem::replace(&mut self.declared, desired.servers.clone());
+        for change in previous.diff(&self.declared) {
             self.publish_declaration(&change);
             match change {
+                // The log belongs to the object, so it is kept as long as the uid stays the same.
                 DiffItem::Update { old: (_, old), new: (_, new) } if old.meta.uid == new.meta.uid => {}
-                DiffItem::Update { old: (_, gone), .. } | DiffItem::Remove(_, gone) => {
-                    self.context.logs.remove(&gone.meta.uid);
+                DiffItem::Update { old: (_, removed), .. } | DiffItem::Remove(_, removed) => {
+                    self.context.logs.remove(&removed.meta.uid);
                 }
                 DiffItem::Add(..) => {}
             }
@@ -105,11 +108,11 @@ impl Fleet {
         let changes = self.last_applied.apply(desired);
         let count = changes.len();
         for (key, change) in changes {
-            let why = match change.changed_parts() {
+            let parts = match change.changed_parts() {
                 [] => String::new(),
                 parts => format!(": {}", parts.join(", ")),
             };
-            info!(server = %key, "{} {key}{why}", change.action());
+            info!(server = %key, "{} {key}{parts}", change.action());
             match change {
                 DeclarationChange::Attach(target)
                 | DeclarationChange::Replace(target, _)
@@ -126,24 +129,25 @@ impl Fleet {
         count
     }
 
-    /// Tells the catalog what is declared, whose names are kept.
+    /// Publishes a changed declaration to the catalog, which reserves the names of declared servers.
     fn publish_declaration(&self, change: &DiffItem<'_, '_, ObjectKey, Arc<DeclaredObject<McpServerSpec>>>) {
-        let catalog = &self.context.publisher;
+        let publisher = &self.context.publisher;
         match change {
             DiffItem::Add(key, declared) | DiffItem::Update { new: (key, declared), .. } => {
-                // Commonly the name itself, which is shared.
+                // The prefix is usually the server's name: its string is shared.
                 let prefix = ConnectionTarget::from_declared(declared).map(|target| match target.prefix() {
                     prefix if *prefix == *target.key.name => target.key.name,
                     prefix => prefix.into(),
                 });
                 let created = declared.meta.created_at;
-                catalog.declare((*key).clone(), Some(CatalogDeclaration { created, prefix }));
+                publisher.declare((*key).clone(), Some(CatalogDeclaration { created, prefix }));
             }
-            DiffItem::Remove(key, _) => catalog.declare((*key).clone(), None),
+            DiffItem::Remove(key, _) => publisher.declare((*key).clone(), None),
         }
     }
 
-    /// Tells the server's actor, or starts one. An actor that is still draining takes the order up.
+    /// Sends the target to the server's actor, or starts an actor. An actor that is still draining applies the order
+    /// too.
     fn send_order(&mut self, target: Arc<ConnectionTarget>) {
         let key = ConnectionKey::shared(target.key.clone());
         if let Some(orders) = self.orders.get(&key)
@@ -157,11 +161,11 @@ impl Fleet {
         self.actors.spawn(key, actor.run());
     }
 
-    /// An actor ended. If its server is wanted, because the order to come back crossed with its end or
-    /// because of a bug of ours, another takes its place.
+    /// Removes an actor that ended, and starts another if its server is still declared: the order to attach it again
+    /// crossed with the end of the actor, or the actor panicked.
     fn on_actor_ended(&mut self, key: &ConnectionKey, ended: Result<(), JoinError>) {
         if let Err(error) = ended {
-            warn!(connection = %key, %error, "a connection's task ended unexpectedly; it is started again");
+            warn!(connection = %key, %error, "a connection's task ended unexpectedly; restarting it");
         }
         self.orders.remove(key);
         if let Some(target) = self.last_applied.target(&key.server) {

@@ -10,10 +10,10 @@ use crate::resource::Digest;
 use crate::upstream::{Item, ServerLists};
 use crate::wire::{Era, ListKind, ServerDescription};
 
-/// What was learned of servers and is worth keeping across restarts. Cheap to clone.
+/// The eras and lists of servers, kept across restarts. Cheap to clone.
 ///
-/// Holds no secret: eras and catalogs are kept by the connection digest, which is keyed itself. Whoever made it writes
-/// the [`CacheUpdate`] down.
+/// Holds no secret: eras and catalogs are stored by the connection digest, which is keyed itself. The receiver of the
+/// [`CacheUpdate`]s writes them to disk.
 #[derive(Clone, Debug)]
 pub struct ServerCache(Arc<Inner>);
 
@@ -23,42 +23,42 @@ struct Inner {
     updates: mpsc::UnboundedSender<CacheUpdate>,
 }
 
-/// What is remembered now. The eras are a persistent map: telling of one more costs no copy of all.
+/// The cached data. The eras are a persistent map, so that an update with all eras needs no copy.
 #[derive(Debug)]
 struct CacheContents {
     eras: imbl::HashMap<Digest, Era>,
     catalogs: HashMap<Digest, Arc<CachedServer>>,
 }
 
-/// Everything that was remembered at the last run.
+/// The contents of the cache at the end of the last run.
 #[derive(Clone, Debug, Default)]
 pub struct RestoredCache {
-    /// The era that a server was found to speak, by connection digest: a server is probed once.
+    /// The era of each server, by connection digest: a server is probed once.
     pub eras: HashMap<Digest, Era>,
-    /// Everything that a server lists, by connection digest, so that it is offered before it is connected again.
+    /// The lists of each server, by connection digest: they are published before the server is connected again.
     pub catalogs: HashMap<Digest, Arc<CachedServer>>,
 }
 
-/// Something to write down.
+/// A change of the cache, to be written to disk.
 #[derive(Clone, Debug)]
 pub enum CacheUpdate {
-    /// All eras, one of which is new.
+    /// All eras, one of which changed.
     Eras(imbl::HashMap<Digest, Era>),
-    /// A catalog.
+    /// The new catalog of a connection.
     Catalog(Digest, Arc<CachedServer>),
 }
 
-/// What a server told of itself when it was connected last.
+/// A server's description and lists at its last connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "CachedServerFile", try_from = "CachedServerFile")]
 pub struct CachedServer {
-    /// Its own words.
+    /// The server's description of itself.
     pub description: Arc<ServerDescription>,
-    /// Everything it lists.
+    /// The server's lists.
     pub lists: Arc<ServerLists>,
 }
 
-/// [`CachedServer`] as it is written: items stay the JSON that they are.
+/// The file format of [`CachedServer`]: items are stored as the server's own JSON.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct CachedServerFile {
@@ -73,11 +73,11 @@ struct CachedServerFile {
 }
 
 impl ServerCache {
-    /// A memory of what was known at the last run; `news` gets what is learned from now on.
-    pub fn new(known: RestoredCache, news: mpsc::UnboundedSender<CacheUpdate>) -> Self {
-        let RestoredCache { eras, catalogs } = known;
-        let shelf = CacheContents { eras: eras.into_iter().collect(), catalogs };
-        Self(Arc::new(Inner { contents: Mutex::new(shelf), updates: news }))
+    /// Creates a cache with the contents of the last run; `updates` receives changes from now on.
+    pub fn new(restored: RestoredCache, updates: mpsc::UnboundedSender<CacheUpdate>) -> Self {
+        let RestoredCache { eras, catalogs } = restored;
+        let contents = CacheContents { eras: eras.into_iter().collect(), catalogs };
+        Self(Arc::new(Inner { contents: Mutex::new(contents), updates }))
     }
 
     pub(super) fn era(&self, connection: Digest) -> Option<Era> {
@@ -85,17 +85,17 @@ impl ServerCache {
     }
 
     pub(super) fn store_era(&self, connection: Digest, era: Era) {
-        let mut known = self.0.contents.lock();
-        if known.eras.insert(connection, era) != Some(era) {
-            self.send_update(CacheUpdate::Eras(known.eras.clone()));
+        let mut contents = self.0.contents.lock();
+        if contents.eras.insert(connection, era) != Some(era) {
+            self.send_update(CacheUpdate::Eras(contents.eras.clone()));
         }
     }
 
-    /// Forgets an era that did not work, so that the next attempt probes.
+    /// Removes an era that did not work, so that the next attempt probes.
     pub(super) fn remove_era(&self, connection: Digest) {
-        let mut known = self.0.contents.lock();
-        if known.eras.remove(&connection).is_some() {
-            self.send_update(CacheUpdate::Eras(known.eras.clone()));
+        let mut contents = self.0.contents.lock();
+        if contents.eras.remove(&connection).is_some() {
+            self.send_update(CacheUpdate::Eras(contents.eras.clone()));
         }
     }
 
@@ -103,43 +103,50 @@ impl ServerCache {
         self.0.contents.lock().catalogs.get(&connection).cloned()
     }
 
-    pub(super) fn store_catalog(&self, connection: Digest, kept: Arc<CachedServer>) {
-        let mut known = self.0.contents.lock();
-        if known.catalogs.get(&connection).is_some_and(|before| Arc::ptr_eq(before, &kept) || *before == kept)
+    pub(super) fn store_catalog(&self, connection: Digest, server: Arc<CachedServer>) {
+        let mut contents = self.0.contents.lock();
+        if contents
+            .catalogs
+            .get(&connection)
+            .is_some_and(|cached| Arc::ptr_eq(cached, &server) || *cached == server)
         {
             return;
         }
-        known.catalogs.insert(connection, kept.clone());
-        self.send_update(CacheUpdate::Catalog(connection, kept));
+        contents.catalogs.insert(connection, server.clone());
+        self.send_update(CacheUpdate::Catalog(connection, server));
     }
 
-    /// Forgets all connections but these; gives those whose catalogs it forgot.
+    /// Removes all connections except these. Returns those whose catalogs were removed.
     pub fn retain(&self, declared: &HashSet<Digest>) -> Vec<Digest> {
-        let mut known = self.0.contents.lock();
-        let eras = known.eras.len();
-        known.eras.retain(|connection, _| declared.contains(connection));
-        if known.eras.len() < eras {
-            self.send_update(CacheUpdate::Eras(known.eras.clone()));
+        let mut contents = self.0.contents.lock();
+        let eras = contents.eras.len();
+        contents.eras.retain(|connection, _| declared.contains(connection));
+        if contents.eras.len() < eras {
+            self.send_update(CacheUpdate::Eras(contents.eras.clone()));
         }
-        known.catalogs.extract_if(|digest, _| !declared.contains(digest)).map(|(digest, _)| digest).collect()
+        contents
+            .catalogs
+            .extract_if(|digest, _| !declared.contains(digest))
+            .map(|(digest, _)| digest)
+            .collect()
     }
 
-    fn send_update(&self, news: CacheUpdate) {
-        // Nobody writes it down: it is remembered for this run.
-        let _ = self.0.updates.send(news);
+    fn send_update(&self, update: CacheUpdate) {
+        // Without a receiver the cache lasts for this run only.
+        let _ = self.0.updates.send(update);
     }
 }
 
 impl From<CachedServer> for CachedServerFile {
-    fn from(kept: CachedServer) -> Self {
+    fn from(server: CachedServer) -> Self {
         let raw = |item: &Item| RawValue::from_string(item.raw().to_owned()).ok();
-        let written = |list| kept.lists.items(list).iter().filter_map(raw).collect();
+        let items = |list| server.lists.items(list).iter().filter_map(raw).collect();
         Self {
-            tools: written(ListKind::Tools),
-            prompts: written(ListKind::Prompts),
-            resources: written(ListKind::Resources),
-            templates: written(ListKind::Templates),
-            about: kept.description,
+            tools: items(ListKind::Tools),
+            prompts: items(ListKind::Prompts),
+            resources: items(ListKind::Resources),
+            templates: items(ListKind::Templates),
+            about: server.description,
         }
     }
 }
@@ -147,7 +154,7 @@ impl From<CachedServer> for CachedServerFile {
 impl TryFrom<CachedServerFile> for CachedServer {
     type Error = String;
 
-    fn try_from(written: CachedServerFile) -> Result<Self, String> {
+    fn try_from(file: CachedServerFile) -> Result<Self, String> {
         let items = |list: ListKind, entries: Vec<Box<RawValue>>| {
             let read = |entry: Box<RawValue>| {
                 Item::parse(list, entry.get()).map_err(|why| format!("a {}: {why}", list.item_noun()))
@@ -155,12 +162,12 @@ impl TryFrom<CachedServerFile> for CachedServer {
             entries.into_iter().map(read).collect::<Result<_, _>>()
         };
         let lists = ServerLists {
-            tools: items(ListKind::Tools, written.tools)?,
-            prompts: items(ListKind::Prompts, written.prompts)?,
-            resources: items(ListKind::Resources, written.resources)?,
-            templates: items(ListKind::Templates, written.templates)?,
+            tools: items(ListKind::Tools, file.tools)?,
+            prompts: items(ListKind::Prompts, file.prompts)?,
+            resources: items(ListKind::Resources, file.resources)?,
+            templates: items(ListKind::Templates, file.templates)?,
         };
-        Ok(Self { description: written.about, lists: Arc::new(lists) })
+        Ok(Self { description: file.about, lists: Arc::new(lists) })
     }
 }
 
@@ -171,7 +178,7 @@ mod tests {
     #[test]
     fn cached_server_round_trips_byte_for_byte() {
         let item = |list, entry| vec![Item::parse(list, entry).unwrap()];
-        let kept = CachedServer {
+        let server = CachedServer {
             description: Arc::new(ServerDescription {
                 instructions: Some("Ask first.".into()),
                 ..ServerDescription::default()
@@ -182,21 +189,21 @@ mod tests {
                 ..ServerLists::default()
             }),
         };
-        let text = serde_json::to_string(&kept).unwrap();
-        assert_eq!(serde_json::from_str::<CachedServer>(&text).unwrap(), kept);
+        let text = serde_json::to_string(&server).unwrap();
+        assert_eq!(serde_json::from_str::<CachedServer>(&text).unwrap(), server);
     }
 
     #[test]
     fn only_changes_are_sent() {
-        let (news, mut told) = mpsc::unbounded_channel();
-        let memory = ServerCache::new(RestoredCache::default(), news);
+        let (updates, mut received) = mpsc::unbounded_channel();
+        let cache = ServerCache::new(RestoredCache::default(), updates);
         let digest = Digest::of(b"x");
-        memory.store_era(digest, Era::Legacy);
-        memory.store_era(digest, Era::Legacy);
-        memory.remove_era(digest);
-        memory.remove_era(digest);
-        assert!(matches!(told.try_recv(), Ok(CacheUpdate::Eras(eras)) if eras.len() == 1));
-        assert!(matches!(told.try_recv(), Ok(CacheUpdate::Eras(eras)) if eras.is_empty()));
-        assert!(told.try_recv().is_err());
+        cache.store_era(digest, Era::Legacy);
+        cache.store_era(digest, Era::Legacy);
+        cache.remove_era(digest);
+        cache.remove_era(digest);
+        assert!(matches!(received.try_recv(), Ok(CacheUpdate::Eras(eras)) if eras.len() == 1));
+        assert!(matches!(received.try_recv(), Ok(CacheUpdate::Eras(eras)) if eras.is_empty()));
+        assert!(received.try_recv().is_err());
     }
 }

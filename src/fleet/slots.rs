@@ -7,18 +7,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::resource::{StdioEndpoint, Transport};
 use crate::wire::ProcessActivity;
 
-/// Servers that may be in the busy part of their start at once.
+/// The most concurrent attempts over HTTP in their busy phase.
 const MAX_HTTP_ATTEMPTS: usize = 64;
-/// Processes that may be starting at once: a start costs a core for a while.
+/// The most processes starting at once: a start uses a core for a while.
 const MAX_STDIO_ATTEMPTS: usize = 8;
-/// Runners that may be downloading a server at once.
+/// The most runners that may be downloading a server at once.
 const MAX_RUNNER_ATTEMPTS: usize = 4;
-/// How long an attempt holds its slot at most, over HTTP and of a process. One that hangs costs nothing, so it holds
-/// nobody up; a process that starts is busy for longer than a request, but gives its slot back when it comes to rest.
-const SLOT_TIMEOUT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
-/// How long a first start by a runner holds its slot at most.
+/// The longest time that an attempt over HTTP holds its slot. A hanging attempt uses no resources, so it does not block
+/// others.
+const HTTP_SLOT_TIMEOUT: Duration = Duration::from_millis(200);
+/// The longest time that a process start holds its slot. A start is busy for longer than a request, but releases its
+/// slot when the process becomes idle.
+const STDIO_SLOT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest time that a runner's first start holds its slot.
 const RUNNER_SLOT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Commands that download a server before they run it, with the first argument that says so, if one must.
+/// Commands that download a server before they run it, with the first argument that makes them do so, if one is needed.
 const DOWNLOADING_COMMANDS: [(&str, Option<&str>); 18] = [
     ("npx", None),
     ("pnpx", None),
@@ -40,7 +43,7 @@ const DOWNLOADING_COMMANDS: [(&str, Option<&str>); 18] = [
     ("nix", Some("run")),
 ];
 
-/// Bounds how many attempts to connect begin side by side.
+/// Limits how many attempts to connect are in their busy phase at once.
 #[derive(Debug)]
 pub(super) struct AttemptSlots {
     http: Arc<Semaphore>,
@@ -57,28 +60,28 @@ impl Default for AttemptSlots {
 }
 
 impl AttemptSlots {
-    /// Runs an attempt once a slot is free; the slot is free again when the attempt ends, or before.
+    /// Runs an attempt once a slot is free. The slot is released when the attempt ends, or before.
     ///
-    /// `first` says that the server has never answered yet: a runner may have to download it, and then it takes a slot of
-    /// its own kind, so that no other server waits for it.
+    /// `first` is true if the server has never answered yet: a runner may have to download it, and then takes a slot of
+    /// its own kind, so that no other server waits for the download.
     pub(super) async fn run<T>(
         &self,
         transport: &Transport,
-        started: &ProcessActivity,
+        activity: &ProcessActivity,
         first: bool,
         attempt: impl Future<Output = T>,
     ) -> T {
-        let (slots, held, process) = match transport {
-            Transport::Http(_) => (&self.http, SLOT_TIMEOUT.0, None),
+        let (slots, slot_timeout, process) = match transport {
+            Transport::Http(_) => (&self.http, HTTP_SLOT_TIMEOUT, None),
             Transport::Stdio(endpoint) if first && may_download(endpoint) => {
                 (&self.runners, RUNNER_SLOT_TIMEOUT, None)
             }
-            Transport::Stdio(_) => (&self.stdio, SLOT_TIMEOUT.1, Some(started)),
+            Transport::Stdio(_) => (&self.stdio, STDIO_SLOT_TIMEOUT, Some(activity)),
         };
         // The semaphores are never closed.
         let permit: Option<OwnedSemaphorePermit> = slots.clone().acquire_owned().await.ok();
         tokio::pin!(attempt);
-        let busy = async {
+        let idle = async {
             match process {
                 Some(process) => process.wait_until_idle().await,
                 None => std::future::pending().await,
@@ -87,13 +90,13 @@ impl AttemptSlots {
         tokio::select! {
             biased;
             result = &mut attempt => return result,
-            _ = tokio::time::timeout(held, busy) => drop(permit),
+            _ = tokio::time::timeout(slot_timeout, idle) => drop(permit),
         }
         attempt.await
     }
 }
 
-/// True if the command may download the server before it runs it.
+/// Returns true if the command may download the server before it runs it.
 fn may_download(endpoint: &StdioEndpoint) -> bool {
     let program = Path::new(&endpoint.command).file_name().and_then(|name| name.to_str());
     let first = endpoint.args.first().map(String::as_str);
@@ -109,9 +112,9 @@ mod tests {
     use super::*;
 
     fn stdio_transport(line: &str) -> Transport {
-        let mut words = line.split(' ').map(str::to_owned);
-        let command = words.next().unwrap_or_default();
-        Transport::Stdio(StdioEndpoint { command, args: words.collect(), cwd: None, env: Vec::new() })
+        let mut arguments = line.split(' ').map(str::to_owned);
+        let command = arguments.next().unwrap_or_default();
+        Transport::Stdio(StdioEndpoint { command, args: arguments.collect(), cwd: None, env: Vec::new() })
     }
 
     #[test]
@@ -134,27 +137,29 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn downloads_delay_only_each_other_and_not_for_long() {
-        let (slots, started) = (AttemptSlots::default(), ProcessActivity::default());
+        let (slots, activity) = (AttemptSlots::default(), ProcessActivity::default());
         let (runner, other) = (stdio_transport("npx x"), stdio_transport("x"));
         let hanging: Vec<_> = (0..MAX_RUNNER_ATTEMPTS)
             .map(|_| {
                 let attempt = std::future::pending::<()>();
-                Box::pin(slots.run(&runner, &started, true, attempt)).shared()
+                Box::pin(slots.run(&runner, &activity, true, attempt)).shared()
             })
             .collect();
         let all = futures_util::future::join_all(hanging);
         let mut all = std::pin::pin!(all);
         assert!(all.as_mut().now_or_never().is_none());
-        // Another kind, a server that is known, and one that needs no download do not wait.
+        // A command that downloads nothing, and a server that has answered before, do not wait.
         for (transport, first) in [(&other, true), (&runner, false)] {
-            assert!(slots.run(transport, &started, first, async {}).now_or_never().is_some());
+            assert!(slots.run(transport, &activity, first, async {}).now_or_never().is_some());
         }
-        assert!(slots.run(&runner, &started, true, async {}).now_or_never().is_none());
-        let begun = tokio::time::Instant::now();
+        assert!(slots.run(&runner, &activity, true, async {}).now_or_never().is_none());
+        let started_at = tokio::time::Instant::now();
         tokio::select! {
             _ = all => unreachable!(),
-            () = slots.run(&runner, &started, true, async {}) => {}
+            () = slots.run(&runner, &activity, true, async {}) => {}
         }
-        assert!(begun.elapsed() >= RUNNER_SLOT_TIMEOUT && begun.elapsed() < RUNNER_SLOT_TIMEOUT * 2);
+        assert!(
+            started_at.elapsed() >= RUNNER_SLOT_TIMEOUT && started_at.elapsed() < RUNNER_SLOT_TIMEOUT * 2
+        );
     }
 }

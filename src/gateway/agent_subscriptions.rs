@@ -1,4 +1,4 @@
-//! What one agent wants to hear beside changes of lists: updates of resources, and log messages.
+//! The subscriptions of one agent to resource updates and log messages.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,101 +11,107 @@ use crate::upstream::{
 };
 use crate::wire::LogLevel;
 
-/// An agent may watch so many resources.
+/// The maximum number of resource subscriptions of one agent.
 const MAX_RESOURCE_SUBSCRIPTIONS: usize = 1_000;
 
-/// What one agent wants to hear.
+/// The subscriptions of one agent.
 #[derive(Debug, Default)]
 pub(super) struct AgentSubscriptions {
-    /// By the URIs that the agent knows.
+    /// By the URIs that are exposed to the agent.
     resources: BTreeMap<String, ResourceSubscription>,
     log: Option<LogSubscription>,
     receiver: Option<NotificationReceiver>,
 }
 
-/// Where it comes in. Agents that want nothing have none.
+/// The receiver of server notifications. Agents without subscriptions have none.
 pub(super) type NotificationReceiver = broadcast::Receiver<Arc<PublishedNotification>>;
 
-/// Something that the agent is to be told.
+/// A notification for the agent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum AgentNotification {
-    /// The resource with this URI changed.
+    /// The resource with this URI was updated.
     ResourceUpdated(String),
-    /// A log message, as the whole notification.
+    /// A log message, as the whole JSON-RPC notification.
     LogMessage(Bytes),
 }
 
 impl AgentSubscriptions {
-    /// Wants to hear of a resource. False if that is one too many.
+    /// Adds a resource subscription. False if the agent already has the maximum number.
     pub(super) fn subscribe_resource(
         &mut self,
-        listeners: &Subscriptions,
+        subscriptions: &Subscriptions,
         uri: String,
         subscription: ResourceSubscription,
     ) -> bool {
-        let room = self.resources.len() < MAX_RESOURCE_SUBSCRIPTIONS || self.resources.contains_key(&uri);
-        if room {
+        let has_room = self.resources.len() < MAX_RESOURCE_SUBSCRIPTIONS || self.resources.contains_key(&uri);
+        if has_room {
             self.resources.insert(uri, subscription);
-            self.receiver.get_or_insert_with(|| listeners.notifications());
+            self.receiver.get_or_insert_with(|| subscriptions.notifications());
         }
-        room
+        has_room
     }
 
     pub(super) fn unsubscribe_resource(&mut self, uri: &str) {
         self.resources.remove(uri);
     }
 
-    pub(super) fn subscribe_log(&mut self, listeners: &Subscriptions, request: LogSubscription) {
-        self.log = Some(request);
-        self.receiver.get_or_insert_with(|| listeners.notifications());
+    pub(super) fn subscribe_log(&mut self, subscriptions: &Subscriptions, subscription: LogSubscription) {
+        self.log = Some(subscription);
+        self.receiver.get_or_insert_with(|| subscriptions.notifications());
     }
 
-    /// From which level on log messages are wanted.
+    /// Returns the minimum level of log messages.
     pub(super) fn log_level(&self) -> Option<LogLevel> {
-        self.log.as_ref().map(|request| request.level)
+        self.log.as_ref().map(|subscription| subscription.level)
     }
 
-    /// The ears, if there are any and nobody has taken them yet.
+    /// Takes the receiver, if there is one and no stream has taken it yet.
     pub(super) fn take_receiver(&mut self) -> Option<NotificationReceiver> {
         self.receiver.take()
     }
 
-    /// The ears of a stream that takes the place of another, with what may have been missed in between.
+    /// Returns the receiver for a stream that replaces another, with the notifications that may have been missed in
+    /// between.
     pub(super) fn receiver_for_new_stream(
         &mut self,
-        listeners: &Subscriptions,
+        subscriptions: &Subscriptions,
     ) -> Option<(NotificationReceiver, Vec<AgentNotification>)> {
-        if let Some(ears) = self.receiver.take() {
-            return Some((ears, Vec::new()));
+        if let Some(receiver) = self.receiver.take() {
+            return Some((receiver, Vec::new()));
         }
-        let wants = self.log.is_some() || !self.resources.is_empty();
-        wants.then(|| (listeners.notifications(), self.all_resources_updated()))
+        let has_subscriptions = self.log.is_some() || !self.resources.is_empty();
+        has_subscriptions.then(|| (subscriptions.notifications(), self.all_resources_updated()))
     }
 
-    /// What the agent is to be told of something that a server told.
+    /// Returns the notifications for the agent that follow from a server's notification.
     ///
-    /// `None` stands for what was lost: all that the agent watches may have changed.
+    /// `None` stands for lost notifications: every subscribed resource may have changed.
     pub(super) fn select_notifications(
         &self,
-        told: Option<&PublishedNotification>,
-        shows: impl Fn(&str) -> bool,
+        notification: Option<&PublishedNotification>,
+        is_visible: impl Fn(&str) -> bool,
     ) -> Vec<AgentNotification> {
-        let Some(told) = told else { return self.all_resources_updated() };
-        match &told.content {
+        let Some(notification) = notification else { return self.all_resources_updated() };
+        match &notification.content {
             NotificationContent::ResourceUpdated(uri) => {
-                let watched = self.resources.iter();
-                let meant = watched.filter(|(_, watch)| watch.server == told.server && *watch.uri == **uri);
-                meant.map(|(known, _)| AgentNotification::ResourceUpdated(known.clone())).collect()
+                let subscribed = self.resources.iter();
+                let matching = subscribed.filter(|(_, subscription)| {
+                    subscription.server == notification.server && *subscription.uri == **uri
+                });
+                matching
+                    .map(|(exposed_uri, _)| AgentNotification::ResourceUpdated(exposed_uri.clone()))
+                    .collect()
             }
             NotificationContent::LogMessage(level, message) => {
-                let wanted = self.log_level().is_some_and(|wanted| *level >= wanted);
-                let meant = (wanted && shows(&told.server.namespace)).then(|| message.clone());
-                meant.map(AgentNotification::LogMessage).into_iter().collect()
+                let requested = self.log_level().is_some_and(|requested| *level >= requested);
+                let matching =
+                    (requested && is_visible(&notification.server.namespace)).then(|| message.clone());
+                matching.map(AgentNotification::LogMessage).into_iter().collect()
             }
         }
     }
 
-    /// The URIs that the agent watches.
+    /// Returns the URIs of the subscribed resources.
     pub(super) fn resource_uris(&self) -> impl Iterator<Item = &str> {
         self.resources.keys().map(String::as_str)
     }

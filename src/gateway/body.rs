@@ -1,4 +1,4 @@
-//! Response bodies: one message, or a stream of events.
+//! HTTP responses: one JSON message, a text, or an event stream.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -44,15 +44,15 @@ impl http_body::Body for ResponseBody {
     }
 }
 
-/// A comment that keeps a quiet stream from being taken for a dead one.
+/// An SSE comment. It shows clients and proxies that a quiet stream is alive.
 pub(super) const KEEP_ALIVE_COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
-/// A response without a body.
+/// Returns a response without a body.
 pub(super) fn empty(status: StatusCode) -> Response<ResponseBody> {
     build_response(status, ResponseBody::Full(None), None)
 }
 
-/// A response that is one JSON message.
+/// Returns a response with one JSON message.
 pub(super) fn json(status: StatusCode, message: Bytes) -> Response<ResponseBody> {
     build_response(
         status,
@@ -61,35 +61,35 @@ pub(super) fn json(status: StatusCode, message: Bytes) -> Response<ResponseBody>
     )
 }
 
-/// A response for a person: requests that were never MCP.
+/// Returns a plain-text response, for requests that are not MCP.
 pub(super) fn plain_text(status: StatusCode, text: impl Into<Bytes>) -> Response<ResponseBody> {
     let text = ResponseBody::Full(Some(text.into()));
     build_response(status, text, Some(HeaderValue::from_static("text/plain; charset=utf-8")))
 }
 
-/// A response while evenkeel ends: the next process is there in a moment.
+/// Returns the response during shutdown: 503 with `Retry-After: 1`, because the next process starts soon.
 pub(super) fn service_unavailable() -> Response<ResponseBody> {
     let mut response = plain_text(StatusCode::SERVICE_UNAVAILABLE, "evenkeel is shutting down\n");
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
-/// A response that is a stream of events.
+/// Returns an event stream (SSE).
 pub(super) fn event_stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Response<ResponseBody> {
-    let event_stream = HeaderValue::from_static("text/event-stream");
+    let content_type = HeaderValue::from_static("text/event-stream");
     let mut response =
-        build_response(StatusCode::OK, ResponseBody::Stream(Box::pin(stream)), Some(event_stream));
+        build_response(StatusCode::OK, ResponseBody::Stream(Box::pin(stream)), Some(content_type));
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // Proxies must not collect events before they pass them on.
+    // Proxies must not buffer events.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
 }
 
-/// One message as an event.
+/// Encodes one message as an SSE event.
 pub(super) fn sse_event(message: &[u8]) -> Bytes {
     let mut event = Vec::with_capacity(message.len() + 16);
-    // A raw line end in JSON is white space, but would end the event.
+    // A raw line break in JSON is white space, but it would end the SSE field.
     for line in message.split(|byte| matches!(byte, b'\n' | b'\r')) {
         event.extend_from_slice(b"data: ");
         event.extend_from_slice(line);

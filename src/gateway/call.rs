@@ -1,4 +1,4 @@
-//! A request that one server answers: from the agent to the server and back, as raw JSON. The hot path.
+//! Forwards a request to one server and its response back to the agent, as raw JSON. The hot path.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,91 +28,91 @@ use crate::wire::{
     UpstreamExchange, UpstreamRequest, notification_level,
 };
 
-/// A response that is not there by then becomes a stream, and a quiet stream says that it is alive.
+/// The time without a message after which a pending response becomes an event stream, and after which a stream sends
+/// a keep-alive comment.
 const QUIET_INTERVAL: Duration = Duration::from_secs(10);
-/// So many calls may go on without their agents.
+/// The maximum time for which a call waits for an unknown item during startup.
+const TARGET_TIMEOUT: Duration = QUIET_INTERVAL;
+/// The maximum number of calls that continue after their agents have disconnected.
 const MAX_DETACHED_CALLS: usize = 4_096;
 
-/// A request as its agent made it, and how the answer is to look.
+/// A request of an agent, and the properties that the response depends on.
 pub(super) struct CallRequest<'a> {
     pub(super) id: JsonRpcId,
     pub(super) era: Era,
     pub(super) view: &'a ViewName,
-    /// Among the session's requests in flight; a modern agent has no session.
+    /// The entry among the session's requests in flight; `None` for a modern agent, which has no session.
     pub(super) in_flight: Option<InFlightRequest>,
-    /// False if the agent takes nothing but JSON.
+    /// False if the agent accepts only JSON.
     pub(super) accepts_stream: bool,
-    /// From which level on the agent wants log messages with its answer; what `None` means its era says.
+    /// The minimum level of log messages before the response. The meaning of `None` depends on the era.
     pub(super) log_level: Option<LogLevel>,
 }
 
-/// Carries out a request.
+/// Forwards a request and returns its response.
 pub(super) async fn call(
     gateway: &Arc<Gateway>,
     request: CallRequest<'_>,
-    ask: RoutedMethod,
+    method: RoutedMethod,
     params: &RequestParams<'_>,
 ) -> Response<ResponseBody> {
-    let found = match resolve_target(gateway, request.view, ask, params) {
-        Err(RouteError::Unknown(_)) => wait_for_target(gateway, request.view, ask, params).await,
+    let found = match resolve_target(gateway, request.view, method, params) {
+        Err(RouteError::Unknown(_)) => wait_for_target(gateway, request.view, method, params).await,
         found => found,
     };
-    let aim = match found {
-        Ok(aim) => aim,
-        Err(miss) => {
-            let (status, message) = response::route_error_response(&request.id, &miss, ask, request.era);
+    let target = match found {
+        Ok(target) => target,
+        Err(route_error) => {
+            let (status, message) =
+                response::route_error_response(&request.id, &route_error, method, request.era);
             return body::json(status, message);
         }
     };
-    let name = aim.upstream_name().unwrap_or_default();
-    let at_once = match &aim.section().responder {
+    let name = target.upstream_name().unwrap_or_default();
+    let local_response = match &target.section().responder {
         Responder::Server(handle) => Err(handle.clone()),
-        Responder::Local(local) => Ok(local.respond(ask.as_str(), name, &params.members)),
+        Responder::Local(local) => Ok(local.respond(method.as_str(), name, &params.members)),
     };
-    let handle = match at_once {
+    let handle = match local_response {
         Err(handle) => handle,
-        Ok(reply) => {
-            let (status, message) = response::server_response(&request.id, &reply, ask, request.era);
+        Ok(response) => {
+            let (status, message) = response::server_response(&request.id, &response, method, request.era);
             return body::json(status, message);
         }
     };
     let mut in_flight = request.in_flight;
-    let deadline = CallDeadline::new(Instant::now(), aim.section().call_timeout);
-    let version = in_flight.as_ref().map_or(first_modern_version(), InFlightRequest::protocol_version);
-    let traced = CallSpan { method: ask, protocol_version: version, params };
-    let measured = gateway.metrics.start_timer(&aim.section().key, &traced);
-    let mut answer = PendingResponse {
-        id: request.id,
-        era: request.era,
-        log_level: request.log_level,
-        target: aim,
-        timer: measured,
-    };
-    let patience = Instant::now() + QUIET_INTERVAL;
-    let mut again = false;
+    let deadline = CallDeadline::new(Instant::now(), target.section().call_timeout);
+    let protocol_version =
+        in_flight.as_ref().map_or(first_modern_version(), InFlightRequest::protocol_version);
+    let span = CallSpan { method, protocol_version, params };
+    let timer = gateway.metrics.start_timer(&target.section().key, &span);
+    let mut pending =
+        PendingResponse { id: request.id, era: request.era, log_level: request.log_level, target, timer };
+    let quiet_until = Instant::now() + QUIET_INTERVAL;
+    let mut resent = false;
     loop {
-        let begun = tokio::select! {
+        let dispatched = tokio::select! {
             biased;
             () = wait_for_cancel(&mut in_flight) => Err(CallEnd::Cancelled),
-            begun = dispatch(gateway, request.view, &answer, &handle, deadline, params)
-                .instrument(answer.timer.tracing_span()) => begun,
+            dispatched = dispatch(gateway, request.view, &pending, &handle, deadline, params)
+                .instrument(pending.timer.tracing_span()) => dispatched,
         };
-        let (exchange, guard) = match begun {
-            Ok(begun) => begun,
-            Err(ended) => return answer.into_response(&ended),
+        let (exchange, guard) = match dispatched {
+            Ok(dispatched) => dispatched,
+            Err(end) => return pending.into_response(&end),
         };
-        let call = DispatchedCall { response: answer, in_flight, deadline, exchange, _guard: guard };
+        let call = DispatchedCall { response: pending, in_flight, deadline, exchange, _guard: guard };
         let mut attended = AttendedCall { gateway: gateway.clone(), call: Some(call) };
-        match attended.start_response(patience, request.accepts_stream).await {
-            ResponseStart::Stream(notice) => return stream_response(attended, notice),
-            ResponseStart::Ended(ended) => {
+        match attended.start_response(quiet_until, request.accepts_stream).await {
+            ResponseStart::Stream(first_event) => return stream_response(attended, first_event),
+            ResponseStart::Ended(end) => {
                 let Some(call) = attended.call.take() else { return empty_stream() };
-                // The server did not take it, since it no longer knows the session: it takes it in the next one.
-                if again || !ended.is_session_lost() {
-                    return call.response.into_response(&ended);
+                // The server rejected the call because its session is lost: it is sent once more, in the next session.
+                if resent || !end.is_session_lost() {
+                    return call.response.into_response(&end);
                 }
-                again = true;
-                (answer, in_flight) = (call.response, call.in_flight);
+                resent = true;
+                (pending, in_flight) = (call.response, call.in_flight);
             }
             ResponseStart::AlreadyEnded => return empty_stream(),
         }
@@ -122,28 +122,28 @@ pub(super) async fn call(
 fn resolve_target(
     gateway: &Gateway,
     view: &ViewName,
-    ask: RoutedMethod,
+    method: RoutedMethod,
     params: &RequestParams<'_>,
 ) -> Result<RouteTarget, RouteError> {
-    RouteTarget::resolve(gateway.catalog.load().view(view), ask, &params.members)
+    RouteTarget::resolve(gateway.catalog.load().view(view), method, &params.members)
 }
 
-/// Waits for what is not there while servers are connected for the first time: an agent whose session is older
-/// than this process may call before its server is back.
+/// Waits for an unknown item while the initial servers are connecting: an agent whose session is older than this
+/// process may call before its server is attached again.
 async fn wait_for_target(
     gateway: &Gateway,
     view: &ViewName,
-    ask: RoutedMethod,
+    method: RoutedMethod,
     params: &RequestParams<'_>,
 ) -> Result<RouteTarget, RouteError> {
     let (mut changes, mut settled) = (gateway.catalog.changes(), gateway.catalog.settled());
     let wait = async {
         loop {
-            // Looked at before the name: what the start brought is there by then.
-            let over = *settled.borrow_and_update();
-            let found = resolve_target(gateway, view, ask, params);
-            if over || !matches!(found, Err(RouteError::Unknown(_))) {
-                return found;
+            // Read before the name is resolved: once this is true, all items of the initial servers are published.
+            let is_settled = *settled.borrow_and_update();
+            let target = resolve_target(gateway, view, method, params);
+            if is_settled || !matches!(target, Err(RouteError::Unknown(_))) {
+                return target;
             }
             tokio::select! {
                 _ = changes.changed() => {}
@@ -151,25 +151,25 @@ async fn wait_for_target(
             }
         }
     };
-    // Whatever is there by then is what there is.
-    tokio::time::timeout(QUIET_INTERVAL, wait)
+    // After the timeout the current catalog decides.
+    tokio::time::timeout(TARGET_TIMEOUT, wait)
         .await
-        .unwrap_or_else(|_| resolve_target(gateway, view, ask, params))
+        .unwrap_or_else(|_| resolve_target(gateway, view, method, params))
 }
 
-/// The rest of a call that takes longer or says something before its answer.
+/// Streams the rest of a call that takes longer, or whose server sends notifications before the response.
 fn stream_response(attended: AttendedCall, first: Option<Bytes>) -> Response<ResponseBody> {
     body::event_stream(unfold((Box::new(attended), first), async |(mut attended, first)| {
         if let Some(first) = first {
             return Some((first, (attended, None)));
         }
         let bytes = match attended.next(Instant::now() + QUIET_INTERVAL).await {
-            CallEvent::Notification(notice) => sse_event(&notice),
+            CallEvent::Notification(notification) => sse_event(&notification),
             CallEvent::Quiet => KEEP_ALIVE_COMMENT,
             CallEvent::AlreadyEnded => return None,
-            CallEvent::Ended(ended) => match attended.call.take() {
-                Some(call) if !matches!(ended, CallEnd::Cancelled) => {
-                    sse_event(&call.response.into_message(&ended).1)
+            CallEvent::Ended(end) => match attended.call.take() {
+                Some(call) if !matches!(end, CallEnd::Cancelled) => {
+                    sse_event(&call.response.into_message(&end).1)
                 }
                 _ => return None,
             },
@@ -178,20 +178,20 @@ fn stream_response(attended: AttendedCall, first: Option<Bytes>) -> Response<Res
     }))
 }
 
-/// A call that its server has. Dropped before its end, it is cancelled there.
+/// A call that was sent to its server. If it is dropped before it ends, it is cancelled at the server.
 struct DispatchedCall {
     response: PendingResponse,
     in_flight: Option<InFlightRequest>,
     deadline: CallDeadline,
     exchange: UpstreamExchange,
-    /// The connection stays open while this is held.
+    /// Keeps the connection open.
     _guard: CallGuard,
 }
 
-/// A call whose agent is there.
+/// A call whose agent is connected.
 ///
-/// A modern agent that goes away has cancelled its call. A legacy one has not: its call goes on alone, since
-/// its server still works, and the agent may still cancel it.
+/// The disconnect of a modern agent cancels its call. The disconnect of a legacy agent does not: its call continues
+/// detached, since the server still works on it and the agent may still cancel it.
 struct AttendedCall {
     gateway: Arc<Gateway>,
     call: Option<DispatchedCall>,
@@ -199,54 +199,55 @@ struct AttendedCall {
 
 enum CallEvent {
     Notification(Bytes),
-    /// Nothing came in time.
+    /// No message arrived in time.
     Quiet,
-    /// The call is to be taken out.
+    /// The call has ended. It is still held by the [`AttendedCall`].
     Ended(CallEnd),
-    /// It ended before.
+    /// The call had ended before.
     AlreadyEnded,
 }
 
-/// How a response begins.
+/// The start of a response.
 enum ResponseStart {
-    /// As a stream, with this event if it is not empty.
+    /// An event stream, with this first event if there is one.
     Stream(Option<Bytes>),
     Ended(CallEnd),
     AlreadyEnded,
 }
 
-/// Sends the request once its server has a connection. After a wait it is sent only if it still leads to what the agent
-/// saw.
+/// Sends the request once its server has a connection. After a wait it is sent only if its name still resolves to the
+/// item that was exposed to the agent.
 async fn dispatch(
     gateway: &Gateway,
     view: &ViewName,
-    answer: &PendingResponse,
+    pending: &PendingResponse,
     handle: &UpstreamHandle,
     deadline: CallDeadline,
     params: &RequestParams<'_>,
 ) -> Result<(UpstreamExchange, CallGuard), CallEnd> {
-    let (aim, section) = (&answer.target, answer.target.section());
+    let (target, section) = (&pending.target, pending.target.section());
     let refused = |refusal| CallEnd::Refused(response::refusal_text(&section.key, &refusal));
     let guard = handle.begin_call().await.map_err(refused)?;
     if guard.waited() {
-        let same = match (resolve_target(gateway, view, aim.method, params), aim.listed_item()) {
-            (Err(RouteError::InvalidParams(why)), _) => return Err(CallEnd::Refused(why.to_owned())),
+        let is_unchanged = match (resolve_target(gateway, view, target.method, params), target.listed_item())
+        {
+            (Err(RouteError::InvalidParams(reason)), _) => return Err(CallEnd::Refused(reason.to_owned())),
             (Err(RouteError::Unknown(text) | RouteError::Removed(text)), _) => {
                 return Err(CallEnd::Refused(text));
             }
             (Ok(_), Some((list, item))) => handle.lists_item(list, item),
             (Ok(_), None) => true,
         };
-        if let (false, Some((list, item))) = (same, aim.listed_item()) {
+        if let (false, Some((list, item))) = (is_unchanged, target.listed_item()) {
             return Err(CallEnd::Refused(response::changed_item_text(&section.key, list, item.name())));
         }
     }
     let request = UpstreamRequest {
-        method: aim.method.as_str(),
+        method: target.method.as_str(),
         params,
-        edits: &[aim.params_edit()],
-        name: aim.upstream_name(),
-        log_level: answer.log_level,
+        edits: &[target.params_edit()],
+        name: target.upstream_name(),
+        log_level: pending.log_level,
     };
     match tokio::time::timeout_at(deadline.expires_at(), guard.connection().call(request)).await {
         Ok(Ok(exchange)) => Ok((exchange, guard)),
@@ -256,33 +257,33 @@ async fn dispatch(
 }
 
 impl DispatchedCall {
-    /// What comes next, or nothing if nothing came until `patience`; an error is the end. Cancel safe.
-    async fn next(&mut self, pulse: &CoarseTimer, patience: Instant) -> Result<Option<Bytes>, CallEnd> {
-        let context = self.response.timer.tracing_span();
-        self.next_notification(pulse, patience).instrument(context).await
+    /// Returns the next notification, or `None` at `quiet_until`. An error is the end of the call. Cancel safe.
+    async fn next(&mut self, timer: &CoarseTimer, quiet_until: Instant) -> Result<Option<Bytes>, CallEnd> {
+        let span = self.response.timer.tracing_span();
+        self.next_notification(timer, quiet_until).instrument(span).await
     }
 
     async fn next_notification(
         &mut self,
-        pulse: &CoarseTimer,
-        patience: Instant,
+        timer: &CoarseTimer,
+        quiet_until: Instant,
     ) -> Result<Option<Bytes>, CallEnd> {
         loop {
-            let until = self.deadline.expires_at();
+            let expires_at = self.deadline.expires_at();
             tokio::select! {
                 biased;
-                incoming = self.exchange.next() => match incoming {
-                    Ok(ResponseMessage::Notification(notice)) if self.response.accepts_notification(&notice) => return Ok(Some(notice)),
+                message = self.exchange.next() => match message {
+                    Ok(ResponseMessage::Notification(notification)) if self.response.accepts_notification(&notification) => return Ok(Some(notification)),
                     Ok(ResponseMessage::Notification(_)) => {}
-                    Ok(ResponseMessage::Progress(notice)) => {
+                    Ok(ResponseMessage::Progress(notification)) => {
                         self.deadline.record_progress(Instant::now());
-                        return Ok(Some(notice));
+                        return Ok(Some(notification));
                     }
-                    Ok(ResponseMessage::Response(reply)) => return Err(CallEnd::Response(reply)),
+                    Ok(ResponseMessage::Response(response)) => return Err(CallEnd::Response(response)),
                     Err(error) => return Err(CallEnd::Failed(error)),
                 },
                 () = wait_for_cancel(&mut self.in_flight) => return Err(CallEnd::Cancelled),
-                () = pulse.sleep_until(patience.min(until)) => return if patience < until {
+                () = timer.sleep_until(quiet_until.min(expires_at)) => return if quiet_until < expires_at {
                     Ok(None)
                 } else {
                     Err(CallEnd::TimedOut(self.deadline.timeout_reason()))
@@ -291,12 +292,12 @@ impl DispatchedCall {
         }
     }
 
-    /// The rest of a call whose agent went away.
+    /// Runs a call to its end after its agent has disconnected.
     async fn run_detached(mut self, gateway: Arc<Gateway>) {
         loop {
             tokio::select! {
-                next = self.next(&gateway.coarse_timer, self.deadline.expires_at()) => if let Err(ended) = next {
-                    return self.response.timer.end(ended.outcome(), ended.response());
+                next = self.next(&gateway.coarse_timer, self.deadline.expires_at()) => if let Err(end) = next {
+                    return self.response.timer.end(end.outcome(), end.response());
                 },
                 () = gateway.stop.cancelled() => return self.exchange.abandon(),
             }
@@ -305,27 +306,27 @@ impl DispatchedCall {
 }
 
 impl AttendedCall {
-    async fn next(&mut self, patience: Instant) -> CallEvent {
+    async fn next(&mut self, quiet_until: Instant) -> CallEvent {
         let Some(call) = &mut self.call else {
             return CallEvent::AlreadyEnded;
         };
-        match call.next(&self.gateway.coarse_timer, patience).await {
-            Ok(Some(notice)) => CallEvent::Notification(notice),
+        match call.next(&self.gateway.coarse_timer, quiet_until).await {
+            Ok(Some(notification)) => CallEvent::Notification(notification),
             Ok(None) => CallEvent::Quiet,
-            Err(ended) => CallEvent::Ended(ended),
+            Err(end) => CallEvent::Ended(end),
         }
     }
 
-    /// Waits for the answer, or, with `streams`, for whatever makes the response a stream.
-    async fn start_response(&mut self, patience: Instant, streams: bool) -> ResponseStart {
+    /// Waits for the response or, if `accepts_stream`, for the first event that turns the response into a stream.
+    async fn start_response(&mut self, quiet_until: Instant, accepts_stream: bool) -> ResponseStart {
         loop {
-            match self.next(patience).await {
-                CallEvent::Notification(notice) if streams => {
-                    return ResponseStart::Stream(Some(sse_event(&notice)));
+            match self.next(quiet_until).await {
+                CallEvent::Notification(notification) if accepts_stream => {
+                    return ResponseStart::Stream(Some(sse_event(&notification)));
                 }
-                CallEvent::Quiet if streams => return ResponseStart::Stream(None),
+                CallEvent::Quiet if accepts_stream => return ResponseStart::Stream(None),
                 CallEvent::Notification(_) | CallEvent::Quiet => {}
-                CallEvent::Ended(ended) => return ResponseStart::Ended(ended),
+                CallEvent::Ended(end) => return ResponseStart::Ended(end),
                 CallEvent::AlreadyEnded => return ResponseStart::AlreadyEnded,
             }
         }
@@ -344,12 +345,12 @@ impl Drop for AttendedCall {
     }
 }
 
-/// How a call ended.
+/// The end of a call.
 enum CallEnd {
     Response(RpcResponse),
     Refused(String),
     Failed(ConnectionError),
-    /// With what was missed.
+    /// With the description of the exceeded limit.
     TimedOut(String),
     Cancelled,
 }
@@ -372,13 +373,13 @@ impl CallEnd {
 
     fn response(&self) -> Option<&RpcResponse> {
         match self {
-            Self::Response(reply) => Some(reply),
+            Self::Response(response) => Some(response),
             _ => None,
         }
     }
 }
 
-/// What an answer is made from.
+/// The data from which the response to the agent is built.
 struct PendingResponse {
     id: JsonRpcId,
     era: Era,
@@ -388,36 +389,38 @@ struct PendingResponse {
 }
 
 impl PendingResponse {
-    /// True if the agent wants this notice: log messages are for those who asked for their level. A legacy
-    /// agent that never did gets what its server sends, a modern one nothing.
-    fn accepts_notification(&self, notice: &[u8]) -> bool {
-        match (notification_level(notice), self.log_level, self.era) {
+    /// True if this notification is forwarded to the agent. Log messages are filtered by the requested level. Without
+    /// one, a legacy agent receives all that its server sends and a modern agent none.
+    fn accepts_notification(&self, notification: &[u8]) -> bool {
+        match (notification_level(notification), self.log_level, self.era) {
             (None, ..) | (Some(_), None, Era::Legacy) => true,
             (Some(_), None, Era::Modern) => false,
-            (Some(level), Some(wanted), _) => level >= wanted,
+            (Some(level), Some(minimum), _) => level >= minimum,
         }
     }
 
-    fn into_response(self, ended: &CallEnd) -> Response<ResponseBody> {
-        if matches!(ended, CallEnd::Cancelled) {
+    fn into_response(self, end: &CallEnd) -> Response<ResponseBody> {
+        if matches!(end, CallEnd::Cancelled) {
             return empty_stream();
         }
-        let (status, message) = self.into_message(ended);
+        let (status, message) = self.into_message(end);
         body::json(status, message)
     }
 
-    /// The whole message and its HTTP status.
-    fn into_message(self, ended: &CallEnd) -> (StatusCode, Bytes) {
-        self.timer.end(ended.outcome(), ended.response());
-        let (ask, section) = (self.target.method, self.target.section());
-        let text = match ended {
-            CallEnd::Response(reply) => return response::server_response(&self.id, reply, ask, self.era),
+    /// Returns the HTTP status and the whole JSON-RPC message.
+    fn into_message(self, end: &CallEnd) -> (StatusCode, Bytes) {
+        self.timer.end(end.outcome(), end.response());
+        let (method, section) = (self.target.method, self.target.section());
+        let text = match end {
+            CallEnd::Response(response) => {
+                return response::server_response(&self.id, response, method, self.era);
+            }
             CallEnd::Refused(text) => text.clone(),
             CallEnd::Failed(error) => response::connection_failure_text(&section.key, error),
-            CallEnd::TimedOut(missed) => response::timeout_text(&section.key, missed),
+            CallEnd::TimedOut(reason) => response::timeout_text(&section.key, reason),
             CallEnd::Cancelled => String::from("The call was cancelled."),
         };
-        (StatusCode::OK, response::failure_message(&self.id, &text, ask, self.era))
+        (StatusCode::OK, response::failure_message(&self.id, &text, method, self.era))
     }
 }
 
@@ -428,7 +431,7 @@ async fn wait_for_cancel(in_flight: &mut Option<InFlightRequest>) {
     }
 }
 
-/// The response to a cancelled request: a stream in which no answer comes.
+/// Returns the response to a cancelled request: an event stream that ends without a message.
 fn empty_stream() -> Response<ResponseBody> {
     body::event_stream(futures_util::stream::empty())
 }

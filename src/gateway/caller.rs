@@ -3,22 +3,22 @@ use std::sync::Arc;
 use super::session::{InFlightRequest, Session};
 use crate::wire::{Era, JsonRpcId, LogLevel, RequestParams};
 
-/// Who asks. Whatever hangs on who asks takes this and decides by nothing else.
+/// The caller of a request. Code that depends on the caller takes this and uses no other distinction.
 #[derive(Clone, Debug)]
 pub(super) enum Caller {
     /// A legacy session.
     Session(Arc<Session>),
-    /// Somebody who cannot be told from others: a modern agent, whose process and connection are no identity
+    /// A modern agent. It cannot be distinguished from others, because its process and connection are no identity
     /// (2026-07-28, Basic).
     Sessionless,
 }
 
-/// A request of the session with the same id is in flight.
+/// The error for a request whose id is already in flight in the session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DuplicateRequestId;
 
 impl Caller {
-    /// Gives the era in which the caller speaks.
+    /// Returns the protocol era of the caller.
     pub(super) fn era(&self) -> Era {
         match self {
             Self::Session(_) => Era::Legacy,
@@ -26,7 +26,7 @@ impl Caller {
         }
     }
 
-    /// Gives the session, if there is one.
+    /// Returns the session, if the caller has one.
     pub(super) fn session(&self) -> Option<&Arc<Session>> {
         match self {
             Self::Session(session) => Some(session),
@@ -34,8 +34,8 @@ impl Caller {
         }
     }
 
-    /// Gives the level from which on the caller wants log messages with the answer to a request; what `None` means its
-    /// era says.
+    /// Returns the minimum level of the log messages that the caller requests with a response. The meaning of `None`
+    /// depends on the era.
     pub(super) fn log_level(&self, params: &RequestParams<'_>) -> Option<LogLevel> {
         match self {
             Self::Session(session) => session.log_level(),
@@ -46,8 +46,8 @@ impl Caller {
         }
     }
 
-    /// Notes that a request begins, so that the caller can cancel it by its id. A caller without a session cancels by
-    /// going away.
+    /// Registers a request in flight, so that the caller can cancel it by its id. A caller without a session cancels by
+    /// disconnecting; for it the result is `None`.
     pub(super) fn begin_request(
         &self,
         id: &JsonRpcId,

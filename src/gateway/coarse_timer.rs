@@ -3,19 +3,19 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// How exactly calls know the time.
+/// The resolution of the timer.
 const TICK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A beat for calls, which look at the time with each of them.
+/// A shared timer for calls, which check the time at each tick.
 ///
-/// A timer for every call would do, but a new earliest timer wakes the runtime's I/O driver: measured, that
-/// was a system call or two for each call, on a path that has only a handful. A watch, since that keeps its
-/// waiters in several lists: no lock is shared by all calls.
+/// One runtime timer per call would work too, but a new earliest timer wakes the runtime's I/O driver: measured, that
+/// was one or two system calls for each call, on a path that has only a handful. It is a watch channel, because that
+/// keeps its waiters in several lists: no lock is shared by all calls.
 #[derive(Debug, Default)]
 pub(super) struct CoarseTimer(watch::Sender<()>);
 
 impl CoarseTimer {
-    /// Beats for as long as it is polled.
+    /// Ticks for as long as it is polled.
     pub(super) async fn run(&self) {
         loop {
             sleep(TICK_INTERVAL).await;
@@ -23,10 +23,10 @@ impl CoarseTimer {
         }
     }
 
-    /// Completes half a second after this instant at the latest, as long as it beats. Cancel safe.
+    /// Completes at most half a second after this instant, as long as [`run`](Self::run) is polled. Cancel safe.
     pub(super) async fn sleep_until(&self, instant: Instant) {
-        let mut beats = self.0.subscribe();
-        // The other end is here, so that beats never end.
-        while Instant::now() < instant && beats.changed().await.is_ok() {}
+        let mut ticks = self.0.subscribe();
+        // `self` holds the sender, so the channel is never closed.
+        while Instant::now() < instant && ticks.changed().await.is_ok() {}
     }
 }

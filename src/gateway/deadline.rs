@@ -2,12 +2,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A call that goes on making progress ends all the same after so many times its limit, and after a day
-/// (2025-11-25, basic/lifecycle, timeouts: a maximum must hold regardless of progress).
+/// The maximum duration of a call with progress, as a multiple of its timeout (2025-11-25, basic/lifecycle, timeouts: a
+/// maximum must be enforced regardless of progress).
 const MAX_TIMEOUT_FACTOR: u32 = 10;
+/// The maximum duration of a call with progress, unless its timeout alone is longer.
 const MAX_CALL_DURATION: Duration = Duration::from_hours(24);
 
-/// When a call ends for want of an answer.
+/// The time at which a call without a response ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct CallDeadline {
     timeout: Duration,
@@ -17,34 +18,35 @@ pub(super) struct CallDeadline {
 }
 
 impl CallDeadline {
-    /// Of a call that begins now and has `limit` for its answer, or for its next progress.
-    pub(super) fn new(now: Instant, limit: Duration) -> Self {
-        let most = limit.saturating_mul(MAX_TIMEOUT_FACTOR).min(MAX_CALL_DURATION.max(limit));
-        Self { timeout: limit, expires_at: now + limit, latest_expires_at: now + most, made_progress: false }
+    /// Creates the deadline of a call that begins now. Its response, or its next progress, must arrive within
+    /// `timeout`.
+    pub(super) fn new(now: Instant, timeout: Duration) -> Self {
+        let maximum = timeout.saturating_mul(MAX_TIMEOUT_FACTOR).min(MAX_CALL_DURATION.max(timeout));
+        Self { timeout, expires_at: now + timeout, latest_expires_at: now + maximum, made_progress: false }
     }
 
-    /// The call made progress: it has its limit again.
+    /// Restarts the timeout after a progress notification, up to the maximum.
     pub(super) fn record_progress(&mut self, now: Instant) {
         self.expires_at = (now + self.timeout).min(self.latest_expires_at);
         self.made_progress = true;
     }
 
-    /// The instant at which it is over.
+    /// Returns the instant at which the call ends.
     pub(super) fn expires_at(self) -> Instant {
         self.expires_at
     }
 
-    /// What is told of a call that is over: the end of "MCP server x …".
+    /// Describes the exceeded limit, as the end of the sentence "MCP server x …".
     pub(super) fn timeout_reason(self) -> String {
         let seconds = self.timeout.as_secs_f64();
         if !self.made_progress {
-            format!("did not answer within {seconds} s")
+            format!("did not respond within {seconds} s")
         } else if self.expires_at < self.latest_expires_at {
-            format!("neither answered nor made progress for {seconds} s")
+            format!("sent neither a response nor progress for {seconds} s")
         } else {
-            let most =
+            let maximum =
                 self.timeout.saturating_mul(MAX_TIMEOUT_FACTOR).min(MAX_CALL_DURATION.max(self.timeout));
-            format!("made progress, but did not answer within {} s", most.as_secs_f64())
+            format!("sent progress, but no response within {} s", maximum.as_secs_f64())
         }
     }
 }
@@ -60,18 +62,18 @@ mod tests {
         let mut deadline = CallDeadline::new(start, Duration::from_secs(10));
         assert_eq!(
             (deadline.expires_at(), &*deadline.timeout_reason()),
-            (after(10), "did not answer within 10 s")
+            (after(10), "did not respond within 10 s")
         );
         deadline.record_progress(after(9));
-        let silent = "neither answered nor made progress for 10 s";
-        assert_eq!((deadline.expires_at(), &*deadline.timeout_reason()), (after(19), silent));
+        let no_progress = "sent neither a response nor progress for 10 s";
+        assert_eq!((deadline.expires_at(), &*deadline.timeout_reason()), (after(19), no_progress));
         deadline.record_progress(after(99));
-        let endless = "made progress, but did not answer within 100 s";
-        assert_eq!((deadline.expires_at(), &*deadline.timeout_reason()), (after(100), endless));
+        let too_long = "sent progress, but no response within 100 s";
+        assert_eq!((deadline.expires_at(), &*deadline.timeout_reason()), (after(100), too_long));
 
-        let mut day = CallDeadline::new(start, Duration::from_hours(20));
-        day.record_progress(start + Duration::from_hours(19));
-        assert_eq!(day.expires_at(), start + MAX_CALL_DURATION);
-        assert!(day.timeout_reason().ends_with("86400 s"));
+        let mut long = CallDeadline::new(start, Duration::from_hours(20));
+        long.record_progress(start + Duration::from_hours(19));
+        assert_eq!(long.expires_at(), start + MAX_CALL_DURATION);
+        assert!(long.timeout_reason().ends_with("86400 s"));
     }
 }

@@ -1,4 +1,4 @@
-//! Which protocol a request speaks, and whether its headers agree with its body.
+//! Decides the protocol era of a request, and checks that its headers match its body.
 
 use std::borrow::Cow;
 
@@ -16,10 +16,11 @@ const NAME_HEADER: &str = "mcp-name";
 const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
 
-/// The era of a message. A modern request is complete and agrees with its headers, or is refused.
+/// Returns the era of a message.
 ///
-/// Decided for each request: an `initialize` is legacy, a protocol version in `_meta` or a modern one in
-/// the header is modern, everything else is legacy (2026-07-28, Versioning and Streamable HTTP).
+/// It is decided for each message: `initialize` is legacy, a protocol version in `_meta` or a modern one in the header
+/// is modern, everything else is legacy (2026-07-28, Versioning and Streamable HTTP).
+/// A modern request is rejected if required `_meta` members are missing or if its headers do not match its body.
 pub(super) fn request_era(
     headers: &HeaderMap,
     method: Option<&str>,
@@ -66,16 +67,16 @@ pub(super) fn request_era(
     Ok(Era::Modern)
 }
 
-/// The revision that an `initialize` is answered with: the agent's own, or the newest that has a handshake.
-pub(super) fn negotiate_version(asked: &str) -> &'static str {
+/// Returns the protocol version for an `initialize` result: the requested one, or the newest that has `initialize`.
+pub(super) fn negotiate_version(requested: &str) -> &'static str {
     ProtocolVersion::KNOWN_VERSIONS
         .iter()
-        .find(|known| known.as_str() == asked && known.has_initialize())
+        .find(|version| version.as_str() == requested && version.has_initialize())
         .unwrap_or(&ProtocolVersion::LATEST_WITH_INITIALIZE)
         .as_str()
 }
 
-/// All revisions spoken here, the newest first.
+/// Returns all supported protocol versions, newest first.
 pub(super) fn supported_versions() -> impl Iterator<Item = &'static str> {
     ProtocolVersion::KNOWN_VERSIONS.iter().rev().map(ProtocolVersion::as_str)
 }
@@ -88,7 +89,7 @@ fn era_without_meta(
     match header {
         Some(version) if !is_supported(version) => Err(unsupported_version(version)),
         Some(version) if is_modern_version(version) => {
-            // Of notifications the revision asks nothing.
+            // The modern era requires no `_meta` in notifications.
             if is_request { Err(missing_meta()) } else { Ok(Era::Modern) }
         }
         None if method == Some("server/discover") => Err(missing_meta()),
@@ -97,10 +98,10 @@ fn era_without_meta(
 }
 
 fn is_supported(version: &str) -> bool {
-    supported_versions().any(|known| known == version)
+    supported_versions().any(|supported| supported == version)
 }
 
-/// The first revision of the modern era.
+/// Returns the first protocol version of the modern era.
 pub(super) fn first_modern_version() -> &'static str {
     ProtocolVersion::NO_INITIALIZE.as_str()
 }
@@ -109,7 +110,7 @@ fn is_modern_version(version: &str) -> bool {
     version >= first_modern_version()
 }
 
-/// The one value of a header, if it is there.
+/// Returns the value of a header that may occur at most once.
 fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ResponseError> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(http::HeaderValue::to_str).transpose();
@@ -117,12 +118,12 @@ fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a st
         (Ok(value), None) => Ok(value),
         _ => Err(ResponseError::bad_request(
             ErrorCode::HEADER_MISMATCH,
-            format!("{name} must stand once, in plain text"),
+            format!("{name} must occur once and consist of visible ASCII characters"),
         )),
     }
 }
 
-/// A header value that may be wrapped as `=?base64?…?=`.
+/// Decodes a header value that may be wrapped as `=?base64?…?=`.
 fn decode_header_value(value: &str) -> Option<Cow<'_, str>> {
     let Some(wrapped) = value.strip_prefix("=?base64?").and_then(|value| value.strip_suffix("?=")) else {
         return Some(Cow::Borrowed(value));
@@ -132,8 +133,8 @@ fn decode_header_value(value: &str) -> Option<Cow<'_, str>> {
 
 fn header_mismatch(header: &str, found: Option<&str>, body: &str) -> ResponseError {
     let message = match found {
-        Some(found) => format!("Header mismatch: {header} is {found:?}, the body says {body:?}"),
-        None => format!("Header mismatch: {header} is missing, the body says {body:?}"),
+        Some(found) => format!("Header mismatch: {header} is {found:?}, the body has {body:?}"),
+        None => format!("Header mismatch: {header} is missing, the body has {body:?}"),
     };
     ResponseError::bad_request(ErrorCode::HEADER_MISMATCH, message)
 }
@@ -142,7 +143,7 @@ fn missing_meta() -> ResponseError {
     ResponseError::bad_request(
         ErrorCode::INVALID_PARAMS,
         format!(
-            "Invalid params: a request of {} needs {VERSION_KEY} and {CAPABILITIES_KEY} in its _meta",
+            "Invalid params: a request of protocol version {} needs {VERSION_KEY} and {CAPABILITIES_KEY} in its _meta",
             ProtocolVersion::NO_INITIALIZE
         ),
     )
@@ -225,14 +226,14 @@ mod tests {
 
     #[test]
     fn initialize_negotiates_a_version_with_a_handshake() {
-        for (asked, given) in [
+        for (requested, negotiated) in [
             ("2024-11-05", "2024-11-05"),
             ("2025-03-26", "2025-03-26"),
             ("2025-11-25", "2025-11-25"),
             ("2026-07-28", "2025-11-25"),
             ("1.0", "2025-11-25"),
         ] {
-            assert_eq!(negotiate_version(asked), given);
+            assert_eq!(negotiate_version(requested), negotiated);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One HTTP request of an agent: checked, read, and handed to whoever answers it.
+//! Checks and reads one HTTP request of an agent, and dispatches it by HTTP method, era and session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,29 +22,29 @@ use crate::upstream::ViewName;
 use crate::wire::{Envelope, Era, JsonRpcId, MalformedMessage, RequestParams};
 
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
-/// The longest request.
+/// The maximum size of a request body.
 const MAX_BODY_BYTES: usize = 4 << 20;
-/// A request must be there by then.
+/// The maximum time for a request body to arrive.
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Answers a request.
+/// Handles one HTTP request.
 pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ResponseBody> {
-    if let Err(denied) = gateway.authorization.check_request(request.headers()) {
-        return body::plain_text(denied.status(), denied.to_string());
+    if let Err(error) = gateway.authorization.check_request(request.headers()) {
+        return body::plain_text(error.status(), error.to_string());
     }
     let Some(view) = parse_view_path(request.uri().path()) else {
         return body::plain_text(StatusCode::NOT_FOUND, "MCP is served at /mcp and /ns/NAMESPACE/mcp");
     };
-    let agent = ViewHandler { gateway, view };
+    let handler = ViewHandler { gateway, view };
     match *request.method() {
-        Method::POST => agent.post(request).await,
-        Method::GET => agent.get(request.headers()),
-        Method::DELETE => agent.delete(request.headers()),
+        Method::POST => handler.post(request).await,
+        Method::GET => handler.get(request.headers()),
+        Method::DELETE => handler.delete(request.headers()),
         _ => method_not_allowed(),
     }
 }
 
-/// The view at a path.
+/// Returns the view that a path selects, if it is an MCP endpoint.
 fn parse_view_path(path: &str) -> Option<ViewName> {
     if path == "/mcp" {
         return Some(ViewName::All);
@@ -53,34 +53,34 @@ fn parse_view_path(path: &str) -> Option<ViewName> {
     (!namespace.is_empty() && !namespace.contains('/')).then(|| ViewName::Namespace(namespace.into()))
 }
 
-/// Who asks, as far as the path tells.
+/// Handles the requests to one endpoint path.
 pub(super) struct ViewHandler {
     pub(super) gateway: Arc<Gateway>,
     pub(super) view: ViewName,
 }
 
-/// A request message, read.
+/// A parsed JSON-RPC request.
 pub(super) struct AgentRequest<'a> {
     pub(super) id: JsonRpcId,
     pub(super) method: &'a str,
     pub(super) params: &'a RequestParams<'a>,
-    /// True if the agent takes a stream for an answer.
+    /// True if the agent accepts an event stream as the response.
     pub(super) accepts_stream: bool,
 }
 
 impl ViewHandler {
     async fn post(self, request: Request<Incoming>) -> Response<ResponseBody> {
-        let (head, body) = request.into_parts();
-        let headers = head.headers;
+        let (parts, body) = request.into_parts();
+        let headers = parts.headers;
         if !is_json(&headers) {
             return body::plain_text(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "Content-Type must be application/json",
             );
         }
-        let streams = accepts(&headers, "text", "event-stream");
-        if !streams && !accepts(&headers, "application", "json") {
-            let text = "Accept must name application/json and text/event-stream";
+        let accepts_stream = accepts(&headers, "text", "event-stream");
+        if !accepts_stream && !accepts(&headers, "application", "json") {
+            let text = "Accept must include application/json and text/event-stream";
             return body::plain_text(StatusCode::NOT_ACCEPTABLE, text);
         }
         let bytes = match read_body(body).await {
@@ -89,7 +89,7 @@ impl ViewHandler {
         };
         let envelope = match Envelope::parse(&bytes) {
             Ok(envelope) => envelope,
-            Err(malformed) => return error_response(&malformed_error(&malformed), None),
+            Err(error) => return error_response(&malformed_error(&error), None),
         };
         let id = envelope.id.map(JsonRpcId::from_raw);
         let params = match envelope.params.map(|params| RequestParams::parse(params.get())).transpose() {
@@ -99,36 +99,36 @@ impl ViewHandler {
         let method = envelope.method.as_deref();
         let era = match request_era(&headers, method, envelope.is_request(), &params) {
             Ok(era) => era,
-            Err(failure) => return error_response(&failure, id.as_ref()),
+            Err(error) => return error_response(&error, id.as_ref()),
         };
-        if let Some(failure) = method.and_then(|method| self.loop_error(method, &params)) {
-            return error_response(&failure, id.as_ref());
+        if let Some(error) = method.and_then(|method| self.loop_error(method, &params)) {
+            return error_response(&error, id.as_ref());
         }
         match (era, method, id) {
             (Era::Modern, Some(method), Some(id)) => {
                 self.respond(
                     Caller::Sessionless,
-                    AgentRequest { id, method, params: &params, accepts_stream: streams },
+                    AgentRequest { id, method, params: &params, accepts_stream },
                 )
                 .await
             }
-            // A modern agent's notifications ask for nothing, and answers it never owes.
+            // Modern agents send no responses, and their notifications need no action.
             (Era::Modern, _, _) => body::empty(StatusCode::ACCEPTED),
             (Era::Legacy, Some("initialize"), Some(id)) => self.initialize(&id, &params),
             (Era::Legacy, method, id) => {
                 let session = match self.find_session(&headers) {
                     Ok(session) => session,
                     Err((status, text)) => {
-                        let failure =
+                        let error =
                             ResponseError::bad_request(ErrorCode::INVALID_REQUEST, text).with_status(status);
-                        return error_response(&failure, id.as_ref());
+                        return error_response(&error, id.as_ref());
                     }
                 };
                 match (method, id) {
                     (Some(method), Some(id)) => {
                         self.respond(
                             Caller::Session(session),
-                            AgentRequest { id, method, params: &params, accepts_stream: streams },
+                            AgentRequest { id, method, params: &params, accepts_stream },
                         )
                         .await
                     }
@@ -144,13 +144,13 @@ impl ViewHandler {
         }
     }
 
-    /// Opens the notice stream of a session.
+    /// Opens the notification stream of a session.
     fn get(&self, headers: &HeaderMap) -> Response<ResponseBody> {
         if !headers.contains_key(SESSION_HEADER) {
             return method_not_allowed();
         }
         if !accepts(headers, "text", "event-stream") {
-            return body::plain_text(StatusCode::NOT_ACCEPTABLE, "Accept must name text/event-stream");
+            return body::plain_text(StatusCode::NOT_ACCEPTABLE, "Accept must include text/event-stream");
         }
         match self.find_session(headers) {
             Ok(session) => body::event_stream(session_stream(self.stream_context(), session.open_stream())),
@@ -173,7 +173,8 @@ impl ViewHandler {
         }
     }
 
-    /// The session that a request names: 400 without one, 404 if there is none such here.
+    /// Returns the session in the `Mcp-Session-Id` header. The error is 400 if the header is missing, and 404 if the
+    /// session does not exist or belongs to another view.
     fn find_session(&self, headers: &HeaderMap) -> Result<Arc<Session>, (StatusCode, &'static str)> {
         let id = headers
             .get(SESSION_HEADER)
@@ -191,10 +192,12 @@ async fn read_body(body: Incoming) -> Result<Bytes, Response<ResponseBody>> {
     match tokio::time::timeout(BODY_READ_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(body::plain_text(StatusCode::PAYLOAD_TOO_LARGE, "the request is longer than 4 MiB"))
+            Err(body::plain_text(StatusCode::PAYLOAD_TOO_LARGE, "the request body is larger than 4 MiB"))
         }
-        Ok(Err(_)) => Err(body::plain_text(StatusCode::BAD_REQUEST, "the request could not be read")),
-        Err(_) => Err(body::plain_text(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time")),
+        Ok(Err(_)) => Err(body::plain_text(StatusCode::BAD_REQUEST, "the request body could not be read")),
+        Err(_) => {
+            Err(body::plain_text(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive within 30 s"))
+        }
     }
 }
 
@@ -210,8 +213,8 @@ pub(super) fn result_response(id: &JsonRpcId, result: &str) -> Response<Response
     body::json(StatusCode::OK, response::result_message(id, &[result.as_bytes()]))
 }
 
-pub(super) fn error_response(failure: &ResponseError, id: Option<&JsonRpcId>) -> Response<ResponseBody> {
-    body::json(failure.status, failure.to_message(id))
+pub(super) fn error_response(error: &ResponseError, id: Option<&JsonRpcId>) -> Response<ResponseBody> {
+    body::json(error.status, error.to_message(id))
 }
 
 fn method_not_allowed() -> Response<ResponseBody> {

@@ -3,31 +3,33 @@ use std::fmt::Write;
 use crate::catalog::Generation;
 use crate::upstream::ViewName;
 
-/// So much is told of all servers together, in bytes; agents put it before everything else.
+/// The maximum total size of the instructions of all servers. Agents put them before everything else in the prompt.
 const MAX_INSTRUCTIONS_BYTES: usize = 16 << 10;
 
-/// What the servers that a view shows want models to know, each under its name; `None` if none wants anything.
+/// Returns the instructions of the servers in a view, each under its server's name; `None` if no server has any.
 ///
-/// The same servers give the same text, so that an agent's prompt cache survives.
+/// Equal servers give equal text, so that an agent's prompt cache stays valid.
 pub(super) fn instructions(generation: &Generation, view: &ViewName) -> Option<String> {
-    let shown = generation.sections().filter(|section| view.shows(&section.key.namespace));
+    let sections = generation.sections().filter(|section| view.shows(&section.key.namespace));
     let mut text = String::new();
-    let mut left_out = 0;
-    for section in shown {
-        let Some(told) = &section.instructions else { continue };
-        if text.len() + told.len() > MAX_INSTRUCTIONS_BYTES {
-            left_out += 1;
+    let mut omitted = 0;
+    for section in sections {
+        let Some(server_instructions) = &section.instructions else { continue };
+        if text.len() + server_instructions.len() > MAX_INSTRUCTIONS_BYTES {
+            omitted += 1;
             continue;
         }
-        let names = match &*section.prefix {
+        let name_hint = match &*section.prefix {
             "" => String::new(),
-            prefix => format!(" (its tools begin with {prefix}_)"),
+            prefix => format!(" (tool names start with {prefix}_)"),
         };
-        let _ = write!(text, "# {}{names}\n\n{told}\n\n", section.key.name);
+        let _ = write!(text, "# {}{name_hint}\n\n{server_instructions}\n\n", section.key.name);
     }
-    if left_out > 0 {
-        let _ =
-            write!(text, "({left_out} more servers have instructions that are too long to be told here.)");
+    if omitted > 0 {
+        let _ = write!(
+            text,
+            "({omitted} more servers have instructions that are omitted because of their length.)"
+        );
     }
     let text = text.trim_end();
     (!text.is_empty()).then(|| text.to_owned())

@@ -17,12 +17,12 @@ use crate::wire::RpcResponse;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
-/// What the gateway counts. Cheap to clone: clones count together.
+/// The metrics of the gateway. Cheap to clone; clones share their values.
 #[derive(Clone, Debug)]
 pub struct GatewayMetrics {
     calls: Family<Labels<3>, Counter>,
     durations: Family<Labels<2>, Histogram, fn() -> Histogram>,
-    /// The two above by server, so that a call makes no labels and takes no lock of other servers.
+    /// The two above by server, so that a call allocates no labels and shares no lock with other servers.
     servers: Arc<ArcSwap<HashMap<ObjectKey, Arc<ServerMetrics>>>>,
     pub(super) connections: Gauge,
     pub(super) sessions: Gauge,
@@ -43,7 +43,7 @@ struct ServerMetrics {
     duration: Histogram,
 }
 
-/// A call that is being measured; counts as cancelled if nothing else is said.
+/// Measures one call. If it is dropped without [`end`](Self::end), the call counts as cancelled.
 #[derive(Debug)]
 pub(super) struct CallTimer {
     server: Arc<ServerMetrics>,
@@ -71,42 +71,50 @@ impl Default for GatewayMetrics {
 }
 
 impl GatewayMetrics {
-    /// Tells of each call as a span, too.
+    /// Also exports each call as a span.
     #[must_use]
     pub fn with_spans(self, spans: SpanSender) -> Self {
         Self { spans, ..self }
     }
 
-    /// Puts everything into a registry whose prefix is `evenkeel`.
+    /// Registers all metrics in a registry with the prefix `evenkeel`.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("calls", "Requests that servers answer, by server and outcome", self.calls.clone());
-        registry.register("call_duration_seconds", "Time from a call to its answer", self.durations.clone());
+        registry.register("calls", "Requests routed to servers, by server and outcome", self.calls.clone());
+        registry.register(
+            "call_duration_seconds",
+            "Duration of requests routed to servers",
+            self.durations.clone(),
+        );
         registry.register("agent_connections", "Open connections of agents", self.connections.clone());
-        registry.register("agent_sessions", "Legacy sessions known to this process", self.sessions.clone());
-        registry.register("agent_streams", "Open notice streams of agents", self.streams.clone());
+        registry.register("agent_sessions", "Legacy sessions held by this process", self.sessions.clone());
+        registry.register("agent_streams", "Open notification streams of agents", self.streams.clone());
         registry.register(
             "agent_evictions",
-            "Connections broken since the agent stopped reading",
+            "Connections closed because the agent stopped reading",
             self.evictions.clone(),
         );
-        registry.register("catalog_generation", "Number of the catalog generation", self.generation.clone());
+        registry.register(
+            "catalog_generation",
+            "Number of the current catalog generation",
+            self.generation.clone(),
+        );
     }
 
-    /// Begins to measure a call.
-    pub(super) fn start_timer(&self, server: &ObjectKey, traced: &CallSpan<'_>) -> CallTimer {
-        let known = self.servers.load().get(server).cloned();
+    /// Starts to measure a call.
+    pub(super) fn start_timer(&self, server: &ObjectKey, span: &CallSpan<'_>) -> CallTimer {
+        let existing = self.servers.load().get(server).cloned();
         CallTimer {
-            server: known.unwrap_or_else(|| self.add_server(server)),
+            server: existing.unwrap_or_else(|| self.add_server(server)),
             start: Instant::now(),
             outcome: CallOutcome::Cancelled,
-            span: traced.start(&self.spans, server),
+            span: span.start(&self.spans, server),
         }
     }
 
-    /// Forgets the servers that are not there any more.
-    pub(super) fn retain_servers(&self, is_there: impl Fn(&ObjectKey) -> bool) {
-        let gone: Vec<_> = self.servers.load().keys().filter(|key| !is_there(key)).cloned().collect();
-        for key in gone {
+    /// Removes the metrics of servers that no longer exist.
+    pub(super) fn retain_servers(&self, exists: impl Fn(&ObjectKey) -> bool) {
+        let removed: Vec<_> = self.servers.load().keys().filter(|key| !exists(key)).cloned().collect();
+        for key in removed {
             self.servers.rcu(|servers| servers.without(&key));
             self.durations.remove(&server_labels(&key));
             for outcome in CallOutcome::ALL {
@@ -132,16 +140,16 @@ impl GatewayMetrics {
 }
 
 impl CallTimer {
-    /// Gives the `tracing` span in which log lines of the call are written.
+    /// Returns the `tracing` span for log lines of the call.
     pub(super) fn tracing_span(&self) -> tracing::Span {
         OpenSpan::log_span(self.span.as_ref())
     }
 
-    /// Ends the measurement, with what the server answered if it did.
-    pub(super) fn end(mut self, outcome: CallOutcome, reply: Option<&RpcResponse>) {
+    /// Ends the measurement, with the server's response if there is one.
+    pub(super) fn end(mut self, outcome: CallOutcome, response: Option<&RpcResponse>) {
         self.outcome = outcome;
         if let Some(span) = self.span.take() {
-            span.end(trace::error_type(outcome, reply));
+            span.end(trace::error_type(outcome, response));
         }
     }
 }
@@ -188,21 +196,21 @@ mod tests {
     fn calls_are_counted_by_server_and_outcome() {
         let metrics = GatewayMetrics::default();
         let server = ObjectKey::new("default", "gh");
-        let traced = CallSpan {
+        let span = CallSpan {
             method: RoutedMethod::CallTool,
             protocol_version: "2026-07-28",
             params: &RequestParams::default(),
         };
-        metrics.start_timer(&server, &traced).end(CallOutcome::Ok, None);
-        metrics.start_timer(&server, &traced).end(CallOutcome::Ok, None);
-        drop(metrics.start_timer(&server, &traced));
-        let counted = encoded(&metrics);
+        metrics.start_timer(&server, &span).end(CallOutcome::Ok, None);
+        metrics.start_timer(&server, &span).end(CallOutcome::Ok, None);
+        drop(metrics.start_timer(&server, &span));
+        let text = encoded(&metrics);
         for line in [
             r#"evenkeel_calls_total{namespace="default",server="gh",outcome="ok"} 2"#,
             r#"evenkeel_calls_total{namespace="default",server="gh",outcome="cancelled"} 1"#,
             r#"evenkeel_call_duration_seconds_count{namespace="default",server="gh"} 3"#,
         ] {
-            assert!(counted.contains(line), "{counted}");
+            assert!(text.contains(line), "{text}");
         }
         metrics.retain_servers(|_| false);
         assert!(!encoded(&metrics).contains("gh"));

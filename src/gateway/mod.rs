@@ -1,8 +1,8 @@
-//! The endpoint that agents talk to: MCP over streamable HTTP in both eras, at `/mcp` and `/ns/NAMESPACE/mcp`.
+//! The MCP endpoint for agents: streamable HTTP in both eras, at `/mcp` and `/ns/NAMESPACE/mcp`.
 //!
-//! Promises that what passes between agents and servers stays as it is, that a session outlives the
-//! process, that every agent hears of every change of its list, and that an agent which stops reading
-//! delays nobody. Never connects to a server: calls go out through the catalog's routes.
+//! Promises that messages between agents and servers are forwarded unchanged, that a session survives a restart of
+//! the process, that every agent is notified of every change of its lists, and that an agent that stops reading
+//! delays no other agent. Never connects to a server: calls use the catalog's routes.
 
 mod agent_subscriptions;
 mod body;
@@ -42,32 +42,32 @@ use crate::wire::InstanceId;
 use coarse_timer::CoarseTimer;
 use session::Sessions;
 
-/// What the gateway is made with.
+/// The configuration of a [`Gateway`].
 #[derive(Debug)]
 pub struct GatewayConfig {
-    /// Whose requests are answered.
+    /// The check that every request must pass.
     pub authorization: Authorization,
-    /// What session ids are sealed with; the same one after a restart, and on every replica.
+    /// The key that seals session ids. It must be the same after a restart and on every replica.
     pub session_key: SessionKey,
-    /// What agents want to hear of servers, and what those tell.
+    /// The agents' subscriptions, and the notifications that servers send for them.
     pub subscriptions: Subscriptions,
-    /// Who this is, should an agent be an evenkeel.
+    /// The id of this instance, which detects an evenkeel instance that connects to itself.
     pub instance_id: InstanceId,
-    /// Bounds.
+    /// The limits on connections.
     pub limits: Limits,
 }
 
-/// Bounds of connections.
+/// Limits on agent connections.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Open connections; further ones wait.
+    /// The maximum number of open connections. Further ones wait in the listener.
     pub max_connections: usize,
-    /// How long a connection may be without a request. Longer than agents keep theirs, so that no request
-    /// meets a connection that is being closed.
+    /// The time after which a connection without a request is closed. It is longer than agents keep idle connections,
+    /// so that no agent sends a request on a connection that is being closed.
     pub idle_timeout: Duration,
-    /// How long an agent may read nothing while there is something to read.
+    /// The time after which an agent that does not read pending data is disconnected.
     pub write_stall_timeout: Duration,
-    /// How long calls may go on after the end was asked for.
+    /// The time that calls have to finish after a shutdown was requested.
     pub drain_timeout: Duration,
 }
 
@@ -82,7 +82,7 @@ impl Default for Limits {
     }
 }
 
-/// The agents' side of a catalog.
+/// The agent-facing side of a catalog.
 #[derive(Debug)]
 pub struct Gateway {
     authorization: Authorization,
@@ -92,40 +92,34 @@ pub struct Gateway {
     limits: Limits,
     catalog: Catalog,
     metrics: GatewayMetrics,
-    /// Calls that go on though their agents went away.
+    /// Calls that continue although their agents have disconnected.
     detached_calls: TaskTracker,
     coarse_timer: CoarseTimer,
-    /// Ends the listener, the notice streams, and what goes on without an agent.
+    /// Stops the listener, the notification streams and the detached calls.
     stop: CancellationToken,
 }
 
 impl Gateway {
-    /// A gateway that serves nobody yet, and nobody any more once `stop` says so.
+    /// Creates a gateway. It serves agents after [`serve`](Self::serve) is called, until `stop` is cancelled.
     pub fn new(
         config: GatewayConfig,
         catalog: Catalog,
         metrics: GatewayMetrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let GatewayConfig {
-            authorization,
-            session_key,
-            subscriptions: listeners,
-            instance_id: identity,
-            limits,
-        } = config;
+        let GatewayConfig { authorization, session_key, subscriptions, instance_id, limits } = config;
         let sessions = Sessions::new(session_key);
-        let (alone, pulse) = (TaskTracker::new(), CoarseTimer::default());
+        let (detached_calls, coarse_timer) = (TaskTracker::new(), CoarseTimer::default());
         Arc::new(Self {
             authorization,
             sessions,
-            subscriptions: listeners,
-            instance_id: identity,
+            subscriptions,
+            instance_id,
             limits,
             catalog,
             metrics,
-            detached_calls: alone,
-            coarse_timer: pulse,
+            detached_calls,
+            coarse_timer,
             stop,
         })
     }

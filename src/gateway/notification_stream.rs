@@ -1,7 +1,7 @@
-//! Streams that tell agents of changes: the GET stream of a session, and `subscriptions/listen`.
+//! Notification streams: the GET stream of a session, and `subscriptions/listen`.
 //!
-//! Level-triggered: a stream compares the version of its view with what its agent knows, and says that the
-//! list changed. Nothing is queued, so an agent that reads slowly costs nothing and misses nothing.
+//! List changes are level-triggered: a stream compares the version of a list with the version that its agent has, and
+//! sends a notification if they differ. They are not queued, so a slow agent costs no memory and misses no change.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -24,44 +24,45 @@ use crate::catalog::View;
 use crate::upstream::{PublishedNotification, ViewName};
 use crate::wire::{JsonRpcId, ListKind, json_string};
 
-/// A resource changed that the agent watches.
+/// The notification for a change of a subscribed resource.
 const RESOURCE_UPDATED_METHOD: &str = "notifications/resources/updated";
-/// A quiet stream says so.
+/// The time without a notification after which a stream sends a keep-alive comment.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// An agent that listens may have listed so long before, and would not hear of a change in between.
+/// The age up to which a list change is notified again to an agent that starts to listen. The agent may have requested
+/// the list just before the change.
 const RECENT_CHANGE_WINDOW: Duration = Duration::from_secs(5);
 
-/// What every stream has.
+/// The gateway and the view of a stream.
 pub(super) struct StreamContext {
     pub(super) gateway: Arc<Gateway>,
     pub(super) view: ViewName,
 }
 
-/// The GET stream of a legacy session.
-pub(super) fn session_stream(source: StreamContext, stream: OpenStream) -> impl Stream<Item = Bytes> + Send {
+/// Returns the GET stream of a legacy session.
+pub(super) fn session_stream(context: StreamContext, stream: OpenStream) -> impl Stream<Item = Bytes> + Send {
     let session = stream.session.clone();
-    let (ears, untold) = session.receiver_for_new_stream(&source.gateway.subscriptions).unzip();
-    // What the agent has is known better by its session.
-    let watcher = ViewWatcher::new(source, |_, _| 0, ears, untold.unwrap_or_default());
+    let (receiver, missed) = session.receiver_for_new_stream(&context.gateway.subscriptions).unzip();
+    // The session records the list versions of the agent.
+    let watcher = ViewWatcher::new(context, |_, _| 0, receiver, missed.unwrap_or_default());
     unfold((watcher, stream, session), async |(mut watcher, stream, session)| {
-        let woken = loop {
+        let event = loop {
             let changed = session.subscriptions_changed();
             if watcher.receiver.is_none() && stream.is_newest() {
                 watcher.receiver = session.take_receiver();
             }
             tokio::select! {
-                woken = watcher.wait(
+                event = watcher.wait(
                     |list, version| session.may_be_outdated(list, version) && stream.is_newest(),
-                    |told, view| {
-                        let heard = stream.is_newest().then(|| session.select_notifications(told, |namespace| view.shows(namespace)));
-                        heard.unwrap_or_default()
+                    |notification, view| {
+                        let selected = stream.is_newest().then(|| session.select_notifications(notification, |namespace| view.shows(namespace)));
+                        selected.unwrap_or_default()
                     },
-                ) => break woken,
+                ) => break event,
                 () = changed => {}
                 () = session.ended() => return None,
             }
         };
-        let bytes = match woken {
+        let bytes = match event {
             StreamEvent::ListChanged(list) => {
                 sse_event(notification_message(list.changed_notification(), None).as_bytes())
             }
@@ -76,76 +77,83 @@ pub(super) fn session_stream(source: StreamContext, stream: OpenStream) -> impl 
     })
 }
 
-/// The stream that answers `subscriptions/listen`: what was accepted, then notices, and at the end a result.
+/// Returns the response stream of `subscriptions/listen`: the acknowledgement, then notifications, and a result at the
+/// end.
 pub(super) fn listen_stream(
-    source: StreamContext,
+    context: StreamContext,
     id: JsonRpcId,
     lists: Vec<ListKind>,
-    mut interest: AgentSubscriptions,
+    mut subscriptions: AgentSubscriptions,
 ) -> impl Stream<Item = Bytes> + Send {
     enum ListenState {
         Acknowledge,
         Notify,
         End,
     }
-    let changed_lately =
+    let recently_changed =
         |view: &View, list| view.changed_at(list).is_some_and(|at| at.elapsed() < RECENT_CHANGE_WINDOW);
-    let told = |view: &View, list| if changed_lately(view, list) { 0 } else { view.version(list) + 1 };
-    let watcher = ViewWatcher::new(source, told, interest.take_receiver(), Vec::new());
-    let meta = format!(
+    let notified = |view: &View, list| if recently_changed(view, list) { 0 } else { view.version(list) + 1 };
+    let watcher = ViewWatcher::new(context, notified, subscriptions.take_receiver(), Vec::new());
+    let meta_member = format!(
         r#""_meta":{{"io.modelcontextprotocol/subscriptionId":{}}}"#,
         String::from_utf8_lossy(id.as_bytes())
     );
-    let listener = ListenSubscription { id, meta_member: meta, lists, subscriptions: interest };
-    unfold((watcher, listener, ListenState::Acknowledge), move |(mut watcher, listener, next)| async move {
-        let notice = |method: &str, more: &str| {
-            let members = format!("{}{more}", listener.meta_member);
-            sse_event(notification_message(method, Some(&members)).as_bytes())
-        };
-        let bytes = match next {
-            ListenState::Acknowledge => {
-                notice("notifications/subscriptions/acknowledged", &listener.accepted_filter())
-            }
-            ListenState::Notify => {
-                let woken = watcher.wait(
-                    |list, _| listener.lists.contains(&list),
-                    |told, view| {
-                        listener.subscriptions.select_notifications(told, |namespace| view.shows(namespace))
-                    },
-                );
-                match woken.await {
-                    StreamEvent::ListChanged(list) => notice(list.changed_notification(), ""),
-                    StreamEvent::Notification(AgentNotification::ResourceUpdated(uri)) => {
-                        notice(RESOURCE_UPDATED_METHOD, &format!(",{}", uri_member(&uri)))
-                    }
-                    // Log messages belong to requests in this era.
-                    StreamEvent::Notification(AgentNotification::LogMessage(_)) | StreamEvent::Quiet => {
-                        KEEP_ALIVE_COMMENT
-                    }
-                    StreamEvent::Stopped => {
-                        let end = format!(r#"{{"resultType":"complete",{}}}"#, listener.meta_member);
-                        let end = sse_event(&response::result_message(&listener.id, &[end.as_bytes()]));
-                        return Some((end, (watcher, listener, ListenState::End)));
+    let subscription = ListenSubscription { id, meta_member, lists, subscriptions };
+    unfold(
+        (watcher, subscription, ListenState::Acknowledge),
+        move |(mut watcher, subscription, next)| async move {
+            let encode = |method: &str, more: &str| {
+                let members = format!("{}{more}", subscription.meta_member);
+                sse_event(notification_message(method, Some(&members)).as_bytes())
+            };
+            let bytes = match next {
+                ListenState::Acknowledge => {
+                    encode("notifications/subscriptions/acknowledged", &subscription.accepted_filter())
+                }
+                ListenState::Notify => {
+                    let event = watcher.wait(
+                        |list, _| subscription.lists.contains(&list),
+                        |notification, view| {
+                            subscription
+                                .subscriptions
+                                .select_notifications(notification, |namespace| view.shows(namespace))
+                        },
+                    );
+                    match event.await {
+                        StreamEvent::ListChanged(list) => encode(list.changed_notification(), ""),
+                        StreamEvent::Notification(AgentNotification::ResourceUpdated(uri)) => {
+                            encode(RESOURCE_UPDATED_METHOD, &format!(",{}", uri_member(&uri)))
+                        }
+                        // In this era log messages are sent only in the response to a request.
+                        StreamEvent::Notification(AgentNotification::LogMessage(_)) | StreamEvent::Quiet => {
+                            KEEP_ALIVE_COMMENT
+                        }
+                        StreamEvent::Stopped => {
+                            let end = format!(r#"{{"resultType":"complete",{}}}"#, subscription.meta_member);
+                            let end =
+                                sse_event(&response::result_message(&subscription.id, &[end.as_bytes()]));
+                            return Some((end, (watcher, subscription, ListenState::End)));
+                        }
                     }
                 }
-            }
-            ListenState::End => return None,
-        };
-        Some((bytes, (watcher, listener, ListenState::Notify)))
-    })
+                ListenState::End => return None,
+            };
+            Some((bytes, (watcher, subscription, ListenState::Notify)))
+        },
+    )
 }
 
-/// Who listens.
+/// The state of one `subscriptions/listen` request.
 struct ListenSubscription {
     id: JsonRpcId,
-    /// The member that every notice carries.
+    /// The `_meta` member that every notification of the stream carries.
     meta_member: String,
     lists: Vec<ListKind>,
     subscriptions: AgentSubscriptions,
 }
 
 impl ListenSubscription {
-    /// What it is told of, as a member of the acknowledgement.
+    /// Returns the accepted filter, as a member of the acknowledgement.
     fn accepted_filter(&self) -> String {
         let lists = self.lists.iter().map(|list| format!(r#""{}":true"#, list.listen_filter_member()));
         let uris: Vec<_> = self.subscriptions.resource_uris().collect();
@@ -165,16 +173,16 @@ fn uri_member(uri: &str) -> String {
     format!(r#""uri":{}"#, json_string(uri))
 }
 
-/// Waits for changes of one view's lists, and for what servers tell.
+/// Waits for list changes of one view, and for notifications of its servers.
 struct ViewWatcher {
     context: StreamContext,
     changes: watch::Receiver<u64>,
-    /// The version of each list last told, plus one.
+    /// The version of each list that was last notified, plus one.
     notified_versions: [(ListKind, u64); 3],
     receiver: Option<NotificationReceiver>,
-    /// What was heard and is not told yet.
+    /// The notifications that were received and not yet sent.
     pending: VecDeque<AgentNotification>,
-    /// When something was sent last.
+    /// The time of the last event.
     last_sent_at: Instant,
 }
 
@@ -187,49 +195,48 @@ enum StreamEvent {
 
 impl ViewWatcher {
     fn new(
-        source: StreamContext,
-        told: impl Fn(&View, ListKind) -> u64,
-        ears: Option<NotificationReceiver>,
-        untold: Vec<AgentNotification>,
+        context: StreamContext,
+        notified_versions: impl Fn(&View, ListKind) -> u64,
+        receiver: Option<NotificationReceiver>,
+        pending: Vec<AgentNotification>,
     ) -> Self {
-        source.gateway.metrics.streams.inc();
-        let changes = source.gateway.catalog.changes();
-        let told = {
-            let generation = source.gateway.catalog.load();
-            let view = generation.view(&source.view);
-            NOTIFIED_LISTS.map(|list| (list, told(view, list)))
+        context.gateway.metrics.streams.inc();
+        let changes = context.gateway.catalog.changes();
+        let notified_versions = {
+            let generation = context.gateway.catalog.load();
+            let view = generation.view(&context.view);
+            NOTIFIED_LISTS.map(|list| (list, notified_versions(view, list)))
         };
         Self {
-            context: source,
+            context,
             changes,
-            notified_versions: told,
-            receiver: ears,
-            pending: untold.into(),
+            notified_versions,
+            receiver,
+            pending: pending.into(),
             last_sent_at: Instant::now(),
         }
     }
 
-    /// Waits until there is something to send. Not told are changes that the agent is said not to miss. Cancel
-    /// safe.
+    /// Waits for the next event of the stream. A list change is skipped if `is_outdated` is false for it. Cancel safe.
     async fn wait(
         &mut self,
-        misses: impl Fn(ListKind, u64) -> bool,
-        sift: impl Fn(Option<&PublishedNotification>, &ViewName) -> Vec<AgentNotification>,
+        is_outdated: impl Fn(ListKind, u64) -> bool,
+        select: impl Fn(Option<&PublishedNotification>, &ViewName) -> Vec<AgentNotification>,
     ) -> StreamEvent {
         loop {
-            if let Some(list) = self.next_changed_list(&misses) {
+            if let Some(list) = self.next_changed_list(&is_outdated) {
                 self.last_sent_at = Instant::now();
                 return StreamEvent::ListChanged(list);
             }
-            if let Some(news) = self.pending.pop_front() {
+            if let Some(notification) = self.pending.pop_front() {
                 self.last_sent_at = Instant::now();
-                return StreamEvent::Notification(news);
+                return StreamEvent::Notification(notification);
             }
             tokio::select! {
                 changed = self.changes.changed() => if changed.is_err() {
                     return StreamEvent::Stopped;
                 },
-                told = receive(&mut self.receiver) => self.pending.extend(sift(told.as_deref(), &self.context.view)),
+                notification = receive(&mut self.receiver) => self.pending.extend(select(notification.as_deref(), &self.context.view)),
                 () = sleep_until(self.last_sent_at + KEEP_ALIVE_INTERVAL) => {
                     self.last_sent_at = Instant::now();
                     return StreamEvent::Quiet;
@@ -239,27 +246,28 @@ impl ViewWatcher {
         }
     }
 
-    /// A list that is another than the agent was told of.
-    fn next_changed_list(&mut self, misses: impl Fn(ListKind, u64) -> bool) -> Option<ListKind> {
+    /// Returns a list that changed since its last notification, and marks it as notified.
+    fn next_changed_list(&mut self, is_outdated: impl Fn(ListKind, u64) -> bool) -> Option<ListKind> {
         let generation = self.context.gateway.catalog.load();
         let view = generation.view(&self.context.view);
-        self.notified_versions.iter_mut().find_map(|(list, told)| {
+        self.notified_versions.iter_mut().find_map(|(list, notified)| {
             let version = view.version(*list);
-            (version + 1 > *told && misses(*list, version)).then(|| {
-                *told = version + 1;
+            (version + 1 > *notified && is_outdated(*list, version)).then(|| {
+                *notified = version + 1;
                 *list
             })
         })
     }
 }
 
-/// The next thing that a server told; `None` stands for what was lost, since it came too fast.
-async fn receive(ears: &mut Option<NotificationReceiver>) -> Option<Arc<PublishedNotification>> {
-    let Some(ears) = ears else {
+/// Receives the next notification of a server; `None` stands for notifications that were lost because they arrived too
+/// fast.
+async fn receive(receiver: &mut Option<NotificationReceiver>) -> Option<Arc<PublishedNotification>> {
+    let Some(receiver) = receiver else {
         return pending().await;
     };
-    match ears.recv().await {
-        Ok(told) => Some(told),
+    match receiver.recv().await {
+        Ok(notification) => Some(notification),
         Err(RecvError::Lagged(_)) => None,
         Err(RecvError::Closed) => pending().await,
     }

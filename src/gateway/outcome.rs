@@ -1,17 +1,17 @@
-/// How a call ended.
+/// The outcome of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum CallOutcome {
-    /// With the server's result, whatever it says.
+    /// The server returned a result, which may have `isError`.
     Ok,
-    /// With the server's JSON-RPC error.
+    /// The server returned a JSON-RPC error.
     Error,
-    /// It did not begin: the server is removed or not available.
+    /// The call was not sent: the server is removed or not available.
     Refused,
     /// The connection failed.
     Failed,
-    /// The server took too long.
+    /// The call exceeded its timeout.
     Timeout,
-    /// The agent cancelled it or went away.
+    /// The agent cancelled the call or disconnected.
     Cancelled,
 }
 
@@ -19,7 +19,7 @@ impl CallOutcome {
     pub(super) const ALL: [Self; 6] =
         [Self::Ok, Self::Error, Self::Refused, Self::Failed, Self::Timeout, Self::Cancelled];
 
-    /// As it stands in labels.
+    /// Returns the value of the `outcome` label.
     pub(super) fn label(self) -> String {
         format!("{self:?}").to_lowercase()
     }

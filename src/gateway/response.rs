@@ -1,4 +1,4 @@
-//! Answers to agents, put together from raw pieces.
+//! Builds JSON-RPC responses to agents from raw JSON.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use crate::wire::{
     ConnectionError, Era, FailureSource, JsonEdit, JsonRpcId, ListKind, Members, RpcResponse, members,
 };
 
-/// An error to answer a request with.
+/// A JSON-RPC error response and its HTTP status.
 #[derive(Debug)]
 pub(super) struct ResponseError {
     pub(super) status: StatusCode,
@@ -25,12 +25,12 @@ pub(super) struct ResponseError {
 }
 
 impl ResponseError {
-    /// An error that says the request itself is wrong: HTTP 400.
+    /// Creates an error for a malformed request: HTTP 400.
     pub(super) fn bad_request(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code, message: message.into(), data: None }
     }
 
-    /// An error about what a well-formed request asks for: HTTP 200.
+    /// Creates an error for a well-formed request: HTTP 200.
     pub(super) fn in_band(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
         Self { status: StatusCode::OK, ..Self::bad_request(code, message) }
     }
@@ -48,7 +48,7 @@ impl ResponseError {
         Self { data: Some(data), ..self }
     }
 
-    /// The whole message.
+    /// Serializes the whole JSON-RPC message.
     pub(super) fn to_message(&self, id: Option<&JsonRpcId>) -> Bytes {
         let mut error = serde_json::json!({ "code": self.code.0, "message": self.message });
         if let (Some(data), Some(error)) = (&self.data, error.as_object_mut()) {
@@ -58,27 +58,27 @@ impl ResponseError {
     }
 }
 
-/// The whole message with a result, given in pieces.
+/// Builds the whole JSON-RPC message with a result, which is given in pieces.
 pub(super) fn result_message(id: &JsonRpcId, pieces: &[&[u8]]) -> Bytes {
     build_message(Some(id), "result", pieces)
 }
 
-/// The whole message with a server's answer, as an agent of this era expects it, and its HTTP status.
+/// Builds the HTTP status and the whole message from a server's response, adapted to the agent's era.
 pub(super) fn server_response(
     id: &JsonRpcId,
-    reply: &RpcResponse,
-    ask: RoutedMethod,
+    response: &RpcResponse,
+    method: RoutedMethod,
     era: Era,
 ) -> (StatusCode, Bytes) {
-    match reply {
-        RpcResponse::Result(raw) if ask == RoutedMethod::ReadResource && era == Era::Modern => {
+    match response {
+        RpcResponse::Result(raw) if method == RoutedMethod::ReadResource && era == Era::Modern => {
             (StatusCode::OK, result_message_for_era(id, &with_cache_members(raw), era))
         }
         RpcResponse::Result(raw) => (StatusCode::OK, result_message_for_era(id, raw, era)),
         RpcResponse::Error(raw) => {
-            // Read as JSON before it came here, so this never fails.
+            // It was parsed as JSON before, so this never fails.
             let error = std::str::from_utf8(raw).unwrap_or("null");
-            let error = if ask == RoutedMethod::ReadResource {
+            let error = if method == RoutedMethod::ReadResource {
                 map_not_found_code(error, era)
             } else {
                 Cow::Borrowed(error)
@@ -88,17 +88,17 @@ pub(super) fn server_response(
     }
 }
 
-/// A tool result that tells the model what went wrong.
+/// Builds a tool result with `isError`, whose text describes the failure to the model.
 pub(super) fn tool_error(id: &JsonRpcId, text: &str, era: Era) -> Bytes {
     let content = serde_json::json!({ "content": [{ "type": "text", "text": text }], "isError": true });
     result_message_for_era(id, content.to_string().as_bytes(), era)
 }
 
-/// What a caller is told of a server that refuses: who, why, and whether to call again.
+/// Describes a refused call: the server, the reason, and whether to call again.
 pub(super) fn refusal_text(server: &ObjectKey, refusal: &CallRefusal) -> String {
     match refusal {
         CallRefusal::Removed(problem) => {
-            format!("MCP server {server} was taken away ({problem}). Do not call its tools again.")
+            format!("MCP server {server} was removed ({problem}). Do not call its tools again.")
         }
         CallRefusal::Unavailable(problem) => {
             format!(
@@ -109,99 +109,100 @@ pub(super) fn refusal_text(server: &ObjectKey, refusal: &CallRefusal) -> String 
     }
 }
 
-/// Says that an item was changed by its server while the call waited for a connection.
+/// Describes an item that its server changed while the call waited for a connection.
 pub(super) fn changed_item_text(server: &ObjectKey, list: ListKind, name: &str) -> String {
-    let item = list.item_noun();
+    let noun = list.item_noun();
     format!(
-        "MCP server {server} changed its {item} {name:?} while it was being connected. Nothing was sent to it. Read \
+        "MCP server {server} changed its {noun} {name:?} while it was connecting. Nothing was sent to it. Request \
          {} again before you use it.",
         list.method()
     )
 }
 
-/// The same for something that is not offered any more.
-pub(super) fn removed_item_text(list: ListKind, name: &str, gone: &RemovedName) -> String {
-    let RemovedName { server, problem } = gone;
-    let what = match list {
+/// Describes an item that is no longer offered.
+pub(super) fn removed_item_text(list: ListKind, name: &str, removed: &RemovedName) -> String {
+    let RemovedName { server, problem } = removed;
+    let noun = match list {
         ListKind::Tools => "Tool",
         ListKind::Prompts => "Prompt",
         ListKind::Resources => "Resource",
         ListKind::Templates => "Resource template",
     };
     format!(
-        "{what} {name:?} of MCP server {server} is not there any more ({problem}). {}",
+        "{noun} {name:?} of MCP server {server} is no longer available ({problem}). {}",
         retry_advice(problem)
     )
 }
 
-/// Why a request leads nowhere.
+/// The reason why a request has no target.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum RouteError {
-    /// It does not say what it is for.
+    /// The params do not name an item.
     InvalidParams(&'static str),
-    /// There never was such a thing.
+    /// The item is unknown.
     Unknown(String),
-    /// There was, and it went.
+    /// The item was removed.
     Removed(String),
 }
 
-/// The answer to a request that leads nowhere.
+/// Builds the HTTP status and the message for a request without a target.
 pub(super) fn route_error_response(
     id: &JsonRpcId,
-    miss: &RouteError,
-    ask: RoutedMethod,
+    route_error: &RouteError,
+    method: RoutedMethod,
     era: Era,
 ) -> (StatusCode, Bytes) {
-    let failure = match miss {
-        RouteError::InvalidParams(why) => {
-            ResponseError::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {why}"))
+    let error = match route_error {
+        RouteError::InvalidParams(reason) => {
+            ResponseError::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {reason}"))
         }
-        RouteError::Removed(text) if ask == RoutedMethod::CallTool => {
+        RouteError::Removed(text) if method == RoutedMethod::CallTool => {
             return (StatusCode::OK, tool_error(id, text, era));
         }
         RouteError::Unknown(text) | RouteError::Removed(text) => {
-            let code = match (ask, era) {
+            let code = match (method, era) {
                 (RoutedMethod::ReadResource, Era::Legacy) => ErrorCode::RESOURCE_NOT_FOUND,
                 _ => ErrorCode::INVALID_PARAMS,
             };
             ResponseError::in_band(code, text.clone())
         }
     };
-    (failure.status, failure.to_message(Some(id)))
+    (error.status, error.to_message(Some(id)))
 }
 
-/// The answer to a request that its server did not answer: a result for the model where the protocol has one.
-pub(super) fn failure_message(id: &JsonRpcId, text: &str, ask: RoutedMethod, era: Era) -> Bytes {
-    match ask {
+/// Builds the message for a request without a response from its server: a tool result for the model where the method
+/// has one, else a JSON-RPC error.
+pub(super) fn failure_message(id: &JsonRpcId, text: &str, method: RoutedMethod, era: Era) -> Bytes {
+    match method {
         RoutedMethod::CallTool => tool_error(id, text, era),
         _ => ResponseError::in_band(ErrorCode::INTERNAL_ERROR, text.to_owned()).to_message(Some(id)),
     }
 }
 
-/// The same for a connection that failed under a call.
+/// Describes a connection that failed during a call.
 pub(super) fn connection_failure_text(server: &ObjectKey, error: &ConnectionError) -> String {
-    let ConnectionError { problem, dispatched, failure_source: sign, .. } = error;
+    let ConnectionError { problem, dispatched, failure_source, .. } = error;
     if *dispatched {
         return format!(
-            "MCP server {server} failed while it worked on the call ({problem}). The call may have taken effect: \
-             look before you call again."
+            "MCP server {server} failed during the call ({problem}). The call may have taken effect: check before you \
+             call again."
         );
     }
-    let what = match sign {
+    let outcome = match failure_source {
         FailureSource::Status(_) => format!("refused the call ({problem})"),
         FailureSource::RetryAfter => format!("is not available ({problem}). Nothing was sent to it"),
-        FailureSource::Session => format!("did not take the call ({problem})"),
+        FailureSource::Session => format!("did not accept the call ({problem})"),
         FailureSource::Connection | FailureSource::Exit(_) => {
             format!("could not be reached ({problem}). Nothing was sent to it")
         }
     };
-    format!("MCP server {server} {what}. {}", retry_advice(problem))
+    format!("MCP server {server} {outcome}. {}", retry_advice(problem))
 }
 
-/// The same for a call that took too long.
-pub(super) fn timeout_text(server: &ObjectKey, missed: &str) -> String {
+/// Describes a call that exceeded its timeout.
+pub(super) fn timeout_text(server: &ObjectKey, reason: &str) -> String {
     format!(
-        "MCP server {server} {missed}, and the call was cancelled. It may have taken effect: look before you \
+        "MCP server {server} {reason}, and the call was cancelled. It may have taken effect: check before you \
          call again."
     )
 }
@@ -210,7 +211,7 @@ fn retry_advice(problem: &Problem) -> &'static str {
     match problem.reason {
         Reason::Removed | Reason::Suspended => "Do not call it again.",
         reason if reason.requires_user_action() => {
-            "It will not work until a person acts: do not call it again."
+            "It will not work until an operator fixes it: do not call it again."
         }
         _ => "It may work again later.",
     }
@@ -231,11 +232,12 @@ fn result_message_for_era(id: &JsonRpcId, raw: &[u8], era: Era) -> Bytes {
     result_message(id, &[start.as_bytes(), &rest])
 }
 
-/// The modern era needs a `resultType` in every result, the legacy one knows none; all else stays as it is.
+/// Adapts a result to an era: the modern era requires `resultType` in every result, the legacy era has none. All else
+/// is unchanged.
 ///
-/// Gives how the result begins, and what follows.
+/// Returns the start of the result, and the rest.
 fn result_for_era(result: &[u8], era: Era) -> (&'static str, Cow<'_, [u8]>) {
-    // Most results need no look at their members.
+    // Most results do not contain the member and need no parsing.
     let members = memmem::find(result, br#""resultType""#).and_then(|_| parse_members(result));
     if let Some(members) = &members
         && let Some(value) = members.get("resultType")
@@ -256,7 +258,8 @@ fn result_for_era(result: &[u8], era: Era) -> (&'static str, Cow<'_, [u8]>) {
     }
 }
 
-/// The modern era wants to know how long a resource may be kept: not at all, if its server does not say.
+/// Adds the cache members that the modern era requires in a `resources/read` result. If the server did not send them,
+/// the resource may not be cached.
 fn with_cache_members(result: &[u8]) -> Cow<'_, [u8]> {
     let Some(members) = parse_members(result) else { return Cow::Borrowed(result) };
     let missing = [("ttlMs", "0"), ("cacheScope", r#""private""#)]
@@ -270,19 +273,19 @@ fn parse_members(object: &[u8]) -> Option<Members<'_>> {
     members(std::str::from_utf8(object).ok()?).ok()
 }
 
-/// The legacy era has a code of its own for a resource that is not there; the modern one has none.
+/// Replaces the error code for an unknown resource, which only the legacy era has.
 fn map_not_found_code(error: &str, era: Era) -> Cow<'_, str> {
     let code = ErrorCode::RESOURCE_NOT_FOUND.0.to_string();
     let Ok(members) = members(error) else { return Cow::Borrowed(error) };
-    let is_that = members.get("code").is_some_and(|found| found.get() == code);
-    if era == Era::Legacy || !is_that {
+    let is_not_found = members.get("code").is_some_and(|found| found.get() == code);
+    if era == Era::Legacy || !is_not_found {
         return Cow::Borrowed(error);
     }
     let code = ErrorCode::INVALID_PARAMS.0.to_string();
     Cow::Owned(members.rewrite(&[JsonEdit::Set("code", &code)]))
 }
 
-/// The modern era gives some errors an HTTP status of their own.
+/// Returns the HTTP status of an error. Only the modern era maps some codes to a status other than 200.
 fn http_status_of_error(error: &str, era: Era) -> StatusCode {
     #[derive(serde::Deserialize)]
     struct ErrorWithCode {
@@ -340,20 +343,20 @@ mod tests {
     fn read_response_has_cache_members_and_the_not_found_code() {
         let read = |text: &'static str, error: bool, era| {
             let raw = Bytes::from_static(text.as_bytes());
-            let answer = if error { RpcResponse::Error(raw) } else { RpcResponse::Result(raw) };
+            let response = if error { RpcResponse::Error(raw) } else { RpcResponse::Result(raw) };
             let (_, message) =
-                server_response(&JsonRpcId::from_number(1), &answer, RoutedMethod::ReadResource, era);
+                server_response(&JsonRpcId::from_number(1), &response, RoutedMethod::ReadResource, era);
             let text = String::from_utf8(message.to_vec()).unwrap();
             text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,""#).unwrap().to_owned()
         };
-        let old = r#"{"contents":[]}"#;
-        assert_eq!(read(old, false, Era::Legacy), r#"result":{"contents":[]}}"#);
+        let without_members = r#"{"contents":[]}"#;
+        assert_eq!(read(without_members, false, Era::Legacy), r#"result":{"contents":[]}}"#);
         assert_eq!(
-            read(old, false, Era::Modern),
+            read(without_members, false, Era::Modern),
             r#"result":{"resultType":"complete","contents":[],"ttlMs":0,"cacheScope":"private"}}"#
         );
-        let new = r#"{"resultType":"complete","ttlMs":5,"cacheScope":"public","contents":[]}"#;
-        assert_eq!(read(new, false, Era::Modern), format!(r#"result":{new}}}"#));
+        let with_members = r#"{"resultType":"complete","ttlMs":5,"cacheScope":"public","contents":[]}"#;
+        assert_eq!(read(with_members, false, Era::Modern), format!(r#"result":{with_members}}}"#));
         let error = r#"{"code":-32002,"message":"m","data":{"uri":"x:1"}}"#;
         assert_eq!(read(error, true, Era::Legacy), format!(r#"error":{error}}}"#));
         assert_eq!(
@@ -382,7 +385,7 @@ mod tests {
         let text = refusal_text(&server, &CallRefusal::Removed(removed.clone()));
         assert_eq!(
             text,
-            "MCP server default/gh was taken away (Removed: gh.yaml was deleted). Do not call its tools again."
+            "MCP server default/gh was removed (Removed: gh.yaml was deleted). Do not call its tools again."
         );
         let text = removed_item_text(
             ListKind::Tools,

@@ -1,4 +1,4 @@
-//! Where a request goes that one server answers, and what changes in it on the way.
+//! Resolves the server that a request is forwarded to, and the change of its params.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::catalog::{ResourceRoute, Route, Table, View};
 use crate::upstream::{Item, Section};
 use crate::wire::{JsonEdit, ListKind, Members, json_string, members};
 
-/// A request's server, and what it calls the thing that is asked for.
+/// The server that a request is forwarded to, and the server's own name or URI of the requested item.
 #[derive(Clone, Debug)]
 pub(super) struct RouteTarget {
     pub(super) method: RoutedMethod,
@@ -20,16 +20,20 @@ pub(super) struct RouteTarget {
 #[derive(Clone, Debug)]
 enum RouteKind {
     Listed(Arc<Route>),
-    /// With the URI as JSON.
+    /// With the server's URI as JSON.
     Resource(ResourceRoute, String),
-    /// With the whole reference as JSON.
+    /// With the whole rewritten reference as JSON.
     Reference(Arc<Section>, String),
 }
 
 impl RouteTarget {
-    /// Where a request with these params goes.
-    pub(super) fn resolve(view: &View, ask: RoutedMethod, params: &Members<'_>) -> Result<Self, RouteError> {
-        let way = match ask {
+    /// Resolves the target of a request with these params.
+    pub(super) fn resolve(
+        view: &View,
+        method: RoutedMethod,
+        params: &Members<'_>,
+    ) -> Result<Self, RouteError> {
+        let kind = match method {
             RoutedMethod::CallTool => {
                 let name = params.get_string("name");
                 let name = name.ok_or(RouteError::InvalidParams("a call needs the \"name\" of a tool"))?;
@@ -45,25 +49,25 @@ impl RouteTarget {
                 let uri = params.get_string("uri");
                 let uri =
                     uri.ok_or(RouteError::InvalidParams("resources/read needs the \"uri\" of a resource"))?;
-                let place = resolve_resource(view, &uri)?;
-                let json = json_string(&place.uri);
-                RouteKind::Resource(place, json)
+                let route = resolve_resource(view, &uri)?;
+                let json = json_string(&route.uri);
+                RouteKind::Resource(route, json)
             }
             RoutedMethod::Complete => resolve_reference(view, params.get("ref"))?,
         };
-        Ok(Self { method: ask, kind: way })
+        Ok(Self { method, kind })
     }
 
-    /// The server.
+    /// Returns the section of the server.
     pub(super) fn section(&self) -> &Arc<Section> {
         match &self.kind {
             RouteKind::Listed(route) => route.section(),
-            RouteKind::Resource(place, _) => &place.section,
+            RouteKind::Resource(route, _) => &route.section,
             RouteKind::Reference(section, _) => section,
         }
     }
 
-    /// The entry of the server's list that the agent saw, if the request is for one.
+    /// Returns the item of the server's list that the agent requested, if the request is for a tool or prompt.
     pub(super) fn listed_item(&self) -> Option<(ListKind, &Item)> {
         match (&self.kind, self.method) {
             (RouteKind::Listed(route), RoutedMethod::CallTool) => Some((ListKind::Tools, route.item())),
@@ -72,7 +76,7 @@ impl RouteTarget {
         }
     }
 
-    /// What changes in the request's params.
+    /// Returns the edit of the request's params: the exposed name is replaced by the server's own.
     pub(super) fn params_edit(&self) -> JsonEdit<'_> {
         match &self.kind {
             RouteKind::Listed(route) => JsonEdit::Set("name", route.name_json()),
@@ -81,17 +85,17 @@ impl RouteTarget {
         }
     }
 
-    /// What the server calls it, where the request's headers say so.
+    /// Returns the server's own name or URI of the item, for methods that repeat it in a header.
     pub(super) fn upstream_name(&self) -> Option<&str> {
         match &self.kind {
             RouteKind::Listed(route) => Some(route.name()),
-            RouteKind::Resource(place, _) => Some(&place.uri),
+            RouteKind::Resource(route, _) => Some(&route.uri),
             RouteKind::Reference(..) => None,
         }
     }
 }
 
-/// Where a resource is, by the URI that the agent knows.
+/// Resolves a resource by the URI that is exposed to the agent.
 pub(super) fn resolve_resource(view: &View, uri: &str) -> Result<ResourceRoute, RouteError> {
     view.resolve_resource(uri)
         .ok_or_else(|| not_found_error(view.table(ListKind::Resources), ListKind::Resources, uri))
@@ -103,26 +107,26 @@ fn resolve_listed(table: &Table, list: ListKind, name: &str) -> Result<Arc<Route
 
 fn not_found_error(table: &Table, list: ListKind, name: &str) -> RouteError {
     match table.removed(name) {
-        Some(gone) => RouteError::Removed(response::removed_item_text(list, name, gone)),
+        Some(removed) => RouteError::Removed(response::removed_item_text(list, name, removed)),
         None => RouteError::Unknown(format!("Unknown {}: {name}", list.item_noun())),
     }
 }
 
-/// The server of what a completion is for, and the reference as that server knows it.
+/// Resolves the reference of a completion request: its server, and the reference with the server's own name or URI.
 fn resolve_reference(view: &View, reference: Option<&RawValue>) -> Result<RouteKind, RouteError> {
-    const BAD: RouteError =
+    const INVALID_REF: RouteError =
         RouteError::InvalidParams("completion/complete needs a \"ref\" to a prompt or a resource template");
     let Some(Ok(reference)) = reference.map(|reference| members(reference.get())) else {
-        return Err(BAD);
+        return Err(INVALID_REF);
     };
     let (list, key) = match reference.get_string("type").as_deref() {
         Some("ref/prompt") => (ListKind::Prompts, "name"),
         Some("ref/resource") => (ListKind::Templates, "uri"),
-        _ => return Err(BAD),
+        _ => return Err(INVALID_REF),
     };
-    let Some(name) = reference.get_string(key) else { return Err(BAD) };
+    let Some(name) = reference.get_string(key) else { return Err(INVALID_REF) };
     let table = view.table(list);
-    let (section, own) = match (table.route(&name), list) {
+    let (section, upstream_name) = match (table.route(&name), list) {
         (Some(route), _) => (route.section().clone(), route.name_json().to_owned()),
         (None, ListKind::Templates) => {
             let ResourceRoute { section, uri } = resolve_resource(view, &name)?;
@@ -130,5 +134,5 @@ fn resolve_reference(view: &View, reference: Option<&RawValue>) -> Result<RouteK
         }
         (None, _) => return Err(not_found_error(table, list, &name)),
     };
-    Ok(RouteKind::Reference(section, reference.rewrite(&[JsonEdit::Set(key, &own)])))
+    Ok(RouteKind::Reference(section, reference.rewrite(&[JsonEdit::Set(key, &upstream_name)])))
 }

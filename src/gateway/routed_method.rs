@@ -1,4 +1,4 @@
-/// The requests that one server answers.
+/// A method whose requests are forwarded to one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RoutedMethod {
     /// `tools/call`
@@ -12,10 +12,10 @@ pub(super) enum RoutedMethod {
 }
 
 impl RoutedMethod {
-    /// The request with this method, if one server answers it.
+    /// Returns the variant for a method name, if requests for it are forwarded to a server.
     pub(super) fn from_method(method: &str) -> Option<Self> {
         let all = [Self::CallTool, Self::GetPrompt, Self::ReadResource, Self::Complete];
-        all.into_iter().find(|ask| ask.as_str() == method)
+        all.into_iter().find(|routed| routed.as_str() == method)
     }
 
     pub(super) fn as_str(self) -> &'static str {

@@ -1,4 +1,4 @@
-//! The listener: connections are taken, bounded, watched, and brought to an end.
+//! The listener: accepts connections, limits their number, and drains them at shutdown.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,18 +17,18 @@ use super::body;
 use super::handler::handle;
 use crate::net::StallGuard;
 
-/// How often what is idle is looked for.
+/// The interval between removals of idle sessions and of metrics of removed servers.
 const CLEANUP_INTERVAL: Duration = Duration::from_mins(10);
-/// Bytes buffered for one connection: a request's head must fit, its body need not.
+/// The buffer size of one connection. The head of a request must fit, its body need not.
 const CONNECTION_BUFFER_BYTES: usize = 64 << 10;
-/// How long agents wait at most in the listener until all that is declared was taken up at the start.
+/// The maximum time at startup for which connections wait in the listener until all declarations are in the catalog.
 const DECLARATIONS_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the answer to an agent may take that comes while evenkeel ends.
+/// The maximum time for one 503 response during shutdown.
 const UNAVAILABLE_RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
 
 impl Gateway {
-    /// Serves agents until it is told to stop; then takes no more, ends the notice streams, and lets calls
-    /// finish within the bound that was configured.
+    /// Serves agents until the gateway is stopped. Then it accepts no more connections, ends the notification streams,
+    /// and lets calls finish within [`Limits::drain_timeout`](super::Limits::drain_timeout).
     pub async fn serve(self: Arc<Self>, listener: Arc<TcpListener>) {
         tokio::select! {
             () = self.accept_connections(&listener) => {}
@@ -38,18 +38,18 @@ impl Gateway {
 
     async fn accept_connections(self: &Arc<Self>, listener: &TcpListener) {
         let connections = TaskTracker::new();
-        let free = Arc::new(Semaphore::new(self.limits.max_connections));
-        // Agents that come back after a restart see what was there before it.
-        let mut declared = self.catalog.declarations_applied();
-        let declared = async { drop(declared.wait_for(|declared| *declared).await) };
-        self.stop.run_until_cancelled(timeout(DECLARATIONS_TIMEOUT, declared)).await;
+        let permits = Arc::new(Semaphore::new(self.limits.max_connections));
+        // Agents that reconnect after a restart must see the items from before it.
+        let mut applied = self.catalog.declarations_applied();
+        let wait = async { drop(applied.wait_for(|applied| *applied).await) };
+        self.stop.run_until_cancelled(timeout(DECLARATIONS_TIMEOUT, wait)).await;
         let mut changes = self.catalog.changes();
-        let mut housekeeping = interval(CLEANUP_INTERVAL);
-        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut cleanup = interval(CLEANUP_INTERVAL);
+        cleanup.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => break,
-                _ = housekeeping.tick() => {
+                _ = cleanup.tick() => {
                     self.remove_idle();
                     continue;
                 }
@@ -57,7 +57,7 @@ impl Gateway {
                     self.metrics.generation.set(i64::try_from(*changes.borrow()).unwrap_or(i64::MAX));
                     continue;
                 }
-                accepted = accept(listener, &free) => accepted,
+                accepted = accept(listener, &permits) => accepted,
             };
             let Some((stream, permit)) = accepted else {
                 continue;
@@ -77,18 +77,18 @@ impl Gateway {
     }
 
     async fn serve_connection(self: &Arc<Self>, stream: TcpStream) {
-        // Small answers must not wait for the acknowledgement of what was sent before.
+        // A small response must not wait for the acknowledgement of earlier data (Nagle's algorithm).
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection closed at once");
+            tracing::debug!(%error, "cannot set TCP_NODELAY; closing the connection");
             return;
         }
         let io = StallGuard::new(stream, self.limits.write_stall_timeout, self.metrics.evictions.clone());
         let service = service_fn(|request| {
-            let answer = handle(self.clone(), request);
-            // In a box, so that an idle connection does not hold the room that a request needs.
-            let answer: std::pin::Pin<Box<dyn Future<Output = _> + Send>> =
-                Box::pin(async move { Ok::<_, Infallible>(answer.await) });
-            answer
+            let response = handle(self.clone(), request);
+            // Boxed, so that an idle connection does not hold the memory that a request needs.
+            let response: std::pin::Pin<Box<dyn Future<Output = _> + Send>> =
+                Box::pin(async move { Ok::<_, Infallible>(response.await) });
+            response
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -96,17 +96,17 @@ impl Gateway {
             .max_buf_size(CONNECTION_BUFFER_BYTES)
             .serve_connection(TokioIo::new(io), service);
         let mut connection = std::pin::pin!(connection);
-        // A token of its own: each look at one takes its lock, and this one is looked at with every request.
+        // A child token: each poll takes the lock of the token, and every request polls this one.
         let stop = self.stop.child_token();
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 timeout(self.limits.drain_timeout, connection).await.unwrap_or(Ok(()))
             }
         };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "connection of an agent ended");
+        if let Err(error) = result {
+            tracing::debug!(%error, "an agent connection ended with an error");
         }
     }
 
@@ -118,9 +118,9 @@ impl Gateway {
     }
 }
 
-/// Answers agents while evenkeel ends: whoever connects is told by 503 to come back in a moment. Never ends.
+/// Responds with 503 and `Retry-After` to agents that connect during shutdown. Never returns.
 ///
-/// Takes one connection after another, each for a short time at most: there is nothing to do but to say so.
+/// Serves one connection after another, each for at most 200 ms.
 pub async fn serve_unavailable(listener: &TcpListener) -> Infallible {
     loop {
         match listener.accept().await {
@@ -140,14 +140,15 @@ pub async fn serve_unavailable(listener: &TcpListener) -> Infallible {
 
 type AcceptedConnection = (TcpStream, tokio::sync::OwnedSemaphorePermit);
 
-/// The next connection, once there is room for one. Cancel safe.
-async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<AcceptedConnection> {
-    let permit = free.clone().acquire_owned().await.ok()?;
+/// Accepts the next connection once fewer than the maximum are open. Cancel safe.
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> Option<AcceptedConnection> {
+    let permit = permits.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => Some((stream, permit)),
         Err(error) => {
-            // Out of descriptors, most likely: others must end first. No backoff, since agents wait in the listener.
-            tracing::warn!(%error, "an agent's connection could not be taken");
+            // Most likely out of file descriptors: other connections must end first. No backoff, because agents wait in
+            // the listener.
+            tracing::warn!(%error, "cannot accept an agent connection; retrying");
             sleep(Duration::from_millis(50)).await;
             None
         }

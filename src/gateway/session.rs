@@ -1,4 +1,4 @@
-//! Legacy sessions: what is known of one here, and the table of all.
+//! Legacy sessions: the state of one session, and the table of all.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -15,39 +15,39 @@ use super::session_id::{SealError, SealedSession, SessionKey};
 use crate::upstream::{PublishedNotification, Subscriptions, ViewName};
 use crate::wire::{JsonRpcId, ListKind, LogLevel};
 
-/// The lists whose changes are told, each by a notice of its own.
+/// The lists whose changes are notified, each by its own notification.
 pub(super) const NOTIFIED_LISTS: [ListKind; 3] = [ListKind::Tools, ListKind::Prompts, ListKind::Resources];
-/// Beyond so many sessions the idle ones are dropped; a sealed id brings one back.
+/// The number of sessions beyond which the idle ones are removed. A sealed id restores a removed session.
 const MAX_SESSIONS: usize = 10_000;
-/// So many ended sessions are remembered, so that their ids are refused.
+/// The maximum number of ids of ended sessions that are recorded so that they are rejected.
 const MAX_ENDED_IDS: usize = 4_096;
 
-/// What this process knows of one session; its id holds all that must outlive the process.
+/// The state of one session in this process. The session id contains everything that must survive a restart.
 #[derive(Debug)]
 pub(super) struct Session {
     view: ViewName,
-    /// The protocol version that was agreed on.
+    /// The negotiated protocol version.
     protocol_version: Box<str>,
-    /// The version of each list that the agent has, plus one; 0 if that is not known here.
+    /// The version of each list that the agent last requested, plus one; 0 if it is not known to this process.
     listed_versions: [(ListKind, AtomicU64); 3],
-    /// What the agent wants to hear beside that.
+    /// The agent's subscriptions to resources and log messages.
     subscriptions: Mutex<AgentSubscriptions>,
     subscriptions_changed: Notify,
-    /// Set by use, cleared by each look for idle sessions.
+    /// Set by each request, cleared by each removal of idle sessions.
     recently_used: AtomicBool,
-    /// The open notice streams in the order of their opening. Only the newest tells anything.
+    /// The numbers of the open notification streams, oldest first. Only the newest one sends notifications.
     open_streams: Mutex<Vec<u64>>,
     next_stream_number: AtomicU64,
-    /// Requests in flight; taking one out cancels it.
+    /// The requests in flight. Removing one cancels it.
     in_flight: Mutex<HashMap<JsonRpcId, oneshot::Sender<()>>>,
     ended: CancellationToken,
 }
 
 impl Session {
-    fn new(handshake: &SealedSession, listed: impl Fn(ListKind) -> u64) -> Arc<Self> {
+    fn new(sealed: &SealedSession, listed: impl Fn(ListKind) -> u64) -> Arc<Self> {
         Arc::new(Self {
-            view: handshake.view(),
-            protocol_version: handshake.version.as_str().into(),
+            view: sealed.view(),
+            protocol_version: sealed.version.as_str().into(),
             listed_versions: NOTIFIED_LISTS.map(|list| (list, AtomicU64::new(listed(list)))),
             subscriptions: Mutex::default(),
             subscriptions_changed: Notify::new(),
@@ -59,79 +59,79 @@ impl Session {
         })
     }
 
-    /// The view that the session was opened on.
+    /// Returns the view that the session was opened on.
     pub(super) fn view(&self) -> &ViewName {
         &self.view
     }
 
-    /// Notes that the agent got the list of this version.
+    /// Records that the agent received this version of a list.
     pub(super) fn record_listed(&self, list: ListKind, version: u64) {
         if let Some(listed) = self.listed_version(list) {
             listed.fetch_max(version + 1, Ordering::Relaxed);
         }
     }
 
-    /// True if the agent may have another list than this one.
+    /// True if the agent may have an older version of a list than this one.
     pub(super) fn may_be_outdated(&self, list: ListKind, version: u64) -> bool {
         self.listed_version(list).is_some_and(|listed| listed.load(Ordering::Relaxed) < version + 1)
     }
 
     fn listed_version(&self, list: ListKind) -> Option<&AtomicU64> {
-        self.listed_versions.iter().find(|(known, _)| *known == list.notified_as()).map(|(_, listed)| listed)
+        self.listed_versions.iter().find(|(kind, _)| *kind == list.notified_as()).map(|(_, listed)| listed)
     }
 
-    /// Changes what the agent wants to hear; the stream that tells takes notice.
+    /// Changes the agent's subscriptions and wakes the notification stream.
     pub(super) fn update_subscriptions<T>(&self, change: impl FnOnce(&mut AgentSubscriptions) -> T) -> T {
         let result = change(&mut self.subscriptions.lock());
         self.subscriptions_changed.notify_waiters();
         result
     }
 
-    /// Where what the agent wants to hear comes in, if no stream has taken it yet.
+    /// Takes the receiver of the agent's notifications, if no stream has taken it yet.
     pub(super) fn take_receiver(&self) -> Option<NotificationReceiver> {
         self.subscriptions.lock().take_receiver()
     }
 
-    /// The same for a stream that opens, with what may have been missed.
+    /// Returns the receiver for a stream that opens, with the notifications that may have been missed.
     pub(super) fn receiver_for_new_stream(
         &self,
-        listeners: &Subscriptions,
+        subscriptions: &Subscriptions,
     ) -> Option<(NotificationReceiver, Vec<AgentNotification>)> {
-        self.subscriptions.lock().receiver_for_new_stream(listeners)
+        self.subscriptions.lock().receiver_for_new_stream(subscriptions)
     }
 
-    /// What the agent is to be told of something that a server told; `None` stands for what was lost.
+    /// Returns the notifications for the agent that follow from a server's notification; `None` stands for lost ones.
     pub(super) fn select_notifications(
         &self,
-        told: Option<&PublishedNotification>,
-        shows: impl Fn(&str) -> bool,
+        notification: Option<&PublishedNotification>,
+        is_visible: impl Fn(&str) -> bool,
     ) -> Vec<AgentNotification> {
-        self.subscriptions.lock().select_notifications(told, shows)
+        self.subscriptions.lock().select_notifications(notification, is_visible)
     }
 
-    /// From which level on the agent wants log messages.
+    /// Returns the minimum level of log messages that the agent has set.
     pub(super) fn log_level(&self) -> Option<LogLevel> {
         self.subscriptions.lock().log_level()
     }
 
-    /// Completes when what the agent wants to hear may have changed since this was called.
+    /// Completes when the agent's subscriptions may have changed after this call.
     pub(super) fn subscriptions_changed(&self) -> Notified<'_> {
         self.subscriptions_changed.notified()
     }
 
-    /// Completes when the agent ended the session.
+    /// Completes when the agent has ended the session.
     pub(super) async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// Opens a notice stream, which then is the one that tells.
+    /// Opens a notification stream. It becomes the one that sends notifications.
     pub(super) fn open_stream(self: &Arc<Self>) -> OpenStream {
         let number = self.next_stream_number.fetch_add(1, Ordering::Relaxed);
         self.open_streams.lock().push(number);
         OpenStream { session: self.clone(), number }
     }
 
-    /// Puts a request among those in flight. `None` if one with this id is there already.
+    /// Registers a request in flight. `None` if a request with this id is already in flight.
     pub(super) fn begin_request(self: &Arc<Self>, id: JsonRpcId) -> Option<InFlightRequest> {
         let (cancel, cancelled) = oneshot::channel();
         match self.in_flight.lock().entry(id.clone()) {
@@ -141,7 +141,7 @@ impl Session {
         Some(InFlightRequest { session: self.clone(), id, cancelled })
     }
 
-    /// Cancels a request in flight; of others there is nothing to cancel.
+    /// Cancels a request in flight. Does nothing for other ids.
     pub(super) fn cancel_request(&self, id: &JsonRpcId) {
         self.in_flight.lock().remove(id);
     }
@@ -156,7 +156,7 @@ impl Session {
     }
 }
 
-/// An open notice stream.
+/// An open notification stream.
 #[derive(Debug)]
 pub(super) struct OpenStream {
     pub(super) session: Arc<Session>,
@@ -164,7 +164,7 @@ pub(super) struct OpenStream {
 }
 
 impl OpenStream {
-    /// True if no newer stream of the session is open: one message goes to one stream.
+    /// True if no newer stream of the session is open. A message is sent on one stream only.
     pub(super) fn is_newest(&self) -> bool {
         self.session.open_streams.lock().last() == Some(&self.number)
     }
@@ -176,7 +176,7 @@ impl Drop for OpenStream {
     }
 }
 
-/// A request in flight.
+/// A guard for a request in flight.
 #[derive(Debug)]
 pub(super) struct InFlightRequest {
     session: Arc<Session>,
@@ -185,28 +185,28 @@ pub(super) struct InFlightRequest {
 }
 
 impl InFlightRequest {
-    /// The protocol version of its session.
+    /// Returns the protocol version of the session.
     pub(super) fn protocol_version(&self) -> &str {
         &self.session.protocol_version
     }
 
-    /// Completes when the agent cancelled the request. Cancel safe; not to be called again after that.
+    /// Completes when the agent has cancelled the request. Cancel safe. Must not be called again after that.
     pub(super) async fn cancelled(&mut self) {
-        // Nothing is ever sent: the sender is dropped.
+        // Cancelling drops the sender; nothing is ever sent.
         let _ = (&mut self.cancelled).await;
     }
 }
 
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
-        // After a cancel the id may be in use again.
+        // After a cancel the id may already be used by another request.
         if self.cancelled.try_recv() != Err(oneshot::error::TryRecvError::Closed) {
             self.session.in_flight.lock().remove(&self.id);
         }
     }
 }
 
-/// All sessions that this process knows. Looking one up takes no lock.
+/// The sessions of this process. A lookup takes no lock.
 #[derive(Debug)]
 pub(super) struct Sessions {
     key: SessionKey,
@@ -225,19 +225,21 @@ impl Sessions {
         Self { key, by_id: ArcSwap::default(), ended: Mutex::default() }
     }
 
-    /// Opens a session whose agent will list what there is now, and gives its id.
+    /// Opens a session and returns its id. Only changes after the current list versions will be notified.
     pub(super) fn open(
         &self,
-        handshake: &SealedSession,
+        sealed: &SealedSession,
         version: impl Fn(ListKind) -> u64,
     ) -> Result<String, SealError> {
-        let id = self.key.seal(handshake)?;
-        let _changing = self.ended.lock();
-        self.insert(id.as_str().into(), Session::new(handshake, |list| version(list) + 1));
+        let id = self.key.seal(sealed)?;
+        // Held while the table changes.
+        let _ended = self.ended.lock();
+        self.insert(id.as_str().into(), Session::new(sealed, |list| version(list) + 1));
         Ok(id)
     }
 
-    /// The session with this id on this view: known here, or taken up. `None` is HTTP 404.
+    /// Returns the session with this id on this view; restores it from the id if this process has none. `None` means
+    /// HTTP 404.
     pub(super) fn get(&self, id: &str, view: &ViewName) -> Option<Arc<Session>> {
         let session = match self.by_id.load().get(id) {
             Some(session) => session.clone(),
@@ -247,12 +249,12 @@ impl Sessions {
         (session.view() == view).then_some(session)
     }
 
-    /// Ends a session: its streams close, its requests are cancelled, its id is refused.
+    /// Ends a session: closes its streams, cancels its requests, and rejects its id from now on.
     pub(super) fn end(&self, id: &str) {
         let mut ended = self.ended.lock();
-        let mut known = imbl::HashMap::clone(&self.by_id.load());
-        if let Some(session) = known.remove(id) {
-            self.by_id.store(Arc::new(known));
+        let mut by_id = imbl::HashMap::clone(&self.by_id.load());
+        if let Some(session) = by_id.remove(id) {
+            self.by_id.store(Arc::new(by_id));
             session.end();
         }
         let id: Arc<str> = id.into();
@@ -266,19 +268,20 @@ impl Sessions {
         }
     }
 
-    /// Forgets the sessions that were not used since the last time this was called.
+    /// Removes the idle sessions that were not used since the last call.
     pub(super) fn remove_idle(&self) {
-        let _changing = self.ended.lock();
+        // Held while the table changes.
+        let _ended = self.ended.lock();
         self.retain(|session| session.recently_used.swap(false, Ordering::Relaxed) || !session.is_idle());
     }
 
-    /// How many are known.
+    /// Returns the number of sessions.
     pub(super) fn len(&self) -> usize {
         self.by_id.load().len()
     }
 
     fn restore(&self, id: &str) -> Option<Arc<Session>> {
-        let handshake = self.key.open(id)?;
+        let sealed = self.key.open(id)?;
         let ended = self.ended.lock();
         if ended.ids.contains(id) {
             return None;
@@ -286,7 +289,7 @@ impl Sessions {
         if let Some(session) = self.by_id.load().get(id) {
             return Some(session.clone());
         }
-        let session = Session::new(&handshake, |_| 0);
+        let session = Session::new(&sealed, |_| 0);
         self.insert(id.into(), session.clone());
         Some(session)
     }
@@ -295,15 +298,15 @@ impl Sessions {
         if self.len() >= MAX_SESSIONS {
             self.retain(|session| !session.is_idle());
         }
-        let mut known = imbl::HashMap::clone(&self.by_id.load());
-        known.insert(id, session);
-        self.by_id.store(Arc::new(known));
+        let mut by_id = imbl::HashMap::clone(&self.by_id.load());
+        by_id.insert(id, session);
+        self.by_id.store(Arc::new(by_id));
     }
 
     fn retain(&self, keep: impl Fn(&Session) -> bool) {
-        let mut known = imbl::HashMap::clone(&self.by_id.load());
-        known.retain(|_, session| keep(session));
-        self.by_id.store(Arc::new(known));
+        let mut by_id = imbl::HashMap::clone(&self.by_id.load());
+        by_id.retain(|_, session| keep(session));
+        self.by_id.store(Arc::new(by_id));
     }
 }
 
@@ -333,7 +336,7 @@ mod tests {
         let other = sessions();
         assert!(other.get(&id, &ViewName::Namespace("default".into())).is_none());
         let session = other.get(&id, &EVERYTHING).unwrap();
-        assert!(session.may_be_outdated(ListKind::Tools, 0), "what its agent has is not known here");
+        assert!(session.may_be_outdated(ListKind::Tools, 0), "the restoring process has no list versions");
         session.record_listed(ListKind::Tools, 3);
         assert!(!session.may_be_outdated(ListKind::Tools, 3) && session.may_be_outdated(ListKind::Tools, 4));
         session.record_listed(ListKind::Templates, 2);
@@ -399,7 +402,10 @@ mod tests {
         session.cancel_request(&JsonRpcId::from_number(1));
         let second = session.begin_request(JsonRpcId::from_number(1)).unwrap();
         drop(first);
-        assert!(session.begin_request(JsonRpcId::from_number(1)).is_none(), "the second is in flight still");
+        assert!(
+            session.begin_request(JsonRpcId::from_number(1)).is_none(),
+            "the second request is still in flight"
+        );
         drop(second);
         assert!(session.begin_request(JsonRpcId::from_number(1)).is_some());
     }

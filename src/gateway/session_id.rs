@@ -1,4 +1,4 @@
-//! Session ids that hold their session: sealed, so that any process with the key takes one up.
+//! Sealed session ids: an id contains its session, encrypted, so that any process with the key can restore it.
 
 use std::sync::Arc;
 
@@ -11,41 +11,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::upstream::ViewName;
 
-/// The form of what is sealed: another form opens no older id.
+/// The format of the sealed content, bound into the key and the ciphertext: ids of another format are rejected.
 const SEAL_FORMAT: &[u8] = b"evenkeel session 1";
-/// Longer ids were not made here.
+/// The maximum length of an id. Longer ids were not created by evenkeel.
 const MAX_ID_BYTES: usize = 1_024;
-
-/// Of what an agent calls itself so much is kept, in characters: an id that holds it can still be opened.
+/// The maximum length of a client name or version in an id, so that the id stays below [`MAX_ID_BYTES`].
 const MAX_CLIENT_NAME_CHARS: usize = 64;
 
-/// What an agent calls itself, as far as it is kept. Control characters, of which each would take six bytes, are not.
+/// Shortens a client name or version and removes control characters, each of which would take six bytes in JSON.
 pub(super) fn bounded_client_name(text: &str) -> String {
     text.chars().filter(|char| !char.is_control()).take(MAX_CLIENT_NAME_CHARS).collect()
 }
 
-/// What a legacy session is, as its id holds it.
+/// The content of a session id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SealedSession {
-    /// The revision that was negotiated.
+    /// The negotiated protocol version.
     #[serde(rename = "v")]
     pub(super) version: String,
-    /// What the agent calls itself, cut to a bound.
+    /// The client name from `initialize`, shortened.
     #[serde(rename = "c")]
     pub(super) client: String,
-    /// And its version.
+    /// The client version from `initialize`, shortened.
     #[serde(rename = "cv")]
     pub(super) client_version: String,
-    /// The namespace of its view; `None` is everything.
+    /// The namespace of the view; `None` is all namespaces.
     #[serde(rename = "n")]
     pub(super) namespace: Option<Arc<str>>,
-    /// Seconds since 1970.
+    /// The creation time in seconds since 1970.
     #[serde(rename = "t")]
     pub(super) issued_at: i64,
 }
 
 impl SealedSession {
-    /// The view that the session was opened on.
+    /// Returns the view that the session was opened on.
     pub(super) fn view(&self) -> ViewName {
         match &self.namespace {
             None => ViewName::All,
@@ -54,16 +53,16 @@ impl SealedSession {
     }
 }
 
-/// The key of session ids; processes with the same one share sessions.
+/// The key that seals session ids. Processes with the same key share sessions.
 #[derive(Debug)]
 pub struct SessionKey {
     key: LessSafeKey,
     random: SystemRandom,
 }
 
-/// The random source or the cipher failed, which neither does.
+/// The error of a failed random number generator or cipher. Neither is expected.
 #[derive(Debug, thiserror::Error)]
-#[error("the random source of the system failed")]
+#[error("the random number generator of the system failed")]
 pub struct SealError;
 
 impl From<ring::error::Unspecified> for SealError {
@@ -73,24 +72,24 @@ impl From<ring::error::Unspecified> for SealError {
 }
 
 impl SessionKey {
-    /// A key made from secret bytes, which may serve other purposes too.
+    /// Derives a key from secret bytes. The same bytes may be used for other purposes too.
     pub fn new(secret: &[u8]) -> Result<Self, SealError> {
         let pseudorandom = hkdf::Salt::new(hkdf::HKDF_SHA256, SEAL_FORMAT).extract(secret);
         let key = pseudorandom.expand(&[b"key"], &CHACHA20_POLY1305)?;
         Ok(Self { key: LessSafeKey::new(UnboundKey::from(key)), random: SystemRandom::new() })
     }
 
-    /// The id of a new session. Two sessions never have the same, whatever their handshakes.
-    pub(super) fn seal(&self, handshake: &SealedSession) -> Result<String, SealError> {
+    /// Creates the id of a new session. Two ids are never equal, even for equal content.
+    pub(super) fn seal(&self, content: &SealedSession) -> Result<String, SealError> {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce)?;
-        let mut sealed = serde_json::to_vec(handshake).map_err(|_| SealError)?;
+        let mut sealed = serde_json::to_vec(content).map_err(|_| SealError)?;
         let aad = Aad::from(SEAL_FORMAT);
         self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)?;
         Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
     }
 
-    /// What an id holds; `None` if it was not sealed with this key.
+    /// Returns the content of an id; `None` if it was not sealed with this key.
     pub(super) fn open(&self, id: &str) -> Option<SealedSession> {
         if id.len() > MAX_ID_BYTES {
             return None;
@@ -133,15 +132,15 @@ mod tests {
         let key = SessionKey::new(b"k").unwrap();
         for worst in ["\0", "\u{1f}", "\u{7f}", "\u{9f}", "\"", "\\", "/", "\u{2028}", "🦀", "a"] {
             let name = bounded_client_name(&worst.repeat(100_000));
-            let handshake = SealedSession {
+            let content = SealedSession {
                 client: name.clone(),
                 client_version: name,
                 namespace: Some("n".repeat(63).into()),
                 issued_at: i64::MAX,
                 ..sealed_session()
             };
-            let id = key.seal(&handshake).unwrap();
-            assert_eq!(key.open(&id), Some(handshake), "{worst:?} makes an id of {} bytes", id.len());
+            let id = key.seal(&content).unwrap();
+            assert_eq!(key.open(&id), Some(content), "{worst:?} yields an id of {} bytes", id.len());
         }
         assert_eq!(bounded_client_name("Claude\n Code\0"), "Claude Code");
     }

@@ -1,4 +1,4 @@
-//! The span of a call, by OpenTelemetry's semantic conventions for MCP servers.
+//! The span of a call, according to OpenTelemetry's semantic conventions for MCP servers.
 
 use serde_json::value::RawValue;
 
@@ -8,8 +8,8 @@ use crate::resource::ObjectKey;
 use crate::telemetry::{OpenSpan, SpanData, SpanKind, SpanSender, TraceParent};
 use crate::wire::{RequestParams, RpcResponse, members};
 
-/// A call as its span tells it. Of the params only the parent is read, and the name that agents know: a URI may
-/// hold what nobody else is to know.
+/// The data of a call's span. Only the trace parent and the exposed name are read from the params, because a URI may
+/// contain a secret.
 pub(super) struct CallSpan<'a> {
     pub(super) method: RoutedMethod,
     pub(super) protocol_version: &'a str,
@@ -17,7 +17,7 @@ pub(super) struct CallSpan<'a> {
 }
 
 impl CallSpan<'_> {
-    /// Begins the span of a call to a server, if somebody wants it.
+    /// Starts the span of a call to a server, if spans are exported.
     pub(super) fn start(&self, spans: &SpanSender, server: &ObjectKey) -> Option<OpenSpan> {
         spans.begin_child(
             || TraceParent::parse(&self.params.meta.as_ref()?.get_string("traceparent")?),
@@ -49,22 +49,22 @@ impl CallSpan<'_> {
     }
 }
 
-/// How a call failed, in a word; `None` if it did not.
-pub(super) fn error_type(outcome: CallOutcome, reply: Option<&RpcResponse>) -> Option<String> {
-    let within = |raw: &[u8], key| {
+/// Returns the `error.type` of a failed call; `None` if it succeeded.
+pub(super) fn error_type(outcome: CallOutcome, response: Option<&RpcResponse>) -> Option<String> {
+    let member = |raw: &[u8], key| {
         let raw: &RawValue = serde_json::from_slice(raw).ok()?;
         let found = members(raw.get()).ok()?;
         found.get(key).map(|value| value.get().to_owned())
     };
-    match (outcome, reply) {
+    match (outcome, response) {
         (CallOutcome::Ok, Some(RpcResponse::Result(raw))) => {
-            let failed = within(raw, "isError").is_some_and(|value| value == "true");
+            let failed = member(raw, "isError").is_some_and(|value| value == "true");
             failed.then(|| "tool_error".to_owned())
         }
         (CallOutcome::Ok, _) => None,
-        // The code of a JSON-RPC error; a server may write anything in its place.
+        // The code of a JSON-RPC error. A server may send any value in its place.
         (CallOutcome::Error, Some(RpcResponse::Error(raw))) => {
-            let code = within(raw, "code").and_then(|code| code.parse::<i64>().ok());
+            let code = member(raw, "code").and_then(|code| code.parse::<i64>().ok());
             Some(code.map_or_else(|| "_OTHER".to_owned(), |code| code.to_string()))
         }
         (outcome, _) => Some(outcome.label()),
@@ -80,17 +80,17 @@ mod tests {
 
     #[test]
     fn span_name_has_the_tool_name_and_never_a_uri() {
-        let (spans, mut told) = SpanSender::channel(8, Counter::default());
+        let (spans, mut exported) = SpanSender::channel(8, Counter::default());
         let params = RequestParams::parse(r#"{"name":"x","uri":"file:///x?key=hunter2"}"#).unwrap();
-        for (ask, expected) in [
+        for (method, expected) in [
             (RoutedMethod::CallTool, "tools/call x"),
             (RoutedMethod::GetPrompt, "prompts/get x"),
             (RoutedMethod::ReadResource, "resources/read"),
             (RoutedMethod::Complete, "completion/complete"),
         ] {
-            let traced = CallSpan { method: ask, protocol_version: "2025-11-25", params: &params };
-            traced.start(&spans, &ObjectKey::new("default", "s")).unwrap().end(None);
-            let span = told.try_recv().unwrap();
+            let call_span = CallSpan { method, protocol_version: "2025-11-25", params: &params };
+            call_span.start(&spans, &ObjectKey::new("default", "s")).unwrap().end(None);
+            let span = exported.try_recv().unwrap();
             assert_eq!(span.data.name, expected);
             assert!(!format!("{span:?}").contains("hunter2"), "{span:?}");
         }
@@ -99,18 +99,22 @@ mod tests {
     #[test]
     fn error_type_has_low_cardinality() {
         let result = |text: &'static str| RpcResponse::Result(Bytes::from_static(text.as_bytes()));
-        let refusal = |text: &'static str| RpcResponse::Error(Bytes::from_static(text.as_bytes()));
-        for (outcome, reply, expected) in [
+        let error = |text: &'static str| RpcResponse::Error(Bytes::from_static(text.as_bytes()));
+        for (outcome, response, expected) in [
             (CallOutcome::Ok, Some(result(r#"{"content":[]}"#)), None),
             (CallOutcome::Ok, Some(result(r#"{"content":[],"isError":false}"#)), None),
             (CallOutcome::Ok, Some(result(r#"{"content":[{"isError":true}]}"#)), None),
             (CallOutcome::Ok, Some(result(r#"{"isError":true}"#)), Some("tool_error")),
-            (CallOutcome::Error, Some(refusal(r#"{"code":-32602,"message":"secret"}"#)), Some("-32602")),
-            (CallOutcome::Error, Some(refusal(r#"{"code":"secret"}"#)), Some("_OTHER")),
+            (CallOutcome::Error, Some(error(r#"{"code":-32602,"message":"secret"}"#)), Some("-32602")),
+            (CallOutcome::Error, Some(error(r#"{"code":"secret"}"#)), Some("_OTHER")),
             (CallOutcome::Refused, None, Some("refused")),
             (CallOutcome::Timeout, None, Some("timeout")),
         ] {
-            assert_eq!(error_type(outcome, reply.as_ref()).as_deref(), expected, "{outcome:?} {reply:?}");
+            assert_eq!(
+                error_type(outcome, response.as_ref()).as_deref(),
+                expected,
+                "{outcome:?} {response:?}"
+            );
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Whether an HTTP request may be answered: the one step that every request to the MCP endpoint and to the status API
-//! passes first.
+//! The authorization of HTTP requests. Every request to the MCP endpoint and to the status API passes it first.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use ring::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 
-/// Decides for each request whether it may be answered, and whether it may change anything. Cheap to clone.
+/// Decides whether an HTTP request is served, and whether it may change anything. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Authorization {
     allowed_hosts: Option<Arc<AllowedHosts>>,
@@ -17,59 +16,62 @@ pub struct Authorization {
 }
 
 impl Authorization {
-    /// Answers every request, for a listener that only those reach who may: a socket of the owner, a kubelet.
+    /// Permits every request, for listeners with restricted access, such as a socket of the owner or a probe port.
     pub fn unchecked() -> Self {
         Self { allowed_hosts: None, token: None }
     }
 
-    /// Answers requests that name a known host and come from no page of an unknown origin.
+    /// Permits requests with an allowed `Host` header and, if there is an `Origin` header, an allowed origin.
     pub fn new(allowed: AllowedHosts) -> Self {
         Self { allowed_hosts: Some(Arc::new(allowed)), token: None }
     }
 
-    /// Lets only those change anything who show a token.
+    /// Requires a bearer token for requests that change something.
     #[must_use]
     pub fn with_token(self, token: BearerToken) -> Self {
         Self { token: Some(token), ..self }
     }
 
-    /// Checks whether a request may be answered, by its headers.
+    /// Checks the `Host` and `Origin` headers of a request.
     pub fn check_request(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
-        self.allowed_hosts.as_ref().map_or(Ok(()), |allowed| allowed.check(headers))
+        self.allowed_hosts.as_ref().map_or(Ok(()), |hosts| hosts.check(headers))
     }
 
-    /// Checks whether an admitted request may change something, by its bearer token.
+    /// Checks the bearer token of a request that changes something.
     pub fn check_write(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
         let Some(token) = &self.token else { return Ok(()) };
-        let shown = headers.get(AUTHORIZATION).and_then(|shown| shown.to_str().ok()).unwrap_or_default();
-        let shown = shown.strip_prefix("Bearer ").unwrap_or_default();
-        // Digests, so that the time it takes tells nothing about the token.
-        let [shown, token] = [shown, token.expose()].map(|text| digest(&SHA256, text.as_bytes()));
-        if shown.as_ref() == token.as_ref() { Ok(()) } else { Err(AuthorizationError::InvalidToken) }
+        let presented =
+            headers.get(AUTHORIZATION).and_then(|presented| presented.to_str().ok()).unwrap_or_default();
+        let presented = presented.strip_prefix("Bearer ").unwrap_or_default();
+        // Comparing digests prevents timing attacks on the token.
+        let [presented, token] = [presented, token.expose()].map(|text| digest(&SHA256, text.as_bytes()));
+        if presented.as_ref() == token.as_ref() { Ok(()) } else { Err(AuthorizationError::InvalidToken) }
     }
 }
 
-/// Why a request is denied.
+/// The reason for which a request is denied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorizationError {
-    /// It names no host, or more than one.
-    #[error("one Host header is needed")]
+    /// The request has no `Host` header, or more than one.
+    #[error("exactly one Host header is required")]
     HostCount,
-    /// It names a host that is not known.
+    /// The `Host` header is not allowed.
     #[error(
-        "the Host {0:?} is not allowed; ask localhost or, if it is meant, start evenkeel with --allowed-host"
+        "the Host {0:?} is not allowed; use localhost, or start evenkeel with --allowed-host to allow this host"
     )]
     HostNotAllowed(String),
-    /// It comes from a web page of an origin that is not known.
-    #[error("the Origin {0:?} is not allowed; if it is meant, start evenkeel with --allowed-origin")]
+    /// The `Origin` header, which a browser sends for a web page, is not allowed.
+    #[error("the Origin {0:?} is not allowed; start evenkeel with --allowed-origin to allow it")]
     OriginNotAllowed(String),
-    /// It would change something and shows no token, or another one.
-    #[error("this needs the token of the kubeconfig, whose path `evenkeel kubeconfig` prints")]
+    /// The request would change something and has no bearer token or a wrong one.
+    #[error(
+        "this request requires the bearer token of the kubeconfig, whose path `evenkeel kubeconfig` prints"
+    )]
     InvalidToken,
 }
 
 impl AuthorizationError {
-    /// Gives the HTTP status of the answer.
+    /// Returns the HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::HostCount => StatusCode::BAD_REQUEST,
@@ -79,36 +81,36 @@ impl AuthorizationError {
     }
 }
 
-/// Hosts and origins beside the loopback ones.
+/// The allowed hosts and origins, in addition to loopback ones.
 ///
-/// A web page must not reach a local endpoint by a name of its own that resolves here (DNS rebinding), so
-/// every request names a host that we know, and one that a browser sends from a page names a known origin.
+/// A web page must not reach a local endpoint through a host name that resolves to this machine (DNS rebinding).
+/// Therefore every request must have an allowed host, and requests that a browser sends for a page an allowed origin.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedHosts {
-    /// `host` for any port, or `host:port`.
+    /// The allowed hosts: `host` for any port, or `host:port`.
     pub hosts: Vec<String>,
-    /// Whole origins, `https://app.example.com`.
+    /// The allowed origins, in full: `https://app.example.com`.
     pub origins: Vec<String>,
 }
 
-/// What a client shows to ask for work: it stands in the kubeconfig, which only its owner can read.
+/// The bearer token for requests that change something. It is in the kubeconfig, which only its owner can read.
 #[derive(Clone, Debug)]
 pub struct BearerToken(Arc<SecretString>);
 
 impl BearerToken {
-    /// The token of this text.
+    /// Creates a token from its text.
     pub fn new(text: SecretString) -> Self {
         Self(Arc::new(text))
     }
 
-    /// The text, for the kubeconfig.
+    /// Returns the text, for the kubeconfig.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 }
 
 impl AllowedHosts {
-    /// Checks `Host` and `Origin`.
+    /// Checks the `Host` and `Origin` headers.
     fn check(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
         let values = |name: HeaderName| {
             headers
@@ -135,7 +137,7 @@ impl AllowedHosts {
         Ok(())
     }
 
-    /// True if `host`, the value of a `Host` header, is ours.
+    /// Returns true if `host`, the value of a `Host` header, is allowed.
     fn allows_host(&self, host: &str) -> bool {
         let name = without_port(host);
         is_loopback(name)
@@ -146,18 +148,18 @@ impl AllowedHosts {
     }
 
     fn allows_origin(&self, origin: &str) -> bool {
-        let local = |scheme| {
+        let is_local = |scheme| {
             let host = origin.strip_prefix(scheme)?;
             Some(is_loopback(without_port(host)))
         };
-        local("http://").or_else(|| local("https://")) == Some(true)
+        is_local("http://").or_else(|| is_local("https://")) == Some(true)
             || self.origins.iter().any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(origin))
     }
 }
 
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
-        // The last colon of a bare IPv6 address stands before no port.
+        // The last colon of an IPv6 address without brackets is not followed by a port.
         Some((name, port))
             if port.bytes().all(|byte| byte.is_ascii_digit())
                 && (!name.contains(':') || name.ends_with(']')) =>
@@ -190,7 +192,7 @@ mod tests {
         for (name, value) in headers {
             map.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        Authorization::new(allowed).check_request(&map).err().map(|denied| denied.status().as_u16())
+        Authorization::new(allowed).check_request(&map).err().map(|error| error.status().as_u16())
     }
 
     #[test]
@@ -233,18 +235,18 @@ mod tests {
     fn writes_require_the_token_if_one_is_set() {
         let (open, closed) = (Authorization::unchecked(), Authorization::new(AllowedHosts::default()));
         let closed = closed.with_token(BearerToken::new("right".into()));
-        for (shown, expected) in [
+        for (header, expected) in [
             (Some("Bearer right"), Ok(())),
             (Some("Bearer wrong"), Err(AuthorizationError::InvalidToken)),
             (Some("right"), Err(AuthorizationError::InvalidToken)),
             (None, Err(AuthorizationError::InvalidToken)),
         ] {
-            let headers = shown.map(|shown| (AUTHORIZATION, HeaderValue::from_static(shown)));
+            let headers = header.map(|header| (AUTHORIZATION, HeaderValue::from_static(header)));
             let headers = headers.into_iter().collect();
             assert_eq!(
                 (closed.check_write(&headers), open.check_write(&headers)),
                 (expected, Ok(())),
-                "{shown:?}"
+                "{header:?}"
             );
         }
     }

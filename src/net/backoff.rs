@@ -2,61 +2,62 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// The delays between attempts at one thing.
+/// The bounds of the delays between attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delays {
-    /// The first.
+    /// The first delay.
     pub initial: Duration,
-    /// The longest.
+    /// The longest delay.
     pub max: Duration,
 }
 
-/// Counts failures, and gives the delay before the next attempt: exponential, jittered and capped.
+/// Counts consecutive failures and computes the delay before the next attempt: exponential, jittered and capped.
 ///
-/// The one rule for whatever is tried again: what is done once (a request, a write) forgets its failures when it
-/// succeeds, by [`Backoff::reset`]; what lasts (a connection, a stream, a watch) only when it has lasted for a stable
-/// time, by [`Backoff::ended`], so that what begins well and ends at once is not begun without end.
+/// All retries follow this rule. One-off operations (a request, a write) reset the failures on success with
+/// [`Backoff::reset`]. Long-lived operations (a connection, a stream, a watch) reset them only after they lasted for a
+/// stable time, with [`Backoff::record_end`], so that an operation which starts well but ends immediately still backs
+/// off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// Counts a failure and gives the delay before the next attempt.
+    /// Counts a failure and returns the delay before the next attempt.
     ///
-    /// The delay doubles from `initial` up to `max` and is cut by up to a half by `jitter`, a random number from 0 to 1,
-    /// so that peers which failed together do not come back together. `floor` is the delay that the other side asked
-    /// for (Retry-After); it wins over `max`.
+    /// The delay doubles from `initial` up to `max`. `jitter`, a random number from 0 to 1, reduces it by up to a half,
+    /// so that peers that failed at the same time do not retry at the same time. `floor` is the minimum delay that the
+    /// other side asked for (Retry-After); it takes precedence over `max`.
     pub fn record_failure(&mut self, delays: Delays, jitter: f64, floor: Option<Duration>) -> Duration {
         let doublings = self.failures.min(32);
         self.failures = self.failures.saturating_add(1);
-        let full = delays.initial.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
-        let wait = full.min(delays.max).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0);
-        wait.max(floor.unwrap_or_default())
+        let uncapped = delays.initial.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
+        let delay = uncapped.min(delays.max).mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0);
+        delay.max(floor.unwrap_or_default())
     }
 
-    /// Forgets the failures: after a success, a changed spec or a request.
+    /// Resets the failures: after a success, a changed spec or a request by a person.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// Takes note that something ended which had `lasted` so long since it began well, and forgets the failures before
-    /// it if that is at least `stable`. The end itself is counted by [`Backoff::fail`], if it is a failure.
+    /// Records the end of a long-lived operation and resets the earlier failures if it `lasted` at least `stable` since
+    /// its successful start. If the end itself is a failure, the caller counts it with [`Backoff::record_failure`].
     pub fn record_end(&mut self, lasted: Duration, stable: Duration) {
         if lasted >= stable {
             self.reset();
         }
     }
 
-    /// Counts the failures in a row.
+    /// Returns the number of consecutive failures.
     pub fn failures(self) -> u32 {
         self.failures
     }
 }
 
-/// Gives a random number from 0 to 1, for [`Backoff::fail`] and for times that must not coincide.
+/// Returns a random number from 0 to 1, for [`Backoff::record_failure`] and for times that must not coincide.
 ///
-/// Falls back to 0 where the system gives no random bytes: the delay is only not jittered.
+/// Returns 0 if the system random number generator fails; the delay then has no jitter.
 pub fn jitter() -> f64 {
     let mut bytes = [0; 4];
     let _ = SystemRandom::new().fill(&mut bytes);
@@ -72,8 +73,8 @@ mod tests {
     #[test]
     fn delays_double_up_to_the_cap() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..6).map(|_| backoff.record_failure(DELAYS, 0.0, None).as_secs()).collect();
-        assert_eq!((waits, backoff.failures()), (vec![1, 2, 4, 8, 10, 10], 6));
+        let delays: Vec<_> = (0..6).map(|_| backoff.record_failure(DELAYS, 0.0, None).as_secs()).collect();
+        assert_eq!((delays, backoff.failures()), (vec![1, 2, 4, 8, 10, 10], 6));
         backoff.reset();
         assert_eq!(backoff.record_failure(DELAYS, 0.0, None), DELAYS.initial);
         let mut backoff = Backoff { failures: u32::MAX };
@@ -94,11 +95,11 @@ mod tests {
             (9, 0.0, minute, 60_000),
             (9, 0.0, Some(Duration::from_secs(1)), 10_000),
         ] {
-            let wait = Backoff { failures }.record_failure(DELAYS, jitter, floor);
-            assert_eq!(wait, Duration::from_millis(millis), "{failures} {jitter} {floor:?}");
+            let delay = Backoff { failures }.record_failure(DELAYS, jitter, floor);
+            assert_eq!(delay, Duration::from_millis(millis), "{failures} {jitter} {floor:?}");
         }
-        let wait = Backoff::default().record_failure(DELAYS, jitter(), None);
-        assert!(wait >= DELAYS.initial / 2 && wait <= DELAYS.initial, "{wait:?}");
+        let delay = Backoff::default().record_failure(DELAYS, jitter(), None);
+        assert!(delay >= DELAYS.initial / 2 && delay <= DELAYS.initial, "{delay:?}");
     }
 
     #[test]

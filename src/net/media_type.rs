@@ -1,16 +1,16 @@
-//! The headers `Content-Type` and `Accept`.
+//! Checks of the headers `Content-Type` and `Accept`.
 
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 
-/// True if the body is said to be JSON.
+/// Returns true if the `Content-Type` is `application/json`.
 pub fn is_json(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.is_some_and(|value| essence(value).eq_ignore_ascii_case("application/json"))
 }
 
-/// True if an answer of this type is welcome. No `Accept` at all welcomes everything.
-pub fn accepts(headers: &HeaderMap, main: &str, sub: &str) -> bool {
+/// Returns true if the `Accept` header includes this media type. Without the header, every type is accepted.
+pub fn accepts(headers: &HeaderMap, main_type: &str, subtype: &str) -> bool {
     if !headers.contains_key(ACCEPT) {
         return true;
     }
@@ -19,8 +19,8 @@ pub fn accepts(headers: &HeaderMap, main: &str, sub: &str) -> bool {
         let Some((range_main, range_sub)) = essence(range).split_once('/') else {
             return false;
         };
-        (range_main == "*" || range_main.eq_ignore_ascii_case(main))
-            && (range_sub == "*" || range_sub.eq_ignore_ascii_case(sub))
+        (range_main == "*" || range_main.eq_ignore_ascii_case(main_type))
+            && (range_sub == "*" || range_sub.eq_ignore_ascii_case(subtype))
     })
 }
 
@@ -36,12 +36,12 @@ mod tests {
 
     #[test]
     fn media_types_are_matched_leniently() {
-        let with = |value: &'static str| HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]);
+        let accept = |value: &'static str| HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]);
         for value in ["text/event-stream", "application/json, Text/Event-Stream;q=0.9", "*/*", "text/*"] {
-            assert!(accepts(&with(value), "text", "event-stream"), "{value}");
+            assert!(accepts(&accept(value), "text", "event-stream"), "{value}");
         }
         for value in ["application/json", "", "text/html"] {
-            assert!(!accepts(&with(value), "text", "event-stream"), "{value}");
+            assert!(!accepts(&accept(value), "text", "event-stream"), "{value}");
         }
         assert!(accepts(&HeaderMap::new(), "text", "event-stream"));
         let json = |value: &'static str| {

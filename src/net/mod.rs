@@ -1,7 +1,7 @@
-//! Small tools for whatever talks over a network.
+//! Utilities for network clients and servers.
 //!
-//! Promises one backoff for everything that is tried again, and one place that decides which requests are answered.
-//! Knows no protocol above HTTP but the errors of the Kubernetes API.
+//! Promises one backoff rule for all retries, and one place that decides which HTTP requests are served. Contains no
+//! protocol above HTTP except the errors of the Kubernetes API.
 
 pub mod api_server;
 mod authorization;

@@ -1,4 +1,4 @@
-//! A connection whose other side stops reading is broken, instead of waited for.
+//! A wrapper that closes a connection if the other side stops reading.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Fails writes once the other side has taken nothing for a while though there was something to take.
+/// Fails writes that have made no progress for the timeout because the other side does not read.
 #[derive(Debug)]
 pub struct StallGuard<T> {
     io: T,
@@ -19,9 +19,9 @@ pub struct StallGuard<T> {
 }
 
 impl<T> StallGuard<T> {
-    /// Guards a connection; `limit` is how long a write may wait, and each that waits longer counts in `evictions`.
-    pub fn new(io: T, limit: Duration, evictions: Counter) -> Self {
-        Self { io, timeout: limit, stall_timer: None, evictions }
+    /// Wraps a connection. A write that makes no progress for `timeout` fails and increments `evictions`.
+    pub fn new(io: T, timeout: Duration, evictions: Counter) -> Self {
+        Self { io, timeout, stall_timer: None, evictions }
     }
 
     fn check_stall<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
@@ -29,10 +29,10 @@ impl<T> StallGuard<T> {
             self.stall_timer = None;
             return written;
         }
-        // Made only when a write has to wait, which few ever do.
-        let limit = self.timeout;
-        let stalled = self.stall_timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if stalled.as_mut().poll(cx).is_pending() {
+        // Created only when a write has to wait, which is rare.
+        let timeout = self.timeout;
+        let stall_timer = self.stall_timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        if stall_timer.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
         }
         self.evictions.inc();
@@ -75,8 +75,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for StallGuard<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.check_stall(cx, shut)
+        let shutdown = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.check_stall(cx, shutdown)
     }
 }
 
@@ -89,24 +89,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn stalled_reader_times_out_and_slow_reader_does_not() {
-        let limit = Duration::from_secs(30);
-        let (near, mut far) = duplex(4);
+        let timeout = Duration::from_secs(30);
+        let (local, mut remote) = duplex(4);
         let evictions = Counter::default();
-        let mut guarded = StallGuard::new(near, limit, evictions.clone());
+        let mut guarded = StallGuard::new(local, timeout, evictions.clone());
         let reader = tokio::spawn(async move {
-            let mut two = [0; 2];
+            let mut buffer = [0; 2];
             for _ in 0..10 {
-                sleep(limit * 9 / 10).await;
-                far.read_exact(&mut two).await.unwrap();
+                sleep(timeout * 9 / 10).await;
+                remote.read_exact(&mut buffer).await.unwrap();
             }
-            far
+            remote
         });
         guarded.write_all(&[0; 20]).await.unwrap();
-        let _far = reader.await.unwrap();
+        let _remote = reader.await.unwrap();
         let start = Instant::now();
         let error = guarded.write_all(&[0; 20]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(start.elapsed() >= limit && start.elapsed() < limit * 2);
+        assert!(start.elapsed() >= timeout && start.elapsed() < timeout * 2);
         assert_eq!(evictions.get(), 1);
     }
 }

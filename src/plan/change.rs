@@ -1,36 +1,36 @@
 use crate::resource::Reason;
 
-/// What becomes of one object when its declaration is replaced by another: what the fleet does, and what a plan tells.
-/// `T` is what the fleet needs to do it.
+/// The effect of a new declaration on one object: the action that the fleet takes and that `evenkeel plan` prints. `T`
+/// is the data that the fleet needs for the action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeclarationChange<T = ()> {
-    /// Connect a server that is not there yet, or is no longer suspended.
+    /// Connects a server that is new or no longer suspended.
     Attach(T),
-    /// The connection itself changed: make a new one. All parts that differ are named.
+    /// Makes a new connection because parts that define it changed. Names all parts that differ.
     Replace(T, Vec<String>),
-    /// Names, filters or limits changed: apply these parts to what is there.
+    /// Applies changed names, filters or limits to the existing connection. Names the parts that differ.
     Refilter(T, Vec<String>),
-    /// A look was asked for: retry what failed, read the lists of what is healthy.
+    /// Performs a requested reconcile: retries a failed server, and reads the lists of a healthy one again.
     Refresh(T),
-    /// Nothing that matters differs: what is there stays, and stands for the newest declaration.
+    /// Keeps everything, because nothing relevant differs. The connection now represents the newest declaration.
     Stay(T),
-    /// Take it away.
+    /// Removes the server.
     Detach(Reason),
 }
 
-/// How an object stands in one of two declarations that are compared.
+/// The state of an object in one of two declarations that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence<P> {
-    /// It is not declared.
+    /// The object is not declared.
     Absent,
-    /// It is declared, and not attached.
+    /// The object is declared but not attached.
     Detached,
-    /// It is attached, or is to be.
+    /// The object is attached, or should be.
     Attached(P),
 }
 
 impl DeclarationChange {
-    /// Gives the step from one declaration of an object to another. `compare` is asked only where both are attached.
+    /// Returns the change from one declaration of an object to another. Calls `compare` only if both are attached.
     pub fn between<P>(before: Presence<P>, after: Presence<P>, compare: impl FnOnce(P, P) -> Self) -> Self {
         use Presence::{Absent, Attached, Detached};
         match (before, after) {
@@ -42,7 +42,7 @@ impl DeclarationChange {
         }
     }
 
-    /// Gives the same step with what is needed to do it.
+    /// Returns the same change with the data that is needed to apply it.
     pub fn with_target<T>(self, target: T) -> DeclarationChange<T> {
         match self {
             Self::Attach(()) => DeclarationChange::Attach(target),
@@ -56,7 +56,7 @@ impl DeclarationChange {
 }
 
 impl<T> DeclarationChange<T> {
-    /// Gives the word for it in plans and logs.
+    /// Returns the name of the action in plans and logs.
     pub fn action(&self) -> &'static str {
         match self {
             Self::Attach(_) => "attach",
@@ -69,7 +69,7 @@ impl<T> DeclarationChange<T> {
         }
     }
 
-    /// Gives the names of the parts that differ, where that is why.
+    /// Returns the names of the parts that differ; empty if the action has none.
     pub fn changed_parts(&self) -> &[String] {
         match self {
             Self::Replace(_, parts) | Self::Refilter(_, parts) => parts,

@@ -8,7 +8,7 @@ use crate::resource::{DeclaredObject, Desired, McpServerSpec, ObjectKey};
 
 type ServerDeclarations = OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>;
 
-/// What the fleet was last told: what was declared then, and the target of each server that is there.
+/// The declarations that the fleet last applied, and the target of each attached server.
 #[derive(Clone, Debug, Default)]
 pub struct LastApplied {
     declared: ServerDeclarations,
@@ -16,17 +16,20 @@ pub struct LastApplied {
 }
 
 impl LastApplied {
-    /// Gives what a server was last told to be; `None` if it is not to be there.
+    /// Returns the last applied target of a server; `None` if it should not be attached.
     pub fn target(&self, key: &ObjectKey) -> Option<&Arc<ConnectionTarget>> {
         self.targets.get(key)
     }
 
-    /// Gives the steps to what is desired, in the order of the keys, and takes them for done.
+    /// Returns the changes from the last applied state to `desired`, in the order of the keys, and records them as
+    /// applied.
     ///
-    /// Guarantees: a server whose declaration is the same object is not looked at, so that the cost follows what changed;
-    /// one whose newest declaration is refused, or whose reference was not found, keeps what it has; a source that has
-    /// not been read completely changes nothing. [`DeclarationChange::Stay`] is among the steps only where the declaration has
-    /// another generation.
+    /// Guarantees:
+    /// - A server whose declaration is the same object is not compared, so the cost depends only on the number of
+    ///   changes.
+    /// - A server whose newest declaration is rejected, or with an unresolved reference, keeps its current target.
+    /// - A source that has not been read completely causes no changes.
+    /// - [`DeclarationChange::Stay`] is returned only if the generation of the declaration changed.
     pub fn apply(&mut self, desired: &Desired) -> Vec<(ObjectKey, DeclarationChange<Arc<ConnectionTarget>>)> {
         if !desired.source.synced {
             return Vec::new();
@@ -58,7 +61,7 @@ impl LastApplied {
         let current = self.targets.get(key);
         let target = after.and_then(|after| ConnectionTarget::from_declared(after)).map(|mut target| {
             if let Some(current) = current.filter(|_| after.is_some_and(|after| after.rejected.is_some())) {
-                // What is in force is the declaration that was accepted before.
+                // The previously accepted declaration stays in force.
                 target.generation = current.generation;
             }
             Arc::new(target)
@@ -69,7 +72,7 @@ impl LastApplied {
             (None, _) => Presence::Absent,
             (Some(_), Some(target)) => Presence::Attached(&**target),
             (Some(after), None) if is_suspended(after) => Presence::Detached,
-            // It cannot be made what it is to be, so it stays what it is.
+            // The target cannot be determined, so the current state is kept.
             (Some(_), None) => return None,
         };
         let before = match (current, before) {
@@ -102,7 +105,7 @@ mod tests {
     };
     use crate::resource::{RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT};
 
-    /// A declaration of a server `a`, `b`, … from the parts of its spec that matter here.
+    /// Returns the declaration of an HTTP server.
     fn declared_server(name: &str, generation: i64, spec: Value) -> Arc<DeclaredObject<McpServerSpec>> {
         let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
         let url = spec.http.as_ref().unwrap().url.parse().unwrap();
@@ -132,17 +135,17 @@ mod tests {
 
     fn modified(
         declared: &Arc<DeclaredObject<McpServerSpec>>,
-        alter: impl FnOnce(&mut DeclaredObject<McpServerSpec>),
+        modify: impl FnOnce(&mut DeclaredObject<McpServerSpec>),
     ) -> Arc<DeclaredObject<McpServerSpec>> {
-        let mut altered = DeclaredObject {
+        let mut modified_object = DeclaredObject {
             meta: declared.meta.clone(),
             spec: declared.spec.clone(),
             spec_digest: declared.spec_digest,
             rejected: declared.rejected.clone(),
             endpoint: declared.endpoint.clone(),
         };
-        alter(&mut altered);
-        Arc::new(altered)
+        modify(&mut modified_object);
+        Arc::new(modified_object)
     }
 
     fn desired(servers: &[&Arc<DeclaredObject<McpServerSpec>>]) -> Desired {
@@ -154,16 +157,16 @@ mod tests {
     }
 
     fn applied(servers: &[&Arc<DeclaredObject<McpServerSpec>>]) -> LastApplied {
-        let mut observed = LastApplied::default();
-        observed.apply(&desired(servers));
-        observed
+        let mut last_applied = LastApplied::default();
+        last_applied.apply(&desired(servers));
+        last_applied
     }
 
-    fn change_texts(desired: &Desired, observed: &mut LastApplied) -> Vec<String> {
-        let step = |(key, change): (ObjectKey, DeclarationChange<_>)| {
+    fn change_texts(desired: &Desired, last_applied: &mut LastApplied) -> Vec<String> {
+        let format_change = |(key, change): (ObjectKey, DeclarationChange<_>)| {
             [change.action(), &key.name, &change.changed_parts().join(", ")].join(" ").trim().to_owned()
         };
-        observed.apply(desired).into_iter().map(step).collect()
+        last_applied.apply(desired).into_iter().map(format_change).collect()
     }
 
     #[test]
@@ -173,56 +176,66 @@ mod tests {
         let filtered =
             declared_server("a", 2, json!({ "http": { "url": "http://a" }, "expose": { "prefix": "x" } }));
         let moved = declared_server("a", 2, http_spec("http://elsewhere"));
-        let again = modified(&a, |a| a.meta.uid = "another".into());
-        let same = modified(&a, |a| a.meta.labels = [("l".to_owned(), "v".to_owned())].into());
-        let asked = modified(&a, |a| {
-            a.meta.annotations = [(RECONCILE_REQUESTED_AT.to_owned(), "1".to_owned())].into()
+        let recreated = modified(&a, |a| a.meta.uid = "another".into());
+        let relabeled = modified(&a, |a| a.meta.labels = [("l".to_owned(), "v".to_owned())].into());
+        let reconcile_requested = modified(&a, |a| {
+            a.meta.annotations = [(RECONCILE_REQUESTED_AT.to_owned(), "1".to_owned())].into();
         });
-        let anew = modified(&a, |a| {
-            a.meta.annotations = [(RECONNECT_REQUESTED_AT.to_owned(), "1".to_owned())].into()
+        let reconnect_requested = modified(&a, |a| {
+            a.meta.annotations = [(RECONNECT_REQUESTED_AT.to_owned(), "1".to_owned())].into();
         });
-        let broken = modified(&a, |a| {
+        let rejected = modified(&a, |a| {
             a.rejected = Some(Problem::new(Reason::ParseError, "line 3"));
         });
         let unresolved = modified(&moved, |a| {
             a.endpoint = Some(Err(Problem::new(Reason::SecretNotFound, "secret x")));
         });
-        let never = modified(&unresolved, |a| a.spec = None);
-        let worded = declared_server("a", 2, http_spec("HTTP://A:80#x"));
-        let reconnect = "replace a annotation evenkeel.dev/reconnect-requested-at";
-        for (what, before, now, expected) in [
+        let never_valid = modified(&unresolved, |a| a.spec = None);
+        let respelled = declared_server("a", 2, http_spec("HTTP://A:80#x"));
+        let reconnect_change = "replace a annotation evenkeel.dev/reconnect-requested-at";
+        for (case, before, now, expected) in [
             ("nothing", None, None, None),
             ("new", None, Some(&a), Some("attach a")),
             ("new and suspended", None, Some(&suspended), None),
             ("new and unresolved", None, Some(&unresolved), None),
-            ("never valid", None, Some(&never), None),
+            ("never valid", None, Some(&never_valid), None),
             ("unchanged", Some(&a), Some(&a), None),
-            ("equal", Some(&a), Some(&same), None),
-            ("the same in other words", Some(&a), Some(&worded), Some("stay a")),
-            ("a look was asked for", Some(&a), Some(&asked), Some("refresh a")),
-            ("the same look", Some(&asked), Some(&modified(&asked, |_| ())), None),
-            ("a new connection was asked for", Some(&a), Some(&anew), Some(reconnect)),
-            ("the same new connection", Some(&anew), Some(&modified(&anew, |_| ())), None),
-            ("it is no longer asked for", Some(&anew), Some(&a), None),
+            ("equal", Some(&a), Some(&relabeled), None),
+            ("the same URL in another spelling", Some(&a), Some(&respelled), Some("stay a")),
+            ("reconcile requested", Some(&a), Some(&reconcile_requested), Some("refresh a")),
+            (
+                "the same reconcile request",
+                Some(&reconcile_requested),
+                Some(&modified(&reconcile_requested, |_| ())),
+                None,
+            ),
+            ("reconnect requested", Some(&a), Some(&reconnect_requested), Some(reconnect_change)),
+            (
+                "the same reconnect request",
+                Some(&reconnect_requested),
+                Some(&modified(&reconnect_requested, |_| ())),
+                None,
+            ),
+            ("reconnect request removed", Some(&reconnect_requested), Some(&a), None),
             ("another url", Some(&a), Some(&moved), Some("replace a url")),
-            ("deleted and created again", Some(&a), Some(&again), Some("replace a uid")),
+            ("deleted and created again", Some(&a), Some(&recreated), Some("replace a uid")),
             ("another prefix", Some(&a), Some(&filtered), Some("refilter a expose")),
             ("suspended", Some(&a), Some(&suspended), Some("suspend a")),
             ("no longer suspended", Some(&suspended), Some(&a), Some("attach a")),
             ("suspended all the time", Some(&suspended), Some(&modified(&suspended, |_| ())), None),
             ("removed while suspended", Some(&suspended), None, Some("detach a")),
-            ("removed, and never valid", Some(&never), None, None),
-            ("found at last", Some(&unresolved), Some(&moved), Some("attach a")),
-            ("newest declaration refused", Some(&a), Some(&broken), None),
+            ("removed, and never valid", Some(&never_valid), None, None),
+            ("reference resolved", Some(&unresolved), Some(&moved), Some("attach a")),
+            ("newest declaration rejected", Some(&a), Some(&rejected), None),
             ("secret deleted", Some(&a), Some(&unresolved), None),
             ("removed", Some(&a), None, Some("detach a")),
         ] {
             let before: Vec<_> = before.into_iter().collect();
             let now: Vec<_> = now.into_iter().collect();
-            let mut observed = applied(&before);
-            let found = change_texts(&desired(&now), &mut observed);
-            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{what}");
-            assert!(change_texts(&desired(&now), &mut observed).is_empty(), "{what}: done once");
+            let mut last_applied = applied(&before);
+            let found = change_texts(&desired(&now), &mut last_applied);
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{case}");
+            assert!(change_texts(&desired(&now), &mut last_applied).is_empty(), "{case}: applied once");
         }
     }
 
@@ -235,15 +248,18 @@ mod tests {
         let unresolved = modified(&moved, |a| {
             a.endpoint = Some(Err(Problem::new(Reason::SecretNotFound, "secret x")));
         });
-        let mut observed = applied(&[&a]);
+        let mut last_applied = applied(&[&a]);
         for (now, expected) in
             [(&unresolved, None), (&moved, Some("replace a url")), (&a, Some("replace a url"))]
         {
-            let found = change_texts(&desired(&[now]), &mut observed);
+            let found = change_texts(&desired(&[now]), &mut last_applied);
             assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
         }
-        assert!(change_texts(&Desired::default(), &mut observed).is_empty(), "not read yet: nothing goes");
-        assert_eq!(change_texts(&desired(&[]), &mut observed), ["detach a"]);
+        assert!(
+            change_texts(&Desired::default(), &mut last_applied).is_empty(),
+            "an unsynced source removes nothing"
+        );
+        assert_eq!(change_texts(&desired(&[]), &mut last_applied), ["detach a"]);
     }
 
     #[test]
@@ -254,14 +270,14 @@ mod tests {
                 (server.meta.key.clone(), server)
             };
             let mut now = Desired { servers: (0..size).map(server).collect(), ..desired(&[]) };
-            let mut observed = LastApplied::default();
-            assert_eq!(observed.apply(&now).len(), size);
+            let mut last_applied = LastApplied::default();
+            assert_eq!(last_applied.apply(&now).len(), size);
             let changed = declared_server("s7", 2, http_spec("http://new"));
             now.servers.insert(changed.meta.key.clone(), changed);
             now.servers.remove(&ObjectKey::new("default", "s9"));
-            assert_eq!(observed.declared.diff(&now.servers).count(), 2, "servers looked at");
-            assert_eq!(change_texts(&now, &mut observed), ["replace s7 url", "detach s9"]);
-            assert_eq!(observed.declared.diff(&now.servers).count(), 0);
+            assert_eq!(last_applied.declared.diff(&now.servers).count(), 2, "servers compared");
+            assert_eq!(change_texts(&now, &mut last_applied), ["replace s7 url", "detach s9"]);
+            assert_eq!(last_applied.declared.diff(&now.servers).count(), 0);
         }
     }
 }

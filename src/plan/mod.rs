@@ -1,9 +1,10 @@
-//! What follows from what is declared: decisions as pure functions over plain data.
+//! Computes the changes that follow from new declarations: pure functions over plain data.
 //!
-//! Promises that the same [`Desired`](crate::resource::Desired) and [`LastApplied`] give the same [`DeclarationChange`]s, whatever happened
-//! before, and that a server that needs no change gets none. What the fleet does and what a plan tells is decided in one
-//! place: [`DeclarationParts`] say what differs, and [`DeclarationChange::between`] what follows. Knows no runtime, no clock, no I/O: time and
-//! randomness are arguments.
+//! Promises that the same [`Desired`](crate::resource::Desired) and [`LastApplied`] result in the same
+//! [`DeclarationChange`]s, independent of earlier events, and that a server that needs no change gets none. The fleet
+//! and `evenkeel plan` use the same decision: [`DeclarationParts`] determines what differs, and
+//! [`DeclarationChange::between`] the resulting change. Never uses a runtime, a clock or I/O; time and randomness are
+//! arguments.
 
 mod change;
 mod last_applied;

@@ -12,26 +12,27 @@ use crate::resource::{
     WorkingDirectory,
 };
 
-/// What a declaration is made of, by the names of its parts, so that two can be compared part by part: as keyed digests,
-/// from which nobody learns a value, or as the values themselves.
+/// The named parts of a declaration, for comparing two declarations part by part. The values are either keyed digests,
+/// which do not reveal anything, or the values themselves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeclarationParts<V = Digest> {
-    /// What the connection is made from: another value is another connection.
+    /// The parts that define the connection. A different value requires a new connection.
     connection: BTreeMap<String, V>,
-    /// What applies to a live connection.
+    /// The parts that can be applied to a live connection.
     settings: BTreeMap<String, V>,
-    /// Declared, and not attached: it is suspended, or may not run here.
+    /// True if the object is declared but not attached: it is suspended, or policy denies it.
     detached: bool,
-    /// What [`RECONNECT_AT`] says: another value, if there is one, is another connection.
+    /// The value of the annotation [`RECONNECT_REQUESTED_AT`]. A different value, if present, requires a new
+    /// connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     reconnect: Option<V>,
-    /// What [`REQUESTED_AT`] says: another value, if there is one, is a look at what is there.
+    /// The value of the annotation [`RECONCILE_REQUESTED_AT`]. A different value, if present, requests a reconcile.
     #[serde(skip_serializing_if = "Option::is_none")]
     requested: Option<V>,
 }
 
-/// A spec, taken apart: every field is in one of these, or decides whether there is a connection at all.
+/// The fields of a spec, grouped by their effect. `suspended` decides if there is a connection at all.
 struct SpecFields<'a> {
     stdio: Option<&'a StdioTransport>,
     http: Option<&'a HttpTransport>,
@@ -40,8 +41,7 @@ struct SpecFields<'a> {
 }
 
 impl<'a> DeclarationParts<PartValue<'a>> {
-    /// Gives the parts of what a server is connected to: the values that references stand for are among them, and which
-    /// object it is.
+    /// Returns the parts of a target, with the resolved values of references and with the uid of the object.
     pub fn resolved(target: &'a ConnectionTarget) -> Self {
         let ConnectionTarget {
             key: _,
@@ -56,36 +56,43 @@ impl<'a> DeclarationParts<PartValue<'a>> {
         let SpecFields { stdio: _, http: _, settings, suspended } = SpecFields::from_spec(spec);
         let mut connection = ConnectionParts::resolved(&endpoint.transport).into_parts();
         connection.insert("uid".to_owned(), PartValue::from_texts([&**uid]));
-        let asked =
+        let annotation =
             |value: &'a Option<Arc<str>>| value.as_deref().map(|value| PartValue::from_texts([value]));
         let detached = suspended;
-        Self { connection, settings, detached, reconnect: asked(reconnect), requested: asked(requested) }
+        Self {
+            connection,
+            settings,
+            detached,
+            reconnect: annotation(reconnect),
+            requested: annotation(requested),
+        }
     }
 
-    /// Gives the parts of a server as it is declared, where references stand for their values; `None` if it was never
-    /// declared well. `base` is where the files of a directory are.
+    /// Returns the parts of a server as declared, with references in place of their values; `None` if there never was a
+    /// valid declaration. `directory` is the root of a directory source.
     pub fn declared(
         server: &'a DeclaredObject<McpServerSpec>,
-        base: Option<&WorkingDirectory>,
+        directory: Option<&WorkingDirectory>,
     ) -> Option<Self> {
         let SpecFields { stdio, http, settings, suspended } = SpecFields::from_spec(server.spec.as_ref()?);
         let folder = server.meta.file().map(|file| file.parent().unwrap_or(Path::new("")));
         let connection = match (stdio, http) {
-            (Some(stdio), _) => ConnectionParts::declared_stdio(stdio, folder.zip(base)).into_parts(),
+            (Some(stdio), _) => ConnectionParts::declared_stdio(stdio, folder.zip(directory)).into_parts(),
             (None, Some(http)) => ConnectionParts::declared_http(http).into_parts(),
             (None, None) => BTreeMap::new(),
         };
-        let asked = |name| annotation_value(&server.meta, name);
+        let annotation = |name| annotation_value(&server.meta, name);
         Some(Self {
             connection,
             settings,
             detached: suspended || server.is_denied_by_policy(),
-            reconnect: asked(RECONNECT_REQUESTED_AT),
-            requested: asked(RECONCILE_REQUESTED_AT),
+            reconnect: annotation(RECONNECT_REQUESTED_AT),
+            requested: annotation(RECONCILE_REQUESTED_AT),
         })
     }
 
-    /// Gives the parts of a skill, likewise; no connection is made from one.
+    /// Returns the parts of a skill as declared; `None` if there never was a valid declaration. A skill has no
+    /// connection parts.
     pub fn declared_skill(
         skill: &'a DeclaredObject<SkillSpec>,
         content: Option<&SkillContent>,
@@ -104,16 +111,16 @@ impl<'a> DeclarationParts<PartValue<'a>> {
         Some(Self { connection, settings, detached: *suspend, reconnect: None, requested: None })
     }
 
-    /// Gives the same as keyed digests.
+    /// Converts the values to keyed digests.
     pub fn into_digests(self, key: &DigestKey) -> DeclarationParts {
         let Self { connection, settings, detached, reconnect, requested } = self;
         let digest = |value: PartValue<'_>| value.digest(key);
-        let all = |parts: BTreeMap<String, PartValue<'_>>| {
+        let digests = |parts: BTreeMap<String, PartValue<'_>>| {
             parts.into_iter().map(|(name, value)| (name, digest(value))).collect()
         };
         DeclarationParts {
-            connection: all(connection),
-            settings: all(settings),
+            connection: digests(connection),
+            settings: digests(settings),
             detached,
             reconnect: reconnect.map(digest),
             requested: requested.map(digest),
@@ -122,7 +129,7 @@ impl<'a> DeclarationParts<PartValue<'a>> {
 }
 
 impl<V: PartialEq> DeclarationParts<V> {
-    /// Gives how an object stands that is declared like this, if it is.
+    /// Returns the presence of an object with these parts; `None` means that it is not declared.
     pub fn presence(parts: Option<&Self>) -> Presence<&Self> {
         match parts {
             None => Presence::Absent,
@@ -131,18 +138,20 @@ impl<V: PartialEq> DeclarationParts<V> {
         }
     }
 
-    /// Gives the step from this to another declaration of the same object; both are attached.
+    /// Returns the change from this to another declaration of the same object. Both must be attached.
     pub fn change_to(&self, after: &Self) -> DeclarationChange {
-        let asked_anew = |before: &Option<V>, after: &Option<V>| after.is_some() && before != after;
+        let is_new_request = |before: &Option<V>, after: &Option<V>| after.is_some() && before != after;
         let mut connection = differing_names(&self.connection, &after.connection);
-        if asked_anew(&self.reconnect, &after.reconnect) {
+        if is_new_request(&self.reconnect, &after.reconnect) {
             connection.push(format!("annotation {RECONNECT_REQUESTED_AT}"));
         }
         let settings = differing_names(&self.settings, &after.settings);
         match (connection.is_empty(), settings.is_empty()) {
             (false, _) => DeclarationChange::Replace((), [connection, settings].concat()),
             (true, false) => DeclarationChange::Refilter((), settings),
-            (true, true) if asked_anew(&self.requested, &after.requested) => DeclarationChange::Refresh(()),
+            (true, true) if is_new_request(&self.requested, &after.requested) => {
+                DeclarationChange::Refresh(())
+            }
             (true, true) => DeclarationChange::Stay(()),
         }
     }
@@ -179,7 +188,7 @@ impl<'a> SpecFields<'a> {
 }
 
 fn setting_part<'a>(name: &'static str, value: &impl Serialize) -> (&'static str, PartValue<'a>) {
-    // What people declare can be written as JSON.
+    // Declared values can always be serialized as JSON.
     (name, PartValue::from_string(serde_json::to_string(value).unwrap_or_default()))
 }
 
@@ -187,10 +196,10 @@ fn annotation_value<'a>(meta: &'a DeclaredMeta, name: &str) -> Option<PartValue<
     meta.annotations.get(name).map(|value| PartValue::from_texts([value.as_str()]))
 }
 
-/// The names of what only one has, or has otherwise.
-fn differing_names<V: PartialEq>(one: &BTreeMap<String, V>, other: &BTreeMap<String, V>) -> Vec<String> {
-    let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
-    names.into_iter().filter(|name| one.get(*name) != other.get(*name)).cloned().collect()
+/// Returns the names of the parts that only one side has or whose values differ.
+fn differing_names<V: PartialEq>(first: &BTreeMap<String, V>, second: &BTreeMap<String, V>) -> Vec<String> {
+    let names: BTreeSet<_> = first.keys().chain(second.keys()).collect();
+    names.into_iter().filter(|name| first.get(*name) != second.get(*name)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -241,7 +250,7 @@ mod tests {
         let env = |env: Value| stdio(json!({ "command": "c", "env": env }));
         for (one, other, differing) in [
             (env(json!([var("A", "1"), var("B", "2")])), env(json!([var("B", "2"), var("A", "1")])), &[][..]),
-            // The last of two of one name counts.
+            // If a name occurs twice, the last value counts.
             (env(json!([var("A", "1"), var("A", "2")])), env(json!([var("A", "2")])), &[]),
             (env(json!([var("A", "1"), var("A", "2")])), env(json!([var("A", "1")])), &["env A"]),
             (env(json!([var("A", "1")])), env(json!([var("a", "1")])), &["env A", "env a"]),
@@ -268,7 +277,7 @@ mod tests {
             (http("https://a/x", json!([])), http("https://a/X", json!([])), &["url"]),
             (http("https://a:80/", json!([])), http("https://a/", json!([])), &["url"]),
             (http("https://a/?", json!([])), http("https://a/", json!([])), &["url"]),
-            // What a variable is called is no host.
+            // The name of a variable is case-sensitive, unlike a host.
             (http("https://${A}/", json!([])), http("https://${a}/", json!([])), &["url"]),
         ] {
             let named: Vec<_> = differing.iter().map(ToString::to_string).collect();
@@ -287,12 +296,12 @@ mod tests {
         let secret =
             |key: &str| json!({ "name": "T", "valueFrom": { "secretKeyRef": { "name": "s", "key": key } } });
         let base = json!({ "stdio": { "command": "c", "args": ["x"], "env": [{ "name": "A", "value": "hunter2" }, secret("k")] } });
-        let with = |path: &str, value: Value| {
+        let replacing = |path: &str, value: Value| {
             let mut spec = base.clone();
             *spec.pointer_mut(path).unwrap() = value;
             spec
         };
-        let and = |name: &str, value: Value| {
+        let adding = |name: &str, value: Value| {
             let mut spec = base.clone();
             spec[name] = value;
             spec
@@ -304,41 +313,41 @@ mod tests {
             (base.clone(), "b.yaml", DeclarationChange::Stay(())),
             (base.clone(), "team/a.yaml", DeclarationChange::Replace((), named(&["cwd"]))),
             (
-                with("/stdio/command", json!("d")),
+                replacing("/stdio/command", json!("d")),
                 "a.yaml",
                 DeclarationChange::Replace((), named(&["command"])),
             ),
             (
-                with("/stdio/args", json!(["x", "y"])),
+                replacing("/stdio/args", json!(["x", "y"])),
                 "a.yaml",
                 DeclarationChange::Replace((), named(&["args"])),
             ),
             (
-                with("/stdio/env/0/value", json!("other")),
+                replacing("/stdio/env/0/value", json!("other")),
                 "a.yaml",
                 DeclarationChange::Replace((), named(&["env A"])),
             ),
             (
-                with("/stdio/env/1", secret("other")),
+                replacing("/stdio/env/1", secret("other")),
                 "a.yaml",
                 DeclarationChange::Replace((), named(&["env T"])),
             ),
             (
-                with("/stdio/env", json!([])),
+                replacing("/stdio/env", json!([])),
                 "a.yaml",
                 DeclarationChange::Replace((), named(&["env A", "env T"])),
             ),
             (
-                and("expose", json!({ "prefix": "p" })),
+                adding("expose", json!({ "prefix": "p" })),
                 "a.yaml",
                 DeclarationChange::Refilter((), named(&["expose"])),
             ),
             (
-                and("timeouts", json!({ "call": "1m" })),
+                adding("timeouts", json!({ "call": "1m" })),
                 "team/a.yaml",
                 DeclarationChange::Replace((), named(&["cwd", "timeouts"])),
             ),
-            (and("suspend", json!(true)), "a.yaml", DeclarationChange::Detach(Reason::Suspended)),
+            (adding("suspend", json!(true)), "a.yaml", DeclarationChange::Detach(Reason::Suspended)),
             (
                 json!({ "http": { "url": "http://a", "headers": [{ "name": "H", "value": "x" }] } }),
                 "a.yaml",
@@ -354,7 +363,7 @@ mod tests {
                 "{after} {file}"
             );
         }
-        let suspended = parts_of(and("suspend", json!(true)), "a.yaml");
+        let suspended = parts_of(adding("suspend", json!(true)), "a.yaml");
         let changed = parts_of(
             json!({ "stdio": { "command": "d", "args": ["x"], "env": [] }, "suspend": true }),
             "a.yaml",
@@ -370,7 +379,7 @@ mod tests {
         ] {
             assert_eq!(change_between(before, after), expected);
         }
-        let told = serde_json::to_string(&before).unwrap();
-        assert!(!told.contains("hunter2"), "{told}");
+        let json = serde_json::to_string(&before).unwrap();
+        assert!(!json.contains("hunter2"), "{json}");
     }
 }

@@ -5,33 +5,33 @@ use crate::resource::{
     RECONNECT_REQUESTED_AT,
 };
 
-/// What one connection should be: the part of a declaration that the fleet acts on.
+/// The desired state of one connection: the part of a declaration that the fleet acts on.
 #[derive(Clone, Debug)]
 pub struct ConnectionTarget {
-    /// The server.
+    /// The key of the server.
     pub key: ObjectKey,
-    /// The object's uid: another uid is another server, whatever else is equal.
+    /// The uid of the object. A different uid means a different server, even if everything else is equal.
     pub uid: Arc<str>,
-    /// The generation that this target stands for.
+    /// The generation of the declaration.
     pub generation: i64,
-    /// The digest of the declaration, which says nothing of secrets.
+    /// The digest of the declaration, which does not depend on secrets.
     pub spec_digest: Option<Digest>,
-    /// How to reach it; a changed digest means a new connection.
+    /// The resolved endpoint. A changed digest requires a new connection.
     pub endpoint: Arc<Endpoint>,
-    /// The rest of the declaration: what applies to a live connection without replacing it.
+    /// The spec. Its other settings are applied to a live connection without replacing it.
     pub spec: Arc<McpServerSpec>,
-    /// The last value of [`REQUESTED_AT`]: another value asks for a retry, or for the lists to be read again.
+    /// The value of the annotation [`RECONCILE_REQUESTED_AT`]. A different value requests a retry, or a refresh of the
+    /// lists.
     pub reconcile_requested_at: Option<Arc<str>>,
-    /// The last value of [`RECONNECT_AT`]: another value asks for a new connection.
+    /// The value of the annotation [`RECONNECT_REQUESTED_AT`]. A different value requests a new connection.
     pub reconnect_requested_at: Option<Arc<str>>,
 }
 
 impl ConnectionTarget {
-    /// The target of a declaration; `None` if it has none now: never valid, suspended, or with a
-    /// reference that was not found.
+    /// Returns the target of a declaration; `None` if it never was valid, is suspended or has an unresolved reference.
     pub fn from_declared(declared: &DeclaredObject<McpServerSpec>) -> Option<Self> {
         let (spec, endpoint) = spec_and_endpoint(declared)?;
-        let asked = |name| declared.meta.annotations.get(name).map(|value| value.as_str().into());
+        let annotation = |name| declared.meta.annotations.get(name).map(|value| value.as_str().into());
         Some(Self {
             key: declared.meta.key.clone(),
             uid: declared.meta.uid.clone(),
@@ -39,23 +39,23 @@ impl ConnectionTarget {
             spec_digest: declared.spec_digest,
             endpoint: endpoint.clone(),
             spec: spec.clone(),
-            reconcile_requested_at: asked(RECONCILE_REQUESTED_AT),
-            reconnect_requested_at: asked(RECONNECT_REQUESTED_AT),
+            reconcile_requested_at: annotation(RECONCILE_REQUESTED_AT),
+            reconnect_requested_at: annotation(RECONNECT_REQUESTED_AT),
         })
     }
 
-    /// Gives what stands before the names of tools and prompts: the declared prefix, else the server's name.
+    /// Returns the prefix of the names of tools and prompts: the declared prefix, or else the server's name.
     pub fn prefix(&self) -> &str {
         self.spec.expose.prefix.as_deref().unwrap_or(&self.key.name)
     }
 
-    /// True if a declaration has a target now.
+    /// Returns true if a declaration has a target.
     pub fn exists_for(declared: &DeclaredObject<McpServerSpec>) -> bool {
         spec_and_endpoint(declared).is_some()
     }
 
-    /// True if the connection made for `current` serves this target too: if [`DeclarationParts`](super::DeclarationParts) of the two call for
-    /// no `Replace`.
+    /// Returns true if the connection for `current` can also be used for this target, that is, if comparing their
+    /// [`DeclarationParts`](super::DeclarationParts) does not result in `Replace`.
     pub fn same_connection(&self, current: &Self) -> bool {
         self.uid == current.uid
             && self.endpoint.digest() == current.endpoint.digest()

@@ -13,19 +13,20 @@ use tokio::task::JoinHandle;
 use super::{EventAction, ObjectKind, Occurrence};
 use crate::resource::{Commit, Digest, Reason};
 
-/// The folder in the state directory, and the file in it that is written.
+/// The folder of the audit log in the state directory.
 const AUDIT_FOLDER: &str = "audit";
+/// The file that records are appended to.
 const AUDIT_FILE: &str = "audit.jsonl";
-/// Where something comes from that no declaration says.
+/// The `actor.source` of requests over the status API.
 const STATUS_API_SOURCE: &str = "statusApi";
-/// A file that would grow beyond this becomes an older one.
+/// The size beyond which the file is rotated.
 const MAX_FILE_BYTES: u64 = 10 << 20;
-/// How many older ones are kept.
+/// The number of rotated files that are kept.
 const MAX_OLD_FILES: usize = 4;
-/// Records that wait for a disk that does not answer; more are lost.
+/// The maximum number of records that wait for the disk. Further ones are dropped.
 const MAX_QUEUED_RECORDS: usize = 10_000;
 
-/// What is counted of the audit log.
+/// The metrics of the audit log.
 #[derive(Clone, Debug, Default)]
 pub struct AuditMetrics {
     written: Counter,
@@ -33,53 +34,54 @@ pub struct AuditMetrics {
 }
 
 impl AuditMetrics {
-    /// Puts both counters into a registry whose prefix is `evenkeel`.
+    /// Registers both counters in a registry with the prefix `evenkeel`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("audit_records", "Records written to the audit log", self.written.clone());
         registry.register("audit_records_lost", "Records that could not be written", self.lost.clone());
     }
 }
 
-/// Writes every occurrence to `audit/audit.jsonl` in the state directory, until there will be no more.
+/// Writes every occurrence to `audit/audit.jsonl` in the state directory, until the channel is closed.
 ///
-/// What cannot be written is counted and told, and holds nothing up. `source` is where declarations come from.
+/// Records that cannot be written are counted and the failure is logged; neither blocks the sender. `source` is the
+/// kind of source that declarations come from.
 pub async fn write_audit_log(
-    state: &Path,
+    state_dir: &Path,
     source: &'static str,
     mut occurrences: mpsc::UnboundedReceiver<Arc<Occurrence>>,
     metrics: AuditMetrics,
 ) {
-    let mut idle = Some(AuditFile::new(state.join(AUDIT_FOLDER), MAX_FILE_BYTES));
-    let mut writing: Option<JoinHandle<(AuditFile, usize, io::Result<()>)>> = None;
-    let mut waiting: Vec<Arc<Occurrence>> = Vec::new();
-    let mut open = true;
-    let mut failing = false;
+    let mut idle_file = Some(AuditFile::new(state_dir.join(AUDIT_FOLDER), MAX_FILE_BYTES));
+    let mut running: Option<JoinHandle<(AuditFile, usize, io::Result<()>)>> = None;
+    let mut queued: Vec<Arc<Occurrence>> = Vec::new();
+    let mut channel_open = true;
+    let mut is_failing = false;
     loop {
-        if let Some(mut writer) = idle.take_if(|_| !waiting.is_empty()) {
-            let batch = std::mem::take(&mut waiting);
-            writing = Some(tokio::task::spawn_blocking(move || {
+        if let Some(mut file) = idle_file.take_if(|_| !queued.is_empty()) {
+            let batch = std::mem::take(&mut queued);
+            running = Some(tokio::task::spawn_blocking(move || {
                 let lines: Vec<u8> =
                     batch.iter().flat_map(|occurrence| encode_record(occurrence, source)).collect();
-                let result = writer.append(&lines);
-                (writer, batch.len(), result)
+                let result = file.append(&lines);
+                (file, batch.len(), result)
             }));
         }
         tokio::select! {
-            occurrence = occurrences.recv(), if open => match occurrence {
-                Some(occurrence) if waiting.len() < MAX_QUEUED_RECORDS => waiting.push(occurrence),
+            occurrence = occurrences.recv(), if channel_open => match occurrence {
+                Some(occurrence) if queued.len() < MAX_QUEUED_RECORDS => queued.push(occurrence),
                 Some(_) => { metrics.lost.inc(); }
-                None => open = false,
+                None => channel_open = false,
             },
-            Some(done) = join_if_running(writing.as_mut()) => {
-                writing = None;
-                let Ok((writer, count, result)) = done else { return };
-                idle = Some(writer);
+            Some(joined) = join_if_running(running.as_mut()) => {
+                running = None;
+                let Ok((file, count, result)) = joined else { return };
+                idle_file = Some(file);
                 let count = u64::try_from(count).unwrap_or_default();
                 match result {
                     Ok(()) => { metrics.written.inc_by(count); }
                     Err(_) => { metrics.lost.inc_by(count); }
                 }
-                log_write_result(&result, &mut failing, metrics.lost.get());
+                log_write_result(&result, &mut is_failing, metrics.lost.get());
             }
             else => return,
         }
@@ -90,19 +92,19 @@ async fn join_if_running<T>(task: Option<&mut JoinHandle<T>>) -> Option<Result<T
     Some(task?.await)
 }
 
-/// Says when writing begins to fail and when it works again, and not each time.
-fn log_write_result(result: &io::Result<()>, failing: &mut bool, lost: u64) {
+/// Logs when writing begins to fail and when it works again.
+fn log_write_result(result: &io::Result<()>, is_failing: &mut bool, lost: u64) {
     match result {
-        Err(error) if !*failing => {
-            tracing::warn!(%error, "the audit log cannot be written; records are lost until it can");
+        Err(error) if !*is_failing => {
+            tracing::warn!(%error, "the audit log cannot be written; records are lost until writing succeeds");
         }
-        Ok(()) if *failing => tracing::info!(lost, "the audit log is written again"),
+        Ok(()) if *is_failing => tracing::info!(lost, "the audit log can be written again"),
         _ => {}
     }
-    *failing = result.is_err();
+    *is_failing = result.is_err();
 }
 
-/// A record as it is written. `docs/audit.md` explains each field.
+/// A record as it is serialized. `docs/audit.md` explains each field.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AuditRecord<'a> {
@@ -152,18 +154,18 @@ fn encode_record(occurrence: &Occurrence, source: &'static str) -> Vec<u8> {
         },
         action: *action,
         reason: *reason,
-        outcome: if *warning { "trouble" } else { "asExpected" },
+        outcome: if *warning { "failure" } else { "success" },
         message: note,
         old_spec_digest: occurrence.previous_digest,
         spec_digest: occurrence.digest,
     };
-    // It has no map whose keys could fail.
+    // Serialization cannot fail: there is no map with non-string keys.
     let mut line = serde_json::to_vec(&record).unwrap_or_default();
     line.push(b'\n');
     line
 }
 
-/// The files. Blocks.
+/// The audit file and its rotated predecessors. All methods block.
 #[derive(Debug)]
 struct AuditFile {
     folder: PathBuf,
@@ -173,11 +175,11 @@ struct AuditFile {
 }
 
 impl AuditFile {
-    fn new(folder: PathBuf, largest: u64) -> Self {
-        Self { folder, max_bytes: largest, file: None }
+    fn new(folder: PathBuf, max_bytes: u64) -> Self {
+        Self { folder, max_bytes, file: None }
     }
 
-    /// Appends whole lines; after a failure part of them may be there.
+    /// Appends whole lines. After a failure some of them may have been written.
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let (file, size) = match self.file.take() {
             Some(open) => open,
@@ -206,7 +208,7 @@ impl AuditFile {
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
             if last != *b"\n" {
-                // A full disk or a crash cut a record short: it must not spoil the next one.
+                // A record was truncated by a full disk or a crash. The next record must begin on its own line.
                 file.write_all(b"\n")?;
                 size += 1;
             }
@@ -214,16 +216,16 @@ impl AuditFile {
         Ok((file, size))
     }
 
-    /// `audit.jsonl` becomes `audit.1.jsonl`, and so on; the oldest goes.
+    /// Renames `audit.jsonl` to `audit.1.jsonl`, and so on; the oldest is overwritten.
     fn rotate(&self) -> io::Result<()> {
-        let older = |number: usize| self.folder.join(format!("audit.{number}.jsonl"));
+        let old_file = |number: usize| self.folder.join(format!("audit.{number}.jsonl"));
         for number in (1..MAX_OLD_FILES).rev() {
-            match std::fs::rename(older(number), older(number + 1)) {
+            match std::fs::rename(old_file(number), old_file(number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        std::fs::rename(self.folder.join(AUDIT_FILE), older(1))
+        std::fs::rename(self.folder.join(AUDIT_FILE), old_file(1))
     }
 }
 
@@ -270,11 +272,11 @@ mod tests {
     async fn occurrences_are_written_and_failures_counted() {
         let state = tempfile::tempdir().unwrap();
         let metrics = AuditMetrics::default();
-        let (tell, told) = mpsc::unbounded_channel();
-        tell.send(occurrence("a")).unwrap();
-        tell.send(occurrence("b")).unwrap();
-        drop(tell);
-        write_audit_log(state.path(), "directory", told, metrics.clone()).await;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        sender.send(occurrence("a")).unwrap();
+        sender.send(occurrence("b")).unwrap();
+        drop(sender);
+        write_audit_log(state.path(), "directory", receiver, metrics.clone()).await;
         let records = read_records(&state.path().join("audit/audit.jsonl"));
         assert_eq!(records.len(), 2);
         assert_eq!(
@@ -283,17 +285,17 @@ mod tests {
                 "time": "1970-01-01T00:00:00Z",
                 "actor": { "source": "directory", "revision": "abc", "commit": { "id": "abc", "author": "A <a@b>", "subject": "s" } },
                 "object": { "kind": "McpServer", "namespace": "default", "name": "a", "uid": "u", "generation": 2 },
-                "action": "update", "reason": "Exited", "outcome": "trouble", "message": "exited with code 3",
+                "action": "update", "reason": "Exited", "outcome": "failure", "message": "exited with code 3",
                 "oldSpecDigest": Digest::of(b"old").to_string(), "specDigest": null,
             })
         );
         assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 0));
 
-        // A state directory in which nothing can be made.
-        let (tell, told) = mpsc::unbounded_channel();
-        tell.send(occurrence("a")).unwrap();
-        drop(tell);
-        write_audit_log(Path::new("/dev/null"), "directory", told, metrics.clone()).await;
+        // A state directory in which no folder can be created.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        sender.send(occurrence("a")).unwrap();
+        drop(sender);
+        write_audit_log(Path::new("/dev/null"), "directory", receiver, metrics.clone()).await;
         assert_eq!((metrics.written.get(), metrics.lost.get()), (2, 1));
     }
 
@@ -301,17 +303,17 @@ mod tests {
     fn files_rotate_and_a_truncated_record_is_isolated() {
         let folder = tempfile::tempdir().unwrap();
         let file = |number: usize| folder.path().join(format!("audit.{number}.jsonl"));
-        let mut writer = AuditFile::new(folder.path().to_owned(), 10);
+        let mut log = AuditFile::new(folder.path().to_owned(), 10);
         for number in 0..9 {
-            writer.append(format!("[{number}000000]\n").as_bytes()).unwrap();
+            log.append(format!("[{number}000000]\n").as_bytes()).unwrap();
         }
         assert_eq!(read_records(&folder.path().join(AUDIT_FILE)), [json!([8_000_000])]);
         assert_eq!(read_records(&file(MAX_OLD_FILES)), [json!([4_000_000])]);
         assert!(!file(MAX_OLD_FILES + 1).exists());
 
         std::fs::write(folder.path().join(AUDIT_FILE), "{\"hal").unwrap();
-        let mut writer = AuditFile::new(folder.path().to_owned(), 100);
-        writer.append(b"[1]\n").unwrap();
+        let mut log = AuditFile::new(folder.path().to_owned(), 100);
+        log.append(b"[1]\n").unwrap();
         assert_eq!(read_records(&folder.path().join(AUDIT_FILE)), [json!("{\"hal"), json!([1])]);
     }
 }

@@ -6,17 +6,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use crate::resource::{ConditionType, Problem, Reason};
 use crate::text::is_invisible;
 
-/// The longest message, in bytes: what a server wrote to stderr may be in it.
+/// The maximum length of a message in bytes. It may contain stderr output of a server.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionStatus {
-    /// It holds.
+    /// The condition is met.
     True,
-    /// It does not hold.
+    /// The condition is not met.
     False,
-    /// It was not looked at.
+    /// The condition was not evaluated.
     Unknown,
 }
 
@@ -26,46 +26,46 @@ impl fmt::Display for ConditionStatus {
     }
 }
 
-/// What one condition says.
+/// The value of one condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ConditionValue {
     pub status: ConditionStatus,
     pub reason: Reason,
-    /// The sentence, without the next attempt.
+    /// The message without the next attempt.
     pub message: String,
-    /// The next attempt, which is another each time.
+    /// The next attempt. It is kept apart because it differs each time.
     pub next_attempt: Option<NextAttempt>,
 }
 
-/// The next attempt of what failed.
+/// The next attempt after a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NextAttempt {
-    /// It is tried again.
+    /// The operation is retried.
     Retry {
-        /// For people.
+        /// The time in human-readable form.
         at: String,
         attempt: u32,
     },
-    /// What is missing is only looked for.
+    /// The operation needs a fix by an operator first; it is only checked from time to time.
     Recheck {
-        /// For people.
+        /// The time in human-readable form.
         at: String,
     },
 }
 
-/// How a message ends.
+/// Formats the end of a message.
 impl fmt::Display for NextAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Retry { at, attempt } => write!(f, "retrying at {at}, attempt {attempt}"),
-            Self::Recheck { at } => write!(f, "looking again at {at}"),
+            Self::Recheck { at } => write!(f, "next check at {at}"),
         }
     }
 }
 
 impl ConditionValue {
-    pub fn new(truth: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
-        Self { status: truth, reason, message: message.into(), next_attempt: None }
+    pub fn new(status: ConditionStatus, reason: Reason, message: impl Into<String>) -> Self {
+        Self { status, reason, message: message.into(), next_attempt: None }
     }
 
     pub fn new_true(reason: Reason, message: impl Into<String>) -> Self {
@@ -76,17 +76,17 @@ impl ConditionValue {
         Self::new(ConditionStatus::False, reason, message)
     }
 
-    /// A problem, and what happens next.
+    /// Creates a false condition from a problem, with a description of what happens next.
     pub fn from_problem(problem: &Problem, next: &str) -> Self {
         Self::new_false(problem.reason, problem_message(problem, next))
     }
 
-    /// A problem, and the next attempt.
+    /// Creates a false condition from a problem, with the next attempt.
     pub fn from_retried_problem(problem: &Problem, next: NextAttempt) -> Self {
         Self { next_attempt: Some(next), ..Self::from_problem(problem, "") }
     }
 
-    /// The message of the condition.
+    /// Returns the message with the next attempt.
     fn full_message(&self) -> String {
         match &self.next_attempt {
             Some(next) => format!("{}; {next}", self.message),
@@ -95,26 +95,26 @@ impl ConditionValue {
     }
 }
 
-/// The sentences of conditions whose messages say more: the next attempt, too.
+/// The messages without the next attempt, of those conditions whose messages contain one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConditionMessages(Vec<(ConditionType, String)>);
 
 impl ConditionMessages {
-    /// Gives the sentence of a condition, if its message says more.
+    /// Returns the message of a condition without the next attempt, if its full message contains one.
     pub(super) fn get(&self, kind: ConditionType) -> Option<&str> {
-        self.0.iter().find(|(told, _)| *told == kind).map(|(_, sentence)| sentence.as_str())
+        self.0.iter().find(|(entry_kind, _)| *entry_kind == kind).map(|(_, message)| message.as_str())
     }
 }
 
-/// What failed, and after a semicolon what happens next.
+/// Returns the message of a problem and, after a semicolon, what happens next.
 pub(super) fn problem_message(problem: &Problem, next: &str) -> String {
-    let what = problem.message.trim_end_matches(|end: char| end == '.' || end.is_whitespace());
-    if next.is_empty() { what.to_owned() } else { format!("{what}; {next}") }
+    let message = problem.message.trim_end_matches(|end: char| end == '.' || end.is_whitespace());
+    if next.is_empty() { message.to_owned() } else { format!("{message}; {next}") }
 }
 
 /// Builds the conditions of one object.
 ///
-/// `lastTransitionTime` moves only when a status value flips, so equal verdicts give equal conditions.
+/// `lastTransitionTime` changes only with the status value, so equal values give equal conditions.
 pub(super) struct ConditionsBuilder<'a> {
     previous: &'a [Condition],
     generation: i64,
@@ -125,25 +125,25 @@ pub(super) struct ConditionsBuilder<'a> {
 
 impl<'a> ConditionsBuilder<'a> {
     pub fn new(generation: i64, previous: Option<&'a [Condition]>, now: Timestamp) -> Self {
-        let (previous, sentences) = (previous.unwrap_or_default(), ConditionMessages::default());
-        Self { previous, generation, now, list: Vec::new(), short_messages: sentences }
+        let (previous, short_messages) = (previous.unwrap_or_default(), ConditionMessages::default());
+        Self { previous, generation, now, list: Vec::new(), short_messages }
     }
 
-    pub fn set(&mut self, kind: ConditionType, verdict: ConditionValue) {
-        let status = verdict.status.to_string();
+    pub fn set(&mut self, kind: ConditionType, value: ConditionValue) {
+        let status = value.status.to_string();
         let last_transition_time = find_condition(self.previous, kind)
-            .filter(|before| before.status == status)
-            .map_or(Time(self.now), |before| before.last_transition_time.clone());
+            .filter(|previous| previous.status == status)
+            .map_or(Time(self.now), |previous| previous.last_transition_time.clone());
         self.list.push(Condition {
             last_transition_time,
-            message: sanitize_message(verdict.full_message()),
+            message: sanitize_message(value.full_message()),
             observed_generation: Some(self.generation),
-            reason: verdict.reason.to_string(),
+            reason: value.reason.to_string(),
             status,
             type_: kind.to_string(),
         });
-        if verdict.next_attempt.is_some() {
-            self.short_messages.0.push((kind, sanitize_message(verdict.message)));
+        if value.next_attempt.is_some() {
+            self.short_messages.0.push((kind, sanitize_message(value.message)));
         }
     }
 
@@ -152,13 +152,13 @@ impl<'a> ConditionsBuilder<'a> {
     }
 }
 
-/// The condition of a type, if it is present.
+/// Returns the condition of a type, if it is present.
 pub fn find_condition(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {
     let kind = kind.to_string();
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// Without what changes how it is read, which names and URIs of a server may hold.
+/// Removes control and invisible characters, which names and URIs of a server may contain, and limits the length.
 fn sanitize_message(mut message: String) -> String {
     message.retain(|char| char == '\n' || !is_invisible(char));
     if message.len() > MAX_MESSAGE_BYTES {
@@ -176,9 +176,9 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn ready(previous: &[Condition], verdict: ConditionValue, second: i64) -> Vec<Condition> {
+    fn ready(previous: &[Condition], value: ConditionValue, second: i64) -> Vec<Condition> {
         let mut conditions = ConditionsBuilder::new(1, Some(previous), at(second));
-        conditions.set(ConditionType::Ready, verdict);
+        conditions.set(ConditionType::Ready, value);
         conditions.finish().0
     }
 
@@ -193,13 +193,13 @@ mod tests {
 
     #[test]
     fn message_is_bounded_and_sanitized() {
-        let flood = "é".repeat(MAX_MESSAGE_BYTES);
-        let told = ready(&[], ConditionValue::new_false(Reason::Exited, flood), 1);
-        assert!(told[0].message.len() <= MAX_MESSAGE_BYTES + '…'.len_utf8());
-        assert!(told[0].message.ends_with('…'));
-        let turned =
-            ready(&[], ConditionValue::new_true(Reason::NameConflict, "agents see \u{202e}x\u{1b}[2J\n"), 1);
-        assert_eq!(turned[0].message, "agents see x[2J\n");
+        let long = "é".repeat(MAX_MESSAGE_BYTES);
+        let bounded = ready(&[], ConditionValue::new_false(Reason::Exited, long), 1);
+        assert!(bounded[0].message.len() <= MAX_MESSAGE_BYTES + '…'.len_utf8());
+        assert!(bounded[0].message.ends_with('…'));
+        let sanitized =
+            ready(&[], ConditionValue::new_true(Reason::NameConflict, "tool \u{202e}x\u{1b}[2J\n"), 1);
+        assert_eq!(sanitized[0].message, "tool x[2J\n");
     }
 
     #[test]
@@ -214,16 +214,16 @@ mod tests {
             ),
             (
                 NextAttempt::Recheck { at: "12:04:31 UTC".into() },
-                "exited with code 3; looking again at 12:04:31 UTC",
+                "exited with code 3; next check at 12:04:31 UTC",
             ),
         ] {
             let mut conditions = ConditionsBuilder::new(1, None, at(1));
             conditions.set(ConditionType::Ready, ConditionValue::from_retried_problem(&problem, next));
             conditions.set(ConditionType::Stalled, ConditionValue::from_problem(&problem, "one; two"));
-            let (list, sentences) = conditions.finish();
+            let (list, short_messages) = conditions.finish();
             assert_eq!(list[0].message, expected);
-            assert_eq!(sentences.get(ConditionType::Ready), Some("exited with code 3"));
-            assert_eq!(sentences.get(ConditionType::Stalled), None);
+            assert_eq!(short_messages.get(ConditionType::Ready), Some("exited with code 3"));
+            assert_eq!(short_messages.get(ConditionType::Stalled), None);
         }
     }
 }

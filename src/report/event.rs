@@ -12,103 +12,103 @@ use super::object::ObjectKind;
 use super::source_object::SourceObject;
 use crate::resource::{API_VERSION, Commit, DeclaredMeta, Digest, GROUP, ObjectKey, Reason};
 
-/// The longest note, in bytes: what `events.k8s.io/v1` takes.
+/// The maximum length of a note in bytes, according to `events.k8s.io/v1`.
 const MAX_NOTE_BYTES: usize = 1024;
-/// The annotation of an event that says at which source revision its object last changed.
+/// The annotation of an event with the source revision at which its object last changed.
 const REVISION_ANNOTATION: &str = "evenkeel.dev/revision";
 
-/// One thing that happened to one object: a record of the audit log, and one of an [`Event`].
+/// One occurrence on one object. It becomes one audit record, and is aggregated into an [`Event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occurrence {
-    /// When.
+    /// The time of the occurrence.
     pub at: Timestamp,
-    /// To what.
+    /// The object.
     pub regarding: Regarding,
-    /// What was done.
+    /// The action.
     pub action: EventAction,
-    /// True if a person should know: not what was asked for.
+    /// True if an operator should know about it, because it deviates from the declared state.
     pub warning: bool,
-    /// The word for it.
+    /// The reason.
     pub reason: Reason,
-    /// The sentence for it, at most 1,024 bytes, without secrets.
+    /// The message, at most 1,024 bytes, without secrets.
     pub note: String,
-    /// What an event says instead, where the sentence is another each time.
+    /// The note of the event, where the message differs each time and would prevent aggregation.
     pub fixed_note: Option<&'static str>,
-    /// The source revision at which the object last changed; of one that was removed, the revision without it.
+    /// The source revision at which the object last changed; for a removed object, the first revision without it.
     pub revision: Arc<str>,
-    /// The commit behind that, where it is known.
+    /// The commit of that change, where it is known.
     pub commit: Option<Arc<Commit>>,
-    /// The public digest of the declaration before, if there was one.
+    /// The public digest of the previous declaration, if there was one.
     pub previous_digest: Option<Digest>,
-    /// The public digest of the declaration now, if there is one.
+    /// The public digest of the current declaration, if there is one.
     pub digest: Option<Digest>,
 }
 
 impl Occurrence {
-    /// What an event says of it.
+    /// Returns the note of its event.
     pub fn event_note(&self) -> &str {
         self.fixed_note.unwrap_or(&self.note)
     }
 
-    /// What occurrences of one event have in common beside the object and the reason. However often a declaration
-    /// changes, that is one event, which says the newest.
+    /// Returns the text that, with the object and the reason, identifies the event of this occurrence. All changes of a
+    /// declaration are one event, whose note is that of the latest change.
     pub(super) fn aggregation_key(&self) -> &str {
         if self.reason == Reason::Updated { self.fixed_note.unwrap_or_default() } else { self.event_note() }
     }
 }
 
-/// The object that something happened to.
+/// The object of an occurrence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Regarding {
-    /// Its kind.
+    /// The kind.
     pub kind: ObjectKind,
-    /// Its name; the one of a `Source` has no namespace.
+    /// The namespace and name; the namespace of a `Source` is empty.
     pub key: ObjectKey,
-    /// Its uid.
+    /// The uid.
     pub uid: Arc<str>,
-    /// The generation that was in force.
+    /// The generation at the time of the occurrence.
     pub generation: i64,
 }
 
-/// What was done.
+/// The action of an occurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum EventAction {
     /// The object was declared.
     Create,
-    /// Its declaration changed.
+    /// The declaration changed.
     Update,
-    /// It is no longer declared.
+    /// The object is no longer declared.
     Delete,
-    /// Somebody asked for work on it over the status API.
+    /// A client of the status API requested work on the object.
     Request,
-    /// Evenkeel worked on it; the reason says with what outcome.
+    /// Evenkeel worked on the object. The reason is the result.
     Reconcile,
 }
 
-/// The same thing once or again and again: an `Event` of the Kubernetes API.
+/// Equal occurrences, aggregated into an `Event` of the Kubernetes API.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// Its own name, in the namespace of the object.
+    /// The name of the event, in the namespace of the object.
     pub key: ObjectKey,
-    /// The newest occurrence, which has the object and the reason of all of them.
+    /// The latest occurrence. All of them have the same object and reason.
     pub latest: Arc<Occurrence>,
-    /// When it happened first.
+    /// The time of the first occurrence.
     pub first_at: Timestamp,
-    /// How often it has happened.
+    /// The number of occurrences.
     pub count: u32,
-    /// Grows with every change of any object.
+    /// The resource version. It grows with every change of any object.
     pub resource_version: u64,
 }
 
-/// The same event after the same occurrences.
+/// Two values are equal if they are the same event after the same occurrences.
 impl PartialEq for Event {
     fn eq(&self, other: &Self) -> bool {
         self.resource_version == other.resource_version
     }
 }
 
-/// As the log names it.
+/// Formats the object as in log lines: `Kind/namespace/name`.
 impl fmt::Display for Regarding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, name) = (self.kind.name(), &self.key.name);
@@ -117,25 +117,26 @@ impl fmt::Display for Regarding {
 }
 
 impl Regarding {
-    /// A declared object.
+    /// Creates the reference to a declared object.
     pub(super) fn for_object(kind: ObjectKind, meta: &DeclaredMeta) -> Self {
         Self { kind, key: meta.key.clone(), uid: meta.uid.clone(), generation: meta.generation }
     }
 
-    /// The source itself.
+    /// Creates the reference to the source.
     pub(super) fn for_source(source: &SourceObject) -> Self {
         let key = ObjectKey::new("", source.name());
         Self { kind: ObjectKind::Source, key, uid: source.uid().into(), generation: 1 }
     }
 
-    /// Where events about it are: what has no namespace is told of in `default`, as Kubernetes does it.
+    /// Returns the namespace of events about the object. Events about cluster-scoped objects are in `default`, as in
+    /// Kubernetes.
     pub(super) fn event_namespace(&self) -> &str {
         if self.key.namespace.is_empty() { "default" } else { &self.key.namespace }
     }
 }
 
 impl Event {
-    /// The event as `events.k8s.io/v1` gives it, reported by this `instance` of evenkeel.
+    /// Returns the event in the form of `events.k8s.io/v1`, with `instance` as the reporting instance.
     pub fn manifest(&self, instance: &str) -> api::Event {
         let Occurrence { at, regarding, action, warning, reason, revision, .. } = &*self.latest;
         let revision = BTreeMap::from([(REVISION_ANNOTATION.to_owned(), revision.to_string())]);
@@ -173,7 +174,7 @@ impl Event {
     }
 }
 
-/// A note that is not too long.
+/// Shortens a note to the maximum length.
 pub(super) fn bounded_note(message: &str) -> String {
     if message.len() <= MAX_NOTE_BYTES {
         return message.to_owned();

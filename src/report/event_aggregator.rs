@@ -7,27 +7,27 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Event, Occurrence, Regarding, StatusSnapshot};
 use crate::resource::{ObjectKey, Reason};
 
-/// How long an event is kept after its last occurrence.
+/// The time for which an event is kept after its last occurrence.
 const EVENT_RETENTION: SignedDuration = SignedDuration::from_hours(1);
-/// The longest name of an object in Kubernetes, in bytes.
+/// The maximum length of an object name in Kubernetes, in bytes.
 const MAX_NAME_BYTES: usize = 253;
-/// How many events are kept.
+/// The maximum number of events.
 const MAX_EVENTS: usize = 5_000;
-/// How many are kept about one object, so that it does not push out what is known of others.
+/// The maximum number of events about one object, so that it does not displace events about others.
 const MAX_EVENTS_PER_OBJECT: usize = 32;
 
-/// Keeps the events of the store: equal occurrences are one event, and there are never too many.
+/// Maintains the events of the snapshot: aggregates equal occurrences, and limits the number of events.
 #[derive(Debug, Default)]
 pub(super) struct EventAggregator {
-    /// The event that a further equal occurrence belongs to.
+    /// The event of each group.
     keys: HashMap<EventGroup, ObjectKey>,
-    /// Every event by the resource version of its last occurrence: the oldest first.
+    /// All events by the resource version of their last occurrence, oldest first.
     by_age: BTreeMap<u64, EventGroup>,
-    /// The same, of each object by its uid.
+    /// The resource versions of each object's events, by uid.
     by_object: HashMap<Arc<str>, BTreeSet<u64>>,
 }
 
-/// What equal occurrences have in common.
+/// The key by which occurrences are aggregated.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct EventGroup {
     uid: Arc<str>,
@@ -36,100 +36,96 @@ struct EventGroup {
 }
 
 impl EventAggregator {
-    /// Adds an occurrence to the store.
-    pub fn record(&mut self, store: &mut StatusSnapshot, occurrence: &Arc<Occurrence>) {
-        self.expire(store, occurrence.at);
+    /// Adds an occurrence to the snapshot.
+    pub fn record(&mut self, snapshot: &mut StatusSnapshot, occurrence: &Arc<Occurrence>) {
+        self.expire(snapshot, occurrence.at);
         let Regarding { key, uid, .. } = &occurrence.regarding;
-        let same = EventGroup {
+        let group = EventGroup {
             uid: uid.clone(),
             reason: occurrence.reason,
             aggregation_key: occurrence.aggregation_key().into(),
         };
-        let earlier = self.keys.get(&same).and_then(|key| store.events.get(key)).cloned();
-        let resource_version = store.next_resource_version();
-        let (event_key, first, count) = if let Some(earlier) = earlier {
-            self.remove_age(earlier.resource_version);
-            (earlier.key.clone(), earlier.first_at, earlier.count.saturating_add(1))
+        let previous = self.keys.get(&group).and_then(|key| snapshot.events.get(key)).cloned();
+        let resource_version = snapshot.next_resource_version();
+        let (event_key, first_at, count) = if let Some(previous) = previous {
+            self.remove_age(previous.resource_version);
+            (previous.key.clone(), previous.first_at, previous.count.saturating_add(1))
         } else {
             let name = event_name(&key.name, resource_version);
             (ObjectKey::new(occurrence.regarding.event_namespace(), name), occurrence.at, 1)
         };
         self.by_object.entry(uid.clone()).or_default().insert(resource_version);
-        self.by_age.insert(resource_version, same.clone());
-        self.keys.insert(same, event_key.clone());
-        let event = Event {
-            key: event_key.clone(),
-            latest: occurrence.clone(),
-            first_at: first,
-            count,
-            resource_version,
-        };
-        store.events.insert(event_key, Arc::new(event));
+        self.by_age.insert(resource_version, group.clone());
+        self.keys.insert(group, event_key.clone());
+        let event =
+            Event { key: event_key.clone(), latest: occurrence.clone(), first_at, count, resource_version };
+        snapshot.events.insert(event_key, Arc::new(event));
 
         if let Some(age) = self.excess_event(uid) {
-            self.remove(store, age);
+            self.remove(snapshot, age);
         }
         if self.by_age.len() > MAX_EVENTS {
-            self.remove_oldest(store);
+            self.remove_oldest(snapshot);
         }
     }
 
-    /// Forgets what happened too long ago.
-    pub fn expire(&mut self, store: &mut StatusSnapshot, now: Timestamp) {
-        let over = |store: &StatusSnapshot, same: &EventGroup| {
-            let event = self.keys.get(same).and_then(|key| store.events.get(key));
+    /// Removes expired events.
+    pub fn expire(&mut self, snapshot: &mut StatusSnapshot, now: Timestamp) {
+        let is_expired = |snapshot: &StatusSnapshot, group: &EventGroup| {
+            let event = self.keys.get(group).and_then(|key| snapshot.events.get(key));
             event.is_none_or(|event| now.duration_since(event.latest.at) > EVENT_RETENTION)
         };
         let ages = self.by_age.iter();
-        let old: Vec<_> = ages.take_while(|(_, same)| over(store, same)).map(|(age, _)| *age).collect();
-        for age in old {
-            self.remove(store, age);
+        let expired: Vec<_> =
+            ages.take_while(|(_, group)| is_expired(snapshot, group)).map(|(age, _)| *age).collect();
+        for age in expired {
+            self.remove(snapshot, age);
         }
     }
 
-    /// The event to forget of an object that has too many: the oldest of the reason that has most.
+    /// Returns the event to remove if an object has too many: the oldest of its most frequent reason.
     fn excess_event(&self, uid: &str) -> Option<u64> {
         let ages = self.by_object.get(uid).filter(|ages| ages.len() > MAX_EVENTS_PER_OBJECT)?;
         let mut reasons: HashMap<Reason, (usize, u64)> = HashMap::new();
-        for (age, same) in ages.iter().filter_map(|age| Some((*age, self.by_age.get(age)?))) {
-            reasons.entry(same.reason).or_insert((0, age)).0 += 1;
+        for (age, group) in ages.iter().filter_map(|age| Some((*age, self.by_age.get(age)?))) {
+            reasons.entry(group.reason).or_insert((0, age)).0 += 1;
         }
         reasons.into_values().max_by_key(|(count, age)| (*count, Reverse(*age))).map(|(_, age)| age)
     }
 
-    fn remove_oldest(&mut self, store: &mut StatusSnapshot) {
+    fn remove_oldest(&mut self, snapshot: &mut StatusSnapshot) {
         if let Some(oldest) = self.by_age.keys().next().copied() {
-            self.remove(store, oldest);
+            self.remove(snapshot, oldest);
         }
     }
 
-    fn remove(&mut self, store: &mut StatusSnapshot, age: u64) {
-        if let Some(key) = self.remove_age(age).and_then(|same| self.keys.remove(&same)) {
-            store.events.remove(&key);
-            store.next_resource_version();
+    fn remove(&mut self, snapshot: &mut StatusSnapshot, age: u64) {
+        if let Some(key) = self.remove_age(age).and_then(|group| self.keys.remove(&group)) {
+            snapshot.events.remove(&key);
+            snapshot.next_resource_version();
         }
     }
 
-    /// Takes an event out of the order of ages.
+    /// Removes an event from the indexes by age.
     fn remove_age(&mut self, age: u64) -> Option<EventGroup> {
-        let same = self.by_age.remove(&age)?;
-        if let Some(ages) = self.by_object.get_mut(&same.uid) {
+        let group = self.by_age.remove(&age)?;
+        if let Some(ages) = self.by_object.get_mut(&group.uid) {
             ages.remove(&age);
             if ages.is_empty() {
-                self.by_object.remove(&same.uid);
+                self.by_object.remove(&group.uid);
             }
         }
-        Some(same)
+        Some(group)
     }
 }
 
-/// The name of an event: that of its object, as far as the name of an event may hold it, and a number of its own.
+/// Returns the name of an event: the name of its object, shortened if necessary, and a unique number.
 fn event_name(object: &str, number: u64) -> String {
-    let tail = format!(".{number:x}");
-    let end = object.floor_char_boundary(MAX_NAME_BYTES - tail.len());
+    let suffix = format!(".{number:x}");
+    let end = object.floor_char_boundary(MAX_NAME_BYTES - suffix.len());
     let object = object.get(..end).unwrap_or_default();
-    // No part of a name may end with these.
-    format!("{}{tail}", object.trim_end_matches(['-', '.']))
+    // No part of a name may end with these characters.
+    format!("{}{suffix}", object.trim_end_matches(['-', '.']))
 }
 
 #[cfg(test)]
@@ -156,13 +152,13 @@ mod tests {
         })
     }
 
-    fn event_lines(store: &StatusSnapshot) -> Vec<String> {
+    fn event_lines(snapshot: &StatusSnapshot) -> Vec<String> {
         let line = |event: &Arc<Event>| {
             let Occurrence { regarding, note, at, .. } = &*event.latest;
             let (first, last) = (event.first_at.as_second(), at.as_second());
             format!("{} {note} {}x {first}-{last}", regarding.key.name, event.count)
         };
-        store.events.values().map(line).collect()
+        snapshot.events.values().map(line).collect()
     }
 
     #[test]
@@ -181,74 +177,76 @@ mod tests {
 
     #[test]
     fn equal_occurrences_are_aggregated() {
-        let (mut ledger, mut store) = (EventAggregator::default(), StatusSnapshot::new(source_id(), at(0)));
+        let (mut aggregator, mut snapshot) =
+            (EventAggregator::default(), StatusSnapshot::new(source_id(), at(0)));
         for (name, note, second) in [("a", "x", 1), ("a", "y", 2), ("b", "x", 3), ("a", "x", 9)] {
-            ledger.record(&mut store, &occurrence(name, note, second));
+            aggregator.record(&mut snapshot, &occurrence(name, note, second));
         }
-        assert_eq!(event_lines(&store), ["a x 2x 1-9", "a y 1x 2-2", "b x 1x 3-3"]);
-        let newest = store.events.values().map(|event| event.resource_version).max();
-        assert_eq!(newest, Some(store.resource_version));
+        assert_eq!(event_lines(&snapshot), ["a x 2x 1-9", "a y 1x 2-2", "b x 1x 3-3"]);
+        let newest = snapshot.events.values().map(|event| event.resource_version).max();
+        assert_eq!(newest, Some(snapshot.resource_version));
     }
 
     #[test]
     fn repeated_updates_are_one_event_with_the_latest_note() {
-        let (mut ledger, mut store) = (EventAggregator::default(), StatusSnapshot::new(source_id(), at(0)));
-        let mut record = |reason, note: &str, steady, second| {
-            let occurrence = Occurrence {
-                reason,
-                fixed_note: steady,
-                ..Occurrence::clone(&occurrence("a", note, second))
-            };
-            ledger.record(&mut store, &Arc::new(occurrence));
+        let (mut aggregator, mut snapshot) =
+            (EventAggregator::default(), StatusSnapshot::new(source_id(), at(0)));
+        let mut record = |reason, note: &str, fixed_note, second| {
+            let occurrence =
+                Occurrence { reason, fixed_note, ..Occurrence::clone(&occurrence("a", note, second)) };
+            aggregator.record(&mut snapshot, &Arc::new(occurrence));
         };
         record(Reason::Created, "declared in a.yaml:1", None, 0);
         record(Reason::CommandNotFound, "no program", None, 0);
         for generation in 2..=50 {
             record(Reason::Updated, &format!("generation {generation}"), None, generation);
         }
-        let look = "a look was asked for";
-        record(Reason::Updated, look, Some(look), 60);
-        record(Reason::Updated, look, Some(look), 61);
-        // What tells something else each time pushes out only its own.
+        let requested = "a reconcile was requested";
+        record(Reason::Updated, requested, Some(requested), 60);
+        record(Reason::Updated, requested, Some(requested), 61);
+        // A reason with ever new notes displaces only its own events.
         for n in 0..2 * MAX_EVENTS_PER_OBJECT {
             record(Reason::Exited, &format!("n{n}"), None, 70);
         }
-        let told = event_lines(&store);
+        let lines = event_lines(&snapshot);
         for expected in [
             "a declared in a.yaml:1 1x 0-0",
             "a no program 1x 0-0",
             "a generation 50 49x 2-50",
-            "a a look was asked for 2x 60-61",
+            "a a reconcile was requested 2x 60-61",
         ] {
-            assert!(told.contains(&expected.to_owned()), "{expected}: {told:?}");
+            assert!(lines.contains(&expected.to_owned()), "{expected}: {lines:?}");
         }
-        assert_eq!(told.len(), MAX_EVENTS_PER_OBJECT);
+        assert_eq!(lines.len(), MAX_EVENTS_PER_OBJECT);
     }
 
     #[test]
     fn expired_and_excess_events_are_removed_oldest_first() {
-        let (mut ledger, mut store) = (EventAggregator::default(), StatusSnapshot::new(source_id(), at(0)));
-        ledger.record(&mut store, &occurrence("a", "first", 0));
-        ledger.record(&mut store, &occurrence("a", "second", 1));
-        ledger.record(&mut store, &occurrence("a", "first", 2));
+        let (mut aggregator, mut snapshot) =
+            (EventAggregator::default(), StatusSnapshot::new(source_id(), at(0)));
+        aggregator.record(&mut snapshot, &occurrence("a", "first", 0));
+        aggregator.record(&mut snapshot, &occurrence("a", "second", 1));
+        aggregator.record(&mut snapshot, &occurrence("a", "first", 2));
         for n in 0..MAX_EVENTS_PER_OBJECT - 1 {
-            ledger.record(&mut store, &occurrence("a", &format!("n{n}"), 3));
+            aggregator.record(&mut snapshot, &occurrence("a", &format!("n{n}"), 3));
         }
-        let notes = || store.events.values().map(|event| event.latest.note.as_str());
+        let notes = || snapshot.events.values().map(|event| event.latest.note.as_str());
         assert!(notes().any(|note| note == "first") && !notes().any(|note| note == "second"));
-        assert_eq!(store.events.len(), MAX_EVENTS_PER_OBJECT);
+        assert_eq!(snapshot.events.len(), MAX_EVENTS_PER_OBJECT);
 
         for n in 0..MAX_EVENTS {
-            ledger.record(&mut store, &occurrence(&format!("s{n}"), "x", 4));
+            aggregator.record(&mut snapshot, &occurrence(&format!("s{n}"), "x", 4));
         }
-        assert_eq!(store.events.len(), MAX_EVENTS);
-        assert!(!store.events.values().any(|event| *event.latest.regarding.key.name == *"a"));
+        assert_eq!(snapshot.events.len(), MAX_EVENTS);
+        assert!(!snapshot.events.values().any(|event| *event.latest.regarding.key.name == *"a"));
 
-        let before = store.resource_version;
-        ledger.expire(&mut store, at(4) + EVENT_RETENTION);
-        assert_eq!((store.events.len(), store.resource_version), (MAX_EVENTS, before));
-        ledger.expire(&mut store, at(5) + EVENT_RETENTION);
-        assert!(store.events.is_empty() && store.resource_version > before);
-        assert!(ledger.keys.is_empty() && ledger.by_age.is_empty() && ledger.by_object.is_empty());
+        let before = snapshot.resource_version;
+        aggregator.expire(&mut snapshot, at(4) + EVENT_RETENTION);
+        assert_eq!((snapshot.events.len(), snapshot.resource_version), (MAX_EVENTS, before));
+        aggregator.expire(&mut snapshot, at(5) + EVENT_RETENTION);
+        assert!(snapshot.events.is_empty() && snapshot.resource_version > before);
+        assert!(
+            aggregator.keys.is_empty() && aggregator.by_age.is_empty() && aggregator.by_object.is_empty()
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! Where the truth is told: conditions and status of every declared object, and what happened to them.
+//! Status reporting: conditions and status of every declared object, events, and audit records.
 //!
-//! Promises that a status is a function of what is declared and observed, that it is written only when it
-//! changes, that it carries the generation it speaks of, and that telling about one object costs that
-//! object and not the fleet. Never starts, probes or delays a server, and shows no secret.
+//! Promises that a status is a function of the declared and the observed state, that it is written only when it
+//! changes, that it carries its `observedGeneration`, and that the cost of reporting a change depends on the changed
+//! object and not on the size of the fleet. Never starts, probes or delays a server, and never exposes a secret.
 
 mod audit;
 mod conditions;

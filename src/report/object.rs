@@ -7,25 +7,25 @@ use serde_json::{Value, json};
 
 use crate::resource::{API_VERSION, DeclaredMeta, DeclaredObject, McpServerSpec, SkillSpec};
 
-/// Holds a whole earlier manifest, values and all.
+/// The annotation in which `kubectl apply` stores the whole previous manifest, secret values included.
 const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// The kinds that the status API tells of.
+/// The kinds that the status API serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ObjectKind {
     /// `McpServer`
     McpServer,
     /// `Skill`
     Skill,
-    /// `Source`: the directory itself. Read-only, and of no namespace.
+    /// `Source`: the directory or cluster itself. Read-only and cluster-scoped.
     Source,
 }
 
 impl ObjectKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::McpServer, Self::Skill, Self::Source];
 
-    /// As written in a manifest.
+    /// Returns the `kind` of a manifest.
     pub fn name(self) -> &'static str {
         match self {
             Self::McpServer => "McpServer",
@@ -34,7 +34,7 @@ impl ObjectKind {
         }
     }
 
-    /// As written in a URL.
+    /// Returns the plural, which is used in URLs.
     pub fn plural(self) -> &'static str {
         match self {
             Self::McpServer => "mcpservers",
@@ -43,29 +43,29 @@ impl ObjectKind {
         }
     }
 
-    /// The kind with this plural.
+    /// Returns the kind with this plural.
     pub fn from_plural(plural: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.plural() == plural)
     }
 
-    /// True if its objects are in namespaces.
+    /// True if objects of this kind are namespaced.
     pub fn is_namespaced(self) -> bool {
         self != Self::Source
     }
 }
 
-/// A declared object and what is true about it.
+/// A declared object and its status.
 #[derive(Debug)]
 pub struct StatusObject<S, T> {
     /// The declaration.
     pub declared: Arc<DeclaredObject<S>>,
-    /// What is true about it.
+    /// The status.
     pub status: T,
-    /// Grows with every change of any object.
+    /// The resource version. It grows with every change of any object.
     pub resource_version: u64,
 }
 
-/// The same object as it was after the same change.
+/// Two values are equal if they are the same object after the same change.
 impl<S, T> PartialEq for StatusObject<S, T> {
     fn eq(&self, other: &Self) -> bool {
         self.resource_version == other.resource_version
@@ -73,7 +73,8 @@ impl<S, T> PartialEq for StatusObject<S, T> {
 }
 
 impl<T: Serialize> StatusObject<McpServerSpec, T> {
-    /// The object as the Kubernetes API gives it, without the values of env, headers and the URL's query.
+    /// Returns the object in the form of the Kubernetes API, with the values of env, headers and the URL's query
+    /// redacted.
     pub fn manifest(&self) -> Value {
         let spec = self.declared.spec.as_deref().map(redacted_spec);
         manifest(
@@ -86,14 +87,14 @@ impl<T: Serialize> StatusObject<McpServerSpec, T> {
 }
 
 impl<T: Serialize> StatusObject<SkillSpec, T> {
-    /// The object as the Kubernetes API gives it.
+    /// Returns the object in the form of the Kubernetes API.
     pub fn manifest(&self) -> Value {
         let spec = self.declared.spec.as_ref().map(|spec| json!(spec));
         manifest(ObjectKind::Skill, &metadata(&self.declared.meta, self.resource_version), spec, &self.status)
     }
 }
 
-/// The shape that every object of the Kubernetes API has.
+/// Builds an object in the form of the Kubernetes API.
 pub(super) fn manifest(
     kind: ObjectKind,
     metadata: &ObjectMeta,
@@ -106,7 +107,7 @@ pub(super) fn manifest(
         "metadata": metadata,
         "status": status,
     });
-    // An object whose declaration was never valid has none.
+    // An object whose declaration was never valid has no spec.
     if let (Some(spec), Some(fields)) = (spec, object.as_object_mut()) {
         fields.insert("spec".into(), spec);
     }
@@ -130,7 +131,8 @@ fn metadata(meta: &DeclaredMeta, resource_version: u64) -> ObjectMeta {
     }
 }
 
-/// The spec for other eyes: literal values redact themselves, a URL's query may be a key.
+/// Returns the spec without secrets. Literal values redact themselves when serialized; the query of a URL may contain a
+/// key.
 fn redacted_spec(spec: &McpServerSpec) -> Value {
     let mut value = json!(spec);
     if let Some(Value::String(url)) = value.pointer_mut("/http/url")
@@ -173,7 +175,7 @@ mod tests {
                 "labels": { "area": "code" },
             })
         );
-        // The types of the CRD read it back.
+        // It deserializes into the type of the CRD.
         let typed: crate::resource::McpServer = serde_json::from_value(manifest).unwrap();
         assert_eq!(typed.status.unwrap().observed_generation, Some(2));
     }

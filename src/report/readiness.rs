@@ -4,44 +4,44 @@ use imbl::OrdSet;
 
 use crate::resource::ObjectKey;
 
-/// Whether the process may be sent work: once it may, for good.
+/// The readiness of the process. Once ready, it stays ready.
 ///
-/// It may when the source has been read once, each `required` server has been attached once, and each server that was
-/// declared at the start was attached or failed once, which is waited for a limited time only. A shared server that dies
-/// later must not take every replica out of service.
+/// The process is ready when the source has been read once, each `required` server has been attached once, and each
+/// server that was declared at startup was attached or failed once; the last is waited for a limited time only.
+/// Readiness is not revoked, because the failure of a shared server must not take every replica out of service.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     ready: bool,
-    /// Everything but first attempts.
+    /// True once everything but the first attempts is complete.
     required_ready: bool,
     synced: bool,
     pending: OrdSet<ObjectKey>,
-    /// Servers declared at the start of which no attempt has ended; of servers declared later nothing is noted.
+    /// The servers declared at startup of which no attempt has ended. Servers declared later are not recorded.
     unattempted: OrdSet<ObjectKey>,
-    /// First attempts are not waited for any more.
+    /// True once first attempts are no longer waited for.
     attempts_abandoned: bool,
-    /// Only until ready.
+    /// The servers that have been attached once; cleared when ready.
     attached_once: HashSet<ObjectKey>,
 }
 
-/// The part that one server has in the readiness of the process.
+/// The contribution of one server to the readiness of the process.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServerReadiness {
-    /// The process is not ready before it was attached: it is required, and not suspended.
+    /// True if the server is required and not suspended: the process is not ready before it was attached.
     pub(super) required: bool,
-    /// True if it is attached now.
+    /// True if the server is attached now.
     pub(super) attached: bool,
-    /// An attempt to attach it has ended, or there is nothing to attempt.
+    /// True if an attempt to attach it has ended, or if there is nothing to attempt.
     pub(super) attempted: bool,
 }
 
 impl Readiness {
-    /// True from the first moment on at which everything that is waited for was there.
+    /// True once all conditions of readiness were met.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// True from the first moment on at which everything required was there.
+    /// True once the source was read and every required server was attached.
     pub fn required_ready(&self) -> bool {
         self.required_ready
     }
@@ -51,50 +51,51 @@ impl Readiness {
         self.synced
     }
 
-    /// Gives the required servers that have never been attached, in order.
+    /// Returns the required servers that have never been attached, sorted.
     pub fn pending(&self) -> impl Iterator<Item = &ObjectKey> {
         self.pending.iter()
     }
 
-    /// Gives the servers of which no attempt has ended yet, in order, without those that are [`pending`](Self::pending).
+    /// Returns the servers of which no attempt has ended yet, sorted, without those that are
+    /// [`pending`](Self::pending).
     pub fn unattempted(&self) -> impl Iterator<Item = &ObjectKey> {
         self.unattempted.iter().filter(|key| !self.pending.contains(*key))
     }
 
-    /// Takes note of one server.
-    pub(super) fn update_server(&mut self, key: &ObjectKey, share: ServerReadiness) {
+    /// Records the state of one server.
+    pub(super) fn update_server(&mut self, key: &ObjectKey, server: ServerReadiness) {
         if self.ready {
             return;
         }
-        if share.attempted {
+        if server.attempted {
             self.unattempted.remove(key);
         } else if !self.synced {
             self.unattempted.insert(key.clone());
         }
-        if share.attached {
+        if server.attached {
             self.attached_once.insert(key.clone());
         }
-        if share.required && !self.attached_once.contains(key) {
+        if server.required && !self.attached_once.contains(key) {
             self.pending.insert(key.clone());
         } else {
             self.pending.remove(key);
         }
     }
 
-    /// Forgets a server that is no longer declared.
+    /// Removes a server that is no longer declared.
     pub(super) fn remove_server(&mut self, key: &ObjectKey) {
         self.attached_once.remove(key);
         self.pending.remove(key);
         self.unattempted.remove(key);
     }
 
-    /// Waits no longer for first attempts.
+    /// Stops waiting for first attempts.
     pub(super) fn abandon_attempts(&mut self) {
         self.attempts_abandoned = true;
         self.evaluate(false);
     }
 
-    /// Decides, after all that is known was noted.
+    /// Decides about readiness. Call it after all servers were recorded.
     pub(super) fn evaluate(&mut self, synced: bool) {
         self.synced |= synced;
         self.required_ready |= self.synced && self.pending.is_empty();
@@ -120,13 +121,13 @@ mod tests {
         let (a, b) = (key("a"), key("b"));
         let mut readiness = Readiness::default();
         readiness.evaluate(false);
-        assert!(!readiness.is_ready(), "the source was not read");
+        assert!(!readiness.is_ready(), "the source has not been read");
         readiness.update_server(&a, server_readiness(true, false));
         readiness.update_server(&b, server_readiness(true, false));
         readiness.evaluate(true);
         assert_eq!(readiness.pending().collect::<Vec<_>>(), [&a, &b]);
         readiness.update_server(&a, server_readiness(true, true));
-        // Attached once is enough, even if it is lost while another is still awaited.
+        // Attached once is enough, even if the connection is lost while another server is still pending.
         readiness.update_server(&a, server_readiness(true, false));
         readiness.evaluate(true);
         assert_eq!(readiness.pending().collect::<Vec<_>>(), [&b]);
@@ -135,7 +136,7 @@ mod tests {
         assert!(readiness.is_ready());
         readiness.update_server(&b, server_readiness(true, false));
         readiness.evaluate(true);
-        assert!(readiness.is_ready(), "for good");
+        assert!(readiness.is_ready(), "readiness is not revoked");
     }
 
     #[test]
@@ -151,7 +152,11 @@ mod tests {
             readiness
         };
         let mut readiness = start();
-        assert_eq!(readiness.unattempted().collect::<Vec<_>>(), [&a], "b is pending, and late came later");
+        assert_eq!(
+            readiness.unattempted().collect::<Vec<_>>(),
+            [&a],
+            "b is pending, and late was declared later"
+        );
         readiness.update_server(&b, server_readiness(true, true));
         readiness.evaluate(true);
         assert!(readiness.required_ready() && !readiness.is_ready());
@@ -161,7 +166,7 @@ mod tests {
 
         let mut readiness = start();
         readiness.abandon_attempts();
-        assert!(!readiness.is_ready(), "what is required is waited for all the same");
+        assert!(!readiness.is_ready(), "required servers are still waited for");
         readiness.update_server(&b, server_readiness(true, true));
         readiness.evaluate(true);
         assert!(readiness.is_ready());

@@ -36,57 +36,57 @@ mod skills;
 mod tests;
 mod while_stopped;
 
-/// Observations taken up before the store is published once.
+/// The maximum number of observations that are applied before the snapshot is published.
 const MAX_OBSERVATION_BATCH: usize = 256;
-/// The time between looks for events that are too old to keep.
+/// The interval between removals of expired events.
 const EVENT_EXPIRY_INTERVAL: Duration = Duration::from_mins(1);
-/// How long readiness waits for the first attempts at the servers that were declared at the start.
+/// The maximum time for which readiness waits for the first attempts at the servers that were declared at startup.
 const FIRST_ATTEMPTS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Keeps the store of the status API true, and tells each change of state once: a line of the log, an event of
-/// the store, and an occurrence for those who keep all of them.
+/// Maintains the snapshot of the status API, and reports each change of state once: as a log line, as an event in the
+/// snapshot, and as an occurrence for the audit log.
 #[derive(Debug)]
 pub struct Reporter {
     desired: Arc<Desired>,
-    /// What an earlier run had in force, until the source has been read.
+    /// The objects that an earlier run had applied; empty once the source has been read.
     previous_run: Arc<Desired>,
     observations: HashMap<ObjectKey, Observation>,
     conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
     skill_states: SkillStates,
     sync_results: SyncResults,
-    store: StatusSnapshot,
+    snapshot: StatusSnapshot,
     counts: ServerCounts,
     event_aggregator: EventAggregator,
     occurrence_sender: Option<mpsc::UnboundedSender<Arc<Occurrence>>>,
-    /// The statuses that the source holds.
+    /// The statuses that are stored in the source.
     stored_statuses: Option<watch::Receiver<StoredStatuses>>,
-    /// How often connections were lost and made again before this run, by the uid of the server.
+    /// The restart counts from before this run, by the uid of the server.
     previous_restarts: HashMap<Arc<str>, u32>,
-    /// Objects that were there before were created in an earlier run.
+    /// The start of this run. Objects that were created before are not reported as created.
     started_at: Timestamp,
     published: watch::Sender<StatusSnapshot>,
 }
 
-/// What the reporter is told.
+/// The inputs of a [`Reporter`].
 #[derive(Debug)]
 pub struct ReporterInputs {
-    /// What is declared.
+    /// The declared objects.
     pub desired: watch::Receiver<Arc<Desired>>,
-    /// What the fleet sees.
+    /// The observations of the fleet.
     pub observations: mpsc::UnboundedReceiver<Observation>,
-    /// What agents see: which names had to take a hash tail.
+    /// The catalog, for the names that needed a hash suffix.
     pub catalog: Catalog,
-    /// Which skills are offered.
+    /// The states of the skills.
     pub skill_states: watch::Receiver<SkillStates>,
-    /// What became of them in the directories of agents.
+    /// The results of writing the skills to the directories of agents.
     pub sync_results: watch::Receiver<SyncResults>,
 }
 
 impl Reporter {
-    /// A reporter for what is read in a place, and the store it keeps.
+    /// Creates a reporter for a source, and the receiver of its snapshots.
     pub fn new(id: SourceId, now: Timestamp) -> (Self, watch::Receiver<StatusSnapshot>) {
-        let store = StatusSnapshot::new(id, now);
-        let (published, reader) = watch::channel(store.clone());
+        let snapshot = StatusSnapshot::new(id, now);
+        let (published, reader) = watch::channel(snapshot.clone());
         let reporter = Self {
             desired: Arc::default(),
             previous_run: Arc::default(),
@@ -94,7 +94,7 @@ impl Reporter {
             conflicts: OrdMap::new(),
             skill_states: SkillStates::default(),
             sync_results: SyncResults::default(),
-            store,
+            snapshot,
             counts: ServerCounts::default(),
             event_aggregator: EventAggregator::default(),
             occurrence_sender: None,
@@ -106,19 +106,20 @@ impl Reporter {
         (reporter, reader)
     }
 
-    /// Everything that happens from here on, one by one and in order, for one reader that takes it up quickly.
+    /// Returns the receiver of all further occurrences, in order. There is one receiver, and the channel is unbounded,
+    /// so it must be read promptly.
     pub fn subscribe_occurrences(&mut self) -> mpsc::UnboundedReceiver<Arc<Occurrence>> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.occurrence_sender = Some(sender);
         receiver
     }
 
-    /// Goes on from the statuses that the source holds of objects, instead of beginning with nothing.
-    pub fn resume_from(&mut self, shown: watch::Receiver<StoredStatuses>) {
-        self.stored_statuses = Some(shown);
+    /// Continues from the statuses that are stored in the source, instead of starting with empty ones.
+    pub fn resume_from(&mut self, stored_statuses: watch::Receiver<StoredStatuses>) {
+        self.stored_statuses = Some(stored_statuses);
     }
 
-    /// Reports until it is stopped.
+    /// Runs until it is stopped.
     pub async fn run(mut self, mut inputs: ReporterInputs, stop: CancellationToken) {
         let mut batch = Vec::new();
         let mut generations = inputs.catalog.changes();
@@ -126,7 +127,7 @@ impl Reporter {
         expiry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let first_attempts = sleep(FIRST_ATTEMPTS_TIMEOUT);
         tokio::pin!(first_attempts);
-        let mut given_up = false;
+        let mut attempts_abandoned = false;
         let desired = inputs.desired.borrow_and_update().clone();
         self.sync_results = inputs.sync_results.borrow_and_update().clone();
         self.apply_desired(&desired, Timestamp::now());
@@ -140,19 +141,19 @@ impl Reporter {
                 Ok(()) = inputs.skill_states.changed() => {}
                 Ok(()) = inputs.sync_results.changed() => {}
                 _ = expiry.tick() => {}
-                () = &mut first_attempts, if !given_up => {
-                    given_up = true;
-                    self.store.readiness.abandon_attempts();
+                () = &mut first_attempts, if !attempts_abandoned => {
+                    attempts_abandoned = true;
+                    self.snapshot.readiness.abandon_attempts();
                 }
             }
             if stop.is_cancelled() {
-                // What the fleet tells while it ends is not how things are.
+                // Observations during shutdown do not describe the state of the servers.
                 return;
             }
-            // Whoever reads that a server is attached finds its tools.
+            // The catalog must contain the tools of a server before its status is attached.
             inputs.catalog.catch_up().await;
             let now = Timestamp::now();
-            // First what is declared: the fleet may have told of a generation before it was looked at here.
+            // Declarations come first: the fleet may have reported a generation that was not applied here yet.
             let desired = inputs.desired.borrow_and_update().clone();
             self.apply_desired(&desired, now);
             for observation in batch.drain(..) {
@@ -160,18 +161,18 @@ impl Reporter {
             }
             let conflicts = inputs.catalog.load().all_conflicts().clone();
             self.apply_conflicts(&conflicts, now);
-            let standings = inputs.skill_states.borrow_and_update().clone();
-            let written = inputs.sync_results.borrow_and_update().clone();
-            self.apply_skills(standings, written, now);
-            self.event_aggregator.expire(&mut self.store, now);
+            let skill_states = inputs.skill_states.borrow_and_update().clone();
+            let sync_results = inputs.sync_results.borrow_and_update().clone();
+            self.apply_skills(skill_states, sync_results, now);
+            self.event_aggregator.expire(&mut self.snapshot, now);
             self.publish();
         }
     }
 
-    /// Takes up what is declared now: costs what changed.
+    /// Applies the declared objects. The cost depends on the number of changes.
     fn apply_desired(&mut self, desired: &Arc<Desired>, now: Timestamp) {
         let before = std::mem::replace(&mut self.desired, desired.clone());
-        self.store.desired_number = desired.sequence;
+        self.snapshot.desired_number = desired.sequence;
         if !before.source.synced {
             self.previous_run = desired.previous_run.clone().unwrap_or_default();
         }
@@ -191,21 +192,22 @@ impl Reporter {
                 DiffItem::Remove(_, declared) => self.remove_skill(declared, now),
             }
         }
-        if !Arc::ptr_eq(&before.source, &desired.source) || self.store.source.status.conditions.is_empty() {
+        if !Arc::ptr_eq(&before.source, &desired.source) || self.snapshot.source.status.conditions.is_empty()
+        {
             self.update_source(&before.source, &desired.source, now);
         }
-        self.store.readiness.evaluate(desired.source.synced);
+        self.snapshot.readiness.evaluate(desired.source.synced);
         if desired.source.synced {
             self.report_removals_while_stopped(&before, now);
         }
     }
 
-    /// Takes up what the fleet sees of one server.
+    /// Applies the observation of one server.
     fn apply_observation(&mut self, observation: Observation, now: Timestamp) {
         let key = observation.key.clone();
         let declared = self.desired.servers.get(&key).cloned();
         if declared.is_none() && matches!(observation.phase, Phase::Detached(_)) {
-            // The last word on a server that is no longer declared.
+            // The last observation of a server that is no longer declared.
             self.observations.remove(&key);
             let Observation { uid, generation, .. } = observation;
             let regarding = Regarding { kind: ObjectKind::McpServer, key, uid, generation };
@@ -213,16 +215,16 @@ impl Reporter {
             self.report(regarding, &StateChange::detached(), cause, (None, None), now);
             return;
         }
-        let before = self.previous_restarts.get(&observation.uid).copied().unwrap_or_default();
-        let restarts = observation.restarts.saturating_add(before);
+        let previous_restarts = self.previous_restarts.get(&observation.uid).copied().unwrap_or_default();
+        let restarts = observation.restarts.saturating_add(previous_restarts);
         self.observations.insert(key, Observation { restarts, ..observation });
         if let Some(declared) = declared {
             self.update_server(&declared, now);
-            self.store.readiness.evaluate(self.desired.source.synced);
+            self.snapshot.readiness.evaluate(self.desired.source.synced);
         }
     }
 
-    /// Takes up which names conflict now: costs what changed.
+    /// Applies the name conflicts. The cost depends on the number of changes.
     fn apply_conflicts(&mut self, conflicts: &OrdMap<ObjectKey, Arc<[NameConflict]>>, now: Timestamp) {
         let before = std::mem::replace(&mut self.conflicts, conflicts.clone());
         for change in before.diff(conflicts) {
@@ -236,64 +238,74 @@ impl Reporter {
 
     fn update_server(&mut self, declared: &Arc<DeclaredObject<McpServerSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
-        let before = self.store.servers.get(key).cloned();
-        // A status of another object of the same name says nothing about this one.
-        let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
-        let earlier = self.stored_status(declared, known.is_some());
-        let (status, sentences) = server_status(
+        let before = self.snapshot.servers.get(key).cloned();
+        // The status of another object of the same name is not used.
+        let same_object = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
+        let stored = self.stored_status(declared, same_object.is_some());
+        let (status, short_messages) = server_status(
             declared,
             self.observations.get(key),
             self.conflicts.get(key).map_or(&[], |conflicts| conflicts),
-            known.map(|before| &before.status).or(earlier.as_ref()),
+            same_object.map(|before| &before.status).or(stored.as_ref()),
             now,
         );
 
         let required = declared.spec.as_ref().is_some_and(|spec| spec.required && !spec.suspend);
-        let usable = status.attached_generation.is_some()
+        let is_usable = status.attached_generation.is_some()
             || find_condition(&status.conditions, ConditionType::Ready)
                 .is_some_and(|ready| ready.status == "True");
-        // A process that is slow to start is connecting too, and says so.
-        let connecting = |seen: &Observation| match &seen.phase {
-            Phase::Connecting { last_problem: last, .. } => {
-                last.as_ref().is_none_or(|problem| problem.reason == Reason::Connecting)
+        // A process that is slow to start is still connecting; its problem has the reason Connecting.
+        let is_connecting = |observation: &Observation| match &observation.phase {
+            Phase::Connecting { last_problem, .. } => {
+                last_problem.as_ref().is_none_or(|problem| problem.reason == Reason::Connecting)
             }
             _ => false,
         };
         let attempted = !ConnectionTarget::exists_for(declared)
-            || self.observations.get(key).is_some_and(|seen| !connecting(seen));
-        self.store.readiness.update_server(key, ServerReadiness { required, attached: usable, attempted });
+            || self.observations.get(key).is_some_and(|observation| !is_connecting(observation));
+        self.snapshot
+            .readiness
+            .update_server(key, ServerReadiness { required, attached: is_usable, attempted });
 
-        if known.is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status) {
+        if same_object
+            .is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status)
+        {
             return;
         }
-        let last = before.as_ref().map(|before| before.declared.clone());
-        let last = last.or_else(|| self.previous_run.servers.get(key).cloned());
-        self.report_declaration(ObjectKind::McpServer, last.as_deref(), declared, now);
-        let told = known.map_or(&[][..], |before| &before.status.conditions);
-        self.report_conditions(ObjectKind::McpServer, declared, told, (&status.conditions, &sentences), now);
-        let resource_version = self.store.next_resource_version();
+        let previous = before.as_ref().map(|before| before.declared.clone());
+        let previous = previous.or_else(|| self.previous_run.servers.get(key).cloned());
+        self.report_declaration(ObjectKind::McpServer, previous.as_deref(), declared, now);
+        let old_conditions = same_object.map_or(&[][..], |before| &before.status.conditions);
+        self.report_conditions(
+            ObjectKind::McpServer,
+            declared,
+            old_conditions,
+            (&status.conditions, &short_messages),
+            now,
+        );
+        let resource_version = self.snapshot.next_resource_version();
         self.update_counts(before.as_ref().map(|before| &before.status), Some(&status));
         let object = StatusObject { declared: declared.clone(), status, resource_version };
-        self.store.servers.insert(key.clone(), Arc::new(object));
+        self.snapshot.servers.insert(key.clone(), Arc::new(object));
     }
 
-    /// At the first sight of a server: what an earlier run said of it.
+    /// Returns the stored status from an earlier run, when a server is seen for the first time.
     fn stored_status(
         &mut self,
         declared: &DeclaredObject<McpServerSpec>,
-        known: bool,
+        is_known: bool,
     ) -> Option<McpServerStatus> {
-        let shown = self
+        let stored = self
             .stored_statuses
             .as_ref()
-            .filter(|_| !known)?
+            .filter(|_| !is_known)?
             .borrow()
             .servers
             .get(&declared.meta.key)
             .cloned()?;
-        let status = shown.status.clone().filter(|_| shown.uid == declared.meta.uid)?;
+        let status = stored.status.clone().filter(|_| stored.uid == declared.meta.uid)?;
         if let Some(restarts) = status.restarts {
-            self.previous_restarts.insert(shown.uid.clone(), restarts);
+            self.previous_restarts.insert(stored.uid.clone(), restarts);
         }
         Some(status)
     }
@@ -301,44 +313,48 @@ impl Reporter {
     fn remove_server(&mut self, declared: &DeclaredObject<McpServerSpec>, now: Timestamp) {
         let key = &declared.meta.key;
         self.previous_restarts.remove(&declared.meta.uid);
-        let before = self.store.servers.remove(key);
+        let before = self.snapshot.servers.remove(key);
         self.update_counts(before.as_ref().map(|before| &before.status), None);
-        self.store.next_resource_version();
-        self.store.readiness.remove_server(key);
-        if self.observations.get(key).is_some_and(|seen| matches!(seen.phase, Phase::Detached(_))) {
+        self.snapshot.next_resource_version();
+        self.snapshot.readiness.remove_server(key);
+        if self
+            .observations
+            .get(key)
+            .is_some_and(|observation| matches!(observation.phase, Phase::Detached(_)))
+        {
             self.observations.remove(key);
         }
         self.report_removal(ObjectKind::McpServer, declared, now);
     }
 
     fn update_source(&mut self, before: &SourceState, state: &SourceState, now: Timestamp) {
-        let known = self.store.source.clone();
-        let status = source_status(state, Some(&known.status), now);
-        if known.status == status {
+        let current = self.snapshot.source.clone();
+        let status = source_status(state, Some(&current.status), now);
+        if current.status == status {
             return;
         }
-        let mut tell = |reason, level, message| {
-            let news = StateChange::new(EventAction::Reconcile, reason, level, message);
-            self.report(Regarding::for_source(&known), &news, Cause::current(state), (None, None), now);
+        let mut report = |reason, level, message| {
+            let change = StateChange::new(EventAction::Reconcile, reason, level, message);
+            self.report(Regarding::for_source(&current), &change, Cause::current(state), (None, None), now);
         };
         for fault in state.problems.iter().filter(|fault| !before.problems.contains(fault)) {
             let Problem { reason, message } = located_problem(fault);
-            tell(reason, Level::WARN, message);
+            report(reason, Level::WARN, message);
         }
         if state.problems.is_empty() && !before.problems.is_empty() {
-            tell(Reason::Available, Level::INFO, "everything was read".into());
+            report(Reason::Available, Level::INFO, "everything was read".into());
         }
-        if let Some(place) =
-            state.empty_scope.as_ref().filter(|place| before.empty_scope.as_ref() != Some(place))
+        if let Some(scope) =
+            state.empty_scope.as_ref().filter(|scope| before.empty_scope.as_ref() != Some(scope))
         {
-            tracing::info!(resource = %Regarding::for_source(&known), "{}", nothing_declared_message(place));
+            tracing::info!(resource = %Regarding::for_source(&current), "{}", nothing_declared_message(scope));
         }
-        let resource_version = self.store.next_resource_version();
-        let source = SourceObject { status, resource_version, ..SourceObject::clone(&known) };
-        self.store.source = Arc::new(source);
+        let resource_version = self.snapshot.next_resource_version();
+        let source = SourceObject { status, resource_version, ..SourceObject::clone(&current) };
+        self.snapshot.source = Arc::new(source);
     }
 
-    /// Tells what is new in a declaration, compared with what was declared under its name before.
+    /// Reports the change of a declaration against the previous one of the same name.
     fn report_declaration<S>(
         &mut self,
         kind: ObjectKind,
@@ -346,27 +362,27 @@ impl Reporter {
         after: &DeclaredObject<S>,
         now: Timestamp,
     ) {
-        if let Some(another) = before.filter(|before| before.meta.uid != after.meta.uid) {
-            self.report_removal(kind, another, now);
+        if let Some(replaced) = before.filter(|before| before.meta.uid != after.meta.uid) {
+            self.report_removal(kind, replaced, now);
         }
         let before = before.filter(|before| before.meta.uid == after.meta.uid);
-        let news = match before {
+        let change = match before {
             Some(before) => StateChange::updated(before, after),
             None => (after.meta.created_at.as_second() >= self.started_at.as_second())
                 .then(|| StateChange::created(&after.meta)),
         };
-        if let Some(mut news) = news {
+        if let Some(mut change) = change {
             let digests = (before.and_then(|before| before.spec_digest), after.spec_digest);
             let mut cause = Cause::last_change(&after.meta);
-            let asked =
+            let requested =
                 self.desired.requested_work.get(&after.meta.key).filter(|_| kind == ObjectKind::McpServer);
             if before.is_some_and(|before| {
-                asked.is_some_and(|asked| asked.accounts_for(&before.meta, &after.meta))
+                requested.is_some_and(|requested| requested.accounts_for(&before.meta, &after.meta))
             }) {
-                // Whoever wrote the file did not ask for it.
-                (news.action, cause.commit) = (EventAction::Request, None);
+                // The author of the file did not make the request.
+                (change.action, cause.commit) = (EventAction::Request, None);
             }
-            self.report(Regarding::for_object(kind, &after.meta), &news, cause, digests, now);
+            self.report(Regarding::for_object(kind, &after.meta), &change, cause, digests, now);
         }
     }
 
@@ -375,13 +391,13 @@ impl Reporter {
         kind: ObjectKind,
         declared: &DeclaredObject<S>,
         before: &[Condition],
-        (after, sentences): (&[Condition], &ConditionMessages),
+        (after, short_messages): (&[Condition], &ConditionMessages),
         now: Timestamp,
     ) {
-        if let Some(news) = StateChange::from_conditions(before, after, sentences) {
+        if let Some(change) = StateChange::from_conditions(before, after, short_messages) {
             let DeclaredObject { meta, spec_digest, .. } = declared;
             let digests = (*spec_digest, *spec_digest);
-            self.report(Regarding::for_object(kind, meta), &news, Cause::last_change(meta), digests, now);
+            self.report(Regarding::for_object(kind, meta), &change, Cause::last_change(meta), digests, now);
         }
     }
 
@@ -392,67 +408,67 @@ impl Reporter {
         self.report(regarding, &StateChange::removed(), cause, (declared.spec_digest, None), now);
     }
 
-    /// Logs, and keeps what is more than a step. The digests are the ones before and after.
+    /// Logs a change, and records it unless it is an intermediate step. `digests` are the previous and the current one.
     fn report(
         &mut self,
         regarding: Regarding,
-        news: &StateChange,
+        change: &StateChange,
         Cause { revision, commit }: Cause,
         digests: (Option<Digest>, Option<Digest>),
         now: Timestamp,
     ) {
-        news.log(&regarding);
-        if news.is_intermediate() {
+        change.log(&regarding);
+        if change.is_intermediate() {
             return;
         }
         let occurrence = Arc::new(Occurrence {
             at: now,
             regarding,
-            action: news.action,
-            warning: news.is_warning(),
-            reason: news.reason,
-            note: news.note(),
-            fixed_note: news.fixed_note,
+            action: change.action,
+            warning: change.is_warning(),
+            reason: change.reason,
+            note: change.note(),
+            fixed_note: change.fixed_note,
             revision,
             commit,
             previous_digest: digests.0,
             digest: digests.1,
         });
-        if let Some(occurrences) = &self.occurrence_sender {
-            // Whoever asked for them may have left.
-            let _ = occurrences.send(occurrence.clone());
+        if let Some(sender) = &self.occurrence_sender {
+            // The receiver may have been dropped.
+            let _ = sender.send(occurrence.clone());
         }
-        self.event_aggregator.record(&mut self.store, &occurrence);
+        self.event_aggregator.record(&mut self.snapshot, &occurrence);
     }
 
     fn publish(&mut self) {
         self.publish_counts();
-        let ready = self.store.readiness.is_ready();
+        let is_ready = self.snapshot.readiness.is_ready();
         self.published.send_if_modified(|published| {
-            let news = published.resource_version != self.store.resource_version
-                || published.desired_number != self.store.desired_number
-                || published.readiness.is_ready() != ready;
-            if news {
-                published.clone_from(&self.store);
+            let is_changed = published.resource_version != self.snapshot.resource_version
+                || published.desired_number != self.snapshot.desired_number
+                || published.readiness.is_ready() != is_ready;
+            if is_changed {
+                published.clone_from(&self.snapshot);
             }
-            news
+            is_changed
         });
     }
 }
 
-/// Where something comes from.
+/// The revision and commit that caused a change.
 struct Cause {
     revision: Arc<str>,
     commit: Option<Arc<Commit>>,
 }
 
 impl Cause {
-    /// The last change of an object.
+    /// Returns the last change of an object.
     fn last_change(meta: &DeclaredMeta) -> Self {
         Self { revision: meta.revision.clone(), commit: meta.last_commit.clone() }
     }
 
-    /// The state of the source now: which commit led to it is not known.
+    /// Returns the current revision of the source. The commit that caused the change is not known.
     fn current(source: &SourceState) -> Self {
         Self { revision: source.revision.clone(), commit: None }
     }

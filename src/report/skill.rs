@@ -6,34 +6,34 @@ use super::conditions::{ConditionStatus, ConditionValue, ConditionsBuilder, prob
 use crate::resource::{ConditionType, DeclaredObject, Problem, Reason, SkillSpec, SkillStatus};
 use crate::skills::{SkillState, SyncResults};
 
-/// The status of one skill: whether it is accepted, offered, and where.
+/// Returns the status of one skill: whether it is accepted, whether it is offered, and where.
 ///
-/// Guarantees, as for servers, that equal arguments (but for `now`) and the status they gave before give that
+/// Guarantees, as for servers, that equal arguments (except `now`) and the previous result as `previous` give the same
 /// status again.
 pub fn skill_status(
     declared: &DeclaredObject<SkillSpec>,
-    standing: Option<&SkillState>,
-    written: &SyncResults,
+    state: Option<&SkillState>,
+    sync_results: &SyncResults,
     previous: Option<&SkillStatus>,
     now: Timestamp,
 ) -> SkillStatus {
     let meta = &declared.meta;
-    let work = SkillPhase::determine(declared, standing, written);
+    let phase = SkillPhase::determine(declared, state, sync_results);
     let mut conditions =
         ConditionsBuilder::new(meta.generation, previous.map(|previous| previous.conditions.as_slice()), now);
-    conditions.set(ConditionType::Ready, ready_condition(&work));
+    conditions.set(ConditionType::Ready, ready_condition(&phase));
     conditions.set(
         ConditionType::Accepted,
-        match rejection(declared, standing) {
+        match rejection(declared, state) {
             Some(problem) => ConditionValue::from_problem(problem, ""),
             None => ConditionValue::new_true(Reason::Accepted, "the declaration is valid"),
         },
     );
-    conditions.set(ConditionType::ResolvedRefs, resolved_refs_condition(declared, standing));
-    if matches!(work, SkillPhase::NotScanned | SkillPhase::WaitingForStartup(_) | SkillPhase::PendingWrite) {
-        let verdict = ConditionValue::new_true(Reason::Progressing, ready_condition(&work).message);
-        conditions.set(ConditionType::Reconciling, verdict);
-    } else if let SkillPhase::MissingReference(problem) | SkillPhase::WriteFailed(problem) = work
+    conditions.set(ConditionType::ResolvedRefs, resolved_refs_condition(declared, state));
+    if matches!(phase, SkillPhase::NotScanned | SkillPhase::WaitingForStartup(_) | SkillPhase::PendingWrite) {
+        let value = ConditionValue::new_true(Reason::Progressing, ready_condition(&phase).message);
+        conditions.set(ConditionType::Reconciling, value);
+    } else if let SkillPhase::MissingReference(problem) | SkillPhase::WriteFailed(problem) = phase
         && !problem.reason.requires_user_action()
     {
         conditions.set(
@@ -41,7 +41,7 @@ pub fn skill_status(
             ConditionValue::new_true(Reason::ProgressingWithRetry, problem_message(problem, "")),
         );
     }
-    if let SkillPhase::Rejected(problem) | SkillPhase::WriteFailed(problem) = work
+    if let SkillPhase::Rejected(problem) | SkillPhase::WriteFailed(problem) = phase
         && problem.reason.requires_user_action()
     {
         conditions.set(
@@ -49,7 +49,7 @@ pub fn skill_status(
             ConditionValue::new_true(problem.reason, problem_message(problem, "")),
         );
     }
-    let bundle = standing.and_then(|standing| standing.bundle.as_ref());
+    let bundle = state.and_then(|state| state.bundle.as_ref());
     SkillStatus {
         observed_generation: Some(meta.generation),
         conditions: conditions.finish().0,
@@ -62,39 +62,39 @@ pub fn skill_status(
     }
 }
 
-/// Where a skill stands: the one thing of several that decides what its conditions say.
+/// The state of a skill that determines its conditions.
 enum SkillPhase<'a> {
-    /// The newest declaration or content is not accepted; what was good before stays offered.
+    /// The latest declaration or content is rejected. The last valid one is still offered.
     Rejected(&'a Problem),
     Suspended,
-    /// It was not looked at yet.
+    /// Its files have not been read yet.
     NotScanned,
-    /// What it refers to is not there.
+    /// A reference does not exist.
     MissingReference(&'a Problem),
-    /// The same, while the servers of the start are connecting.
+    /// A referenced server does not exist yet, while the initial servers are connecting.
     WaitingForStartup(&'a Problem),
-    /// It was not written yet.
+    /// It has not been written to every directory yet.
     PendingWrite,
-    /// It could not be written somewhere.
+    /// It could not be written to a directory.
     WriteFailed(&'a Problem),
-    /// Agents have it, here.
+    /// It is offered to agents, in the named places.
     Available(String),
 }
 
 impl<'a> SkillPhase<'a> {
     fn determine(
         declared: &'a DeclaredObject<SkillSpec>,
-        standing: Option<&'a SkillState>,
-        written: &'a SyncResults,
+        state: Option<&'a SkillState>,
+        sync_results: &'a SyncResults,
     ) -> Self {
-        if let Some(problem) = rejection(declared, standing) {
+        if let Some(problem) = rejection(declared, state) {
             return Self::Rejected(problem);
         }
         if declared.spec.as_ref().is_some_and(|spec| spec.suspend) {
             return Self::Suspended;
         }
-        let Some(standing) = standing else { return Self::NotScanned };
-        match (&standing.missing_server, &standing.bundle, &standing.content_problem) {
+        let Some(state) = state else { return Self::NotScanned };
+        match (&state.missing_server, &state.bundle, &state.content_problem) {
             (Some(missing), ..) if missing.during_startup => {
                 return Self::WaitingForStartup(&missing.problem);
             }
@@ -103,55 +103,61 @@ impl<'a> SkillPhase<'a> {
             (None, None, None) => return Self::NotScanned,
             (None, Some(_), _) => {}
         }
-        let outcomes = written.by_skill.get(&declared.meta.key);
+        let outcomes = sync_results.by_skill.get(&declared.meta.key);
         if let Some(problem) =
-            outcomes.into_iter().flat_map(BTreeMap::values).find_map(|told| told.problem.as_ref())
+            outcomes.into_iter().flat_map(BTreeMap::values).find_map(|outcome| outcome.problem.as_ref())
         {
             return Self::WriteFailed(problem);
         }
-        let places = outcomes.into_iter().flat_map(BTreeMap::keys);
-        let places: Vec<_> = places.map(|place| written.directory(*place).display().to_string()).collect();
-        match (places.len() == written.directories.len(), &*places) {
+        let directories = outcomes.into_iter().flat_map(BTreeMap::keys);
+        let directories: Vec<_> =
+            directories.map(|directory| sync_results.directory(*directory).display().to_string()).collect();
+        match (directories.len() == sync_results.directories.len(), &*directories) {
             (false, _) => Self::PendingWrite,
             (true, []) => Self::Available("offered over MCP".to_owned()),
-            (true, places) => Self::Available(format!("offered over MCP, and in {}", places.join(", "))),
+            (true, directories) => {
+                Self::Available(format!("offered over MCP and in {}", directories.join(", ")))
+            }
         }
     }
 }
 
-/// Why the newest declaration, or what it holds, is not accepted. A ConfigMap that is not there is another matter.
+/// Returns the problem because of which the latest declaration or content is rejected. A missing ConfigMap is no
+/// rejection.
 fn rejection<'a>(
     declared: &'a DeclaredObject<SkillSpec>,
-    standing: Option<&'a SkillState>,
+    state: Option<&'a SkillState>,
 ) -> Option<&'a Problem> {
-    let content = standing.and_then(|standing| standing.content_problem.as_ref());
+    let content = state.and_then(|state| state.content_problem.as_ref());
     declared.rejected.as_ref().or_else(|| content.filter(|problem| problem.reason == Reason::InvalidSpec))
 }
 
-fn ready_condition(work: &SkillPhase<'_>) -> ConditionValue {
-    match work {
+fn ready_condition(phase: &SkillPhase<'_>) -> ConditionValue {
+    match phase {
         SkillPhase::Rejected(problem) | SkillPhase::WriteFailed(problem) => {
             ConditionValue::from_problem(problem, "")
         }
         SkillPhase::Suspended => ConditionValue::new_false(Reason::Suspended, "suspended by spec.suspend"),
         SkillPhase::NotScanned => {
-            ConditionValue::new_false(Reason::Progressing, "its files are being looked at")
+            ConditionValue::new_false(Reason::Progressing, "the files of the skill are being read")
         }
         SkillPhase::MissingReference(problem) => {
-            ConditionValue::from_problem(problem, "offered as soon as it is there")
+            ConditionValue::from_problem(problem, "the skill is offered once it exists")
         }
         SkillPhase::WaitingForStartup(problem) => ConditionValue::new_false(
             Reason::Progressing,
-            problem_message(problem, "offered as soon as it is there"),
+            problem_message(problem, "the skill is offered once it exists"),
         ),
-        SkillPhase::PendingWrite => ConditionValue::new_false(Reason::Progressing, "it is being written"),
+        SkillPhase::PendingWrite => {
+            ConditionValue::new_false(Reason::Progressing, "the skill is being written")
+        }
         SkillPhase::Available(places) => ConditionValue::new_true(Reason::Available, places),
     }
 }
 
 fn resolved_refs_condition(
     declared: &DeclaredObject<SkillSpec>,
-    standing: Option<&SkillState>,
+    state: Option<&SkillState>,
 ) -> ConditionValue {
     let Some(spec) = &declared.spec else {
         let reason = declared.rejected.as_ref().map_or(Reason::Progressing, |problem| problem.reason);
@@ -162,17 +168,17 @@ fn resolved_refs_condition(
         );
     };
     if spec.server_refs.is_empty() && spec.config_map_ref.is_none() {
-        return ConditionValue::new_true(Reason::ResolvedRefs, "it refers to nothing");
+        return ConditionValue::new_true(Reason::ResolvedRefs, "the skill has no references");
     }
-    let unseen = || ConditionValue::new(ConditionStatus::Unknown, Reason::Progressing, "not looked up yet");
-    let Some(standing) = standing else { return unseen() };
-    let content = standing.content_problem.as_ref().filter(|problem| problem.reason != Reason::InvalidSpec);
-    match (content, &standing.missing_server) {
+    let unknown = || ConditionValue::new(ConditionStatus::Unknown, Reason::Progressing, "not looked up yet");
+    let Some(state) = state else { return unknown() };
+    let content = state.content_problem.as_ref().filter(|problem| problem.reason != Reason::InvalidSpec);
+    match (content, &state.missing_server) {
         (Some(problem), _) => ConditionValue::from_problem(problem, ""),
-        (None, Some(missing)) if missing.during_startup => unseen(),
+        (None, Some(missing)) if missing.during_startup => unknown(),
         (None, Some(missing)) => ConditionValue::from_problem(&missing.problem, ""),
-        (None, None) if standing.bundle.is_none() && standing.content_problem.is_none() => unseen(),
-        (None, None) => ConditionValue::new_true(Reason::ResolvedRefs, "everything it refers to was found"),
+        (None, None) if state.bundle.is_none() && state.content_problem.is_none() => unknown(),
+        (None, None) => ConditionValue::new_true(Reason::ResolvedRefs, "all references were found"),
     }
 }
 
@@ -190,24 +196,24 @@ mod tests {
     #[test]
     fn skill_state_determines_the_conditions() {
         let bundle = Arc::new(Bundle::from_text("s", "---\nname: s\ndescription: Does it.\n---\n").unwrap());
-        let standing = SkillState {
+        let state = SkillState {
             uid: "uid-s".into(),
             bundle: Some(bundle.clone()),
             content_problem: None,
             missing_server: None,
             suspended: false,
         };
-        let problem = |reason| Some(Problem::new(reason, "what is wrong"));
-        let empty = SkillState { bundle: None, ..standing.clone() };
-        let malformed = SkillState { content_problem: problem(Reason::InvalidSpec), ..standing.clone() };
+        let problem = |reason| Some(Problem::new(reason, "problem"));
+        let empty = SkillState { bundle: None, ..state.clone() };
+        let malformed = SkillState { content_problem: problem(Reason::InvalidSpec), ..state.clone() };
         let no_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..empty.clone() };
-        let lost_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..standing.clone() };
+        let lost_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..state.clone() };
         let missing = |early| MissingServer {
             problem: problem(Reason::ServerNotFound).unwrap(),
             during_startup: early,
         };
-        let waiting = SkillState { missing_server: Some(missing(false)), ..standing.clone() };
-        let early = SkillState { missing_server: Some(missing(true)), ..standing.clone() };
+        let waiting = SkillState { missing_server: Some(missing(false)), ..state.clone() };
+        let early = SkillState { missing_server: Some(missing(true)), ..state.clone() };
         let written = |outcome: Option<Option<Problem>>| SyncResults {
             directories: [std::path::PathBuf::from("/home/a/.claude/skills")].into(),
             by_skill: outcome
@@ -218,9 +224,9 @@ mod tests {
                 .into_iter()
                 .collect(),
         };
-        let there = written(Some(None));
-        let nowhere = SyncResults::default();
-        let [pending, failed, taken] =
+        let synced = written(Some(None));
+        let no_directories = SyncResults::default();
+        let [pending, failed, shadowed] =
             [None, Some(problem(Reason::WriteFailed)), Some(problem(Reason::Shadowed))].map(written);
         let (map, refs) = (
             json!({ "configMapRef": { "name": "m" } }),
@@ -230,24 +236,24 @@ mod tests {
         let accepted = "Accepted=True/Accepted";
         let resolved = "ResolvedRefs=True/ResolvedRefs";
         let table: Vec<(&Value, Option<&SkillState>, &SyncResults, String)> = vec![
-            (&text, Some(&standing), &there, format!("Ready=True/Available {accepted} {resolved}")),
+            (&text, Some(&state), &synced, format!("Ready=True/Available {accepted} {resolved}")),
             (
                 &text,
                 None,
-                &there,
+                &synced,
                 format!("Ready=False/Progressing {accepted} {resolved} Reconciling=True/Progressing"),
             ),
             (
                 &text,
                 Some(&empty),
-                &there,
+                &synced,
                 format!("Ready=False/Progressing {accepted} {resolved} Reconciling=True/Progressing"),
             ),
-            (&suspended, Some(&standing), &there, format!("Ready=False/Suspended {accepted} {resolved}")),
+            (&suspended, Some(&state), &synced, format!("Ready=False/Suspended {accepted} {resolved}")),
             (
                 &text,
                 Some(&malformed),
-                &there,
+                &synced,
                 format!(
                     "Ready=False/InvalidSpec Accepted=False/InvalidSpec {resolved} Stalled=True/InvalidSpec"
                 ),
@@ -255,7 +261,7 @@ mod tests {
             (
                 &map,
                 Some(&no_map),
-                &there,
+                &synced,
                 format!(
                     "Ready=False/ConfigMapNotFound {accepted} ResolvedRefs=False/ConfigMapNotFound Reconciling=True/ProgressingWithRetry"
                 ),
@@ -263,13 +269,13 @@ mod tests {
             (
                 &map,
                 Some(&lost_map),
-                &there,
+                &synced,
                 format!("Ready=True/Available {accepted} ResolvedRefs=False/ConfigMapNotFound"),
             ),
             (
                 &refs,
                 Some(&waiting),
-                &there,
+                &synced,
                 format!(
                     "Ready=False/ServerNotFound {accepted} ResolvedRefs=False/ServerNotFound Reconciling=True/ProgressingWithRetry"
                 ),
@@ -277,22 +283,22 @@ mod tests {
             (
                 &refs,
                 Some(&early),
-                &there,
+                &synced,
                 format!(
                     "Ready=False/Progressing {accepted} ResolvedRefs=Unknown/Progressing Reconciling=True/Progressing"
                 ),
             ),
-            (&refs, Some(&standing), &there, format!("Ready=True/Available {accepted} {resolved}")),
-            (&text, Some(&standing), &nowhere, format!("Ready=True/Available {accepted} {resolved}")),
+            (&refs, Some(&state), &synced, format!("Ready=True/Available {accepted} {resolved}")),
+            (&text, Some(&state), &no_directories, format!("Ready=True/Available {accepted} {resolved}")),
             (
                 &text,
-                Some(&standing),
+                Some(&state),
                 &pending,
                 format!("Ready=False/Progressing {accepted} {resolved} Reconciling=True/Progressing"),
             ),
             (
                 &text,
-                Some(&standing),
+                Some(&state),
                 &failed,
                 format!(
                     "Ready=False/WriteFailed {accepted} {resolved} Reconciling=True/ProgressingWithRetry"
@@ -300,12 +306,12 @@ mod tests {
             ),
             (
                 &text,
-                Some(&standing),
-                &taken,
+                Some(&state),
+                &shadowed,
                 format!("Ready=False/Shadowed {accepted} {resolved} Stalled=True/Shadowed"),
             ),
         ];
-        for (spec, standing, written, expected) in table {
+        for (spec, state, written, expected) in table {
             let declared = DeclaredObject {
                 meta: meta("s", 1),
                 spec: Some(serde_json::from_value(spec.clone()).unwrap()),
@@ -313,14 +319,14 @@ mod tests {
                 rejected: None,
                 endpoint: None,
             };
-            let status = skill_status(&declared, standing, written, None, at(1));
+            let status = skill_status(&declared, state, written, None, at(1));
             let line: Vec<_> = status
                 .conditions
                 .iter()
-                .map(|told| format!("{}={}/{}", told.type_, told.status, told.reason))
+                .map(|condition| format!("{}={}/{}", condition.type_, condition.status, condition.reason))
                 .collect();
-            assert_eq!(line.join(" "), expected, "{spec} {standing:?}");
-            assert_eq!(skill_status(&declared, standing, written, Some(&status), at(2)), status);
+            assert_eq!(line.join(" "), expected, "{spec} {state:?}");
+            assert_eq!(skill_status(&declared, state, written, Some(&status), at(2)), status);
         }
         let declared = DeclaredObject {
             meta: meta("s", 1),
@@ -329,7 +335,7 @@ mod tests {
             rejected: problem(Reason::InvalidSpec),
             endpoint: None,
         };
-        let status = skill_status(&declared, Some(&empty), &there, None, at(1));
+        let status = skill_status(&declared, Some(&empty), &synced, None, at(1));
         assert_eq!(status.conditions[2].status, "Unknown");
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::conditions::{ConditionStatus, ConditionValue, ConditionsBuilder, problem_message};
 use crate::resource::{ConditionType, Origin, Problem, Reason, SourceProblem, SourceState, WatchMethod};
 
-/// What a `Source` is: the directory that this evenkeel reads. Nobody declares it.
+/// The spec of the read-only kind `Source`: the directory or cluster that this instance reads.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "evenkeel.dev",
@@ -18,7 +18,7 @@ use crate::resource::{ConditionType, Origin, Problem, Reason, SourceProblem, Sou
     shortname = "src",
     status = "SourceStatus",
     derive = "PartialEq",
-    doc = "What this evenkeel reads: a directory or a cluster. It is told of, and cannot be declared.",
+    doc = "The source that this evenkeel instance reads: a directory or a cluster. It is read-only and cannot be declared.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -48,65 +48,65 @@ pub struct SourceSpec {
     /// The directory as given on the command line, absolute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
-    /// The API server, and which of its namespaces.
+    /// The API server, and the namespaces that are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
 }
 
-/// What is true about the source now: the status of the read-only kind `Source`.
+/// The status of the read-only kind `Source`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceStatus {
-    /// Always 1: what a source is does not change while it is watched.
+    /// Always 1: the spec of a source does not change while evenkeel runs.
     pub observed_generation: i64,
     /// Ready, Stalled.
     pub conditions: Vec<Condition>,
-    /// The git commit, `-dirty` if the tree is, else a digest; empty before the first look.
+    /// The git commit, with `-dirty` if the tree has changes, or a digest without git; empty before the first scan.
     pub revision: String,
     /// `Events` or `Polling`.
     pub watching: String,
-    /// What could not be read.
+    /// The declarations and files that could not be read.
     pub faults: Vec<SourceFault>,
-    /// What was read and has no effect.
+    /// The declarations that were read and have no effect.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<SourceFault>,
     /// Documents of other API groups, which were ignored.
     pub foreign_documents: usize,
-    /// How far the servers are that it declares.
+    /// The counts of its servers.
     #[serde(flatten)]
     pub counts: ServerCounts,
 }
 
-/// All servers together.
+/// Counts over all servers.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerCounts {
-    /// How many are declared.
+    /// The number of declared servers.
     pub servers: usize,
-    /// How many of them are ready: attached, or idle until they are called.
+    /// The number of ready servers: attached, or idle until the next call.
     pub attached: usize,
-    /// How many tools agents are offered by them, after filters.
+    /// The number of tools that they offer to agents, after filters.
     pub tools: usize,
 }
 
-/// Something in the source that could not be read.
+/// A part of the source that could not be read.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFault {
     /// The file, relative to the directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// The line in it, from 1.
+    /// The line in the file, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u32>,
-    /// The column in that line, from 1.
+    /// The column in the line, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<u32>,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// What is wrong and what to do; the lines around it follow, if there are any to show.
+    /// The problem and how to fix it, followed by the surrounding lines if there are any.
     pub message: String,
 }
 
-/// The status of the source; the counts stay as they were.
+/// Returns the status of the source. The counts are copied from the previous status.
 pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: Timestamp) -> SourceStatus {
     let mut conditions =
         ConditionsBuilder::new(1, previous.map(|previous| previous.conditions.as_slice()), now);
@@ -121,14 +121,14 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
             None if !state.synced => ConditionValue::new(
                 ConditionStatus::Unknown,
                 Reason::Progressing,
-                "the first look is not done yet",
+                "the source has not been read completely yet",
             ),
-            // An API server has no revision of the whole.
+            // A cluster has no revision.
             None if state.revision.is_empty() => {
-                let nothing = state.empty_scope.as_ref();
-                let nothing = nothing
-                    .map_or_else(String::new, |place| format!("; {}", nothing_declared_message(place)));
-                ConditionValue::new_true(Reason::Available, format!("everything was read{nothing}"))
+                let suffix = state.empty_scope.as_ref();
+                let suffix =
+                    suffix.map_or_else(String::new, |scope| format!("; {}", nothing_declared_message(scope)));
+                ConditionValue::new_true(Reason::Available, format!("everything was read{suffix}"))
             }
             None => {
                 ConditionValue::new_true(Reason::Available, format!("read at revision {}", state.revision))
@@ -156,9 +156,9 @@ pub fn source_status(state: &SourceState, previous: Option<&SourceStatus>, now: 
     }
 }
 
-/// That nothing is declared where a person expects something.
-pub(super) fn nothing_declared_message(place: &str) -> String {
-    format!("nothing is declared in {place}")
+/// Returns the message for a place without any declaration.
+pub(super) fn nothing_declared_message(scope: &str) -> String {
+    format!("nothing is declared in {scope}")
 }
 
 impl SourceFault {
@@ -173,11 +173,11 @@ impl SourceFault {
     }
 }
 
-/// The problem of a fault, with the place in front.
+/// Returns the problem of a fault, with file and position before the message.
 pub(super) fn located_problem(fault: &SourceProblem) -> Problem {
     let Problem { reason, message } = fault.problem.clone();
     match fault.location() {
-        Some(place) => Problem::new(reason, format!("{place}: {message}")),
+        Some(location) => Problem::new(reason, format!("{location}: {message}")),
         None => Problem::new(reason, message),
     }
 }
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn source_is_ready_when_everything_was_read() {
         for (state, ready, stalled) in [
-            (state(false, vec![]), "Unknown/Progressing the first look is not done yet", false),
+            (state(false, vec![]), "Unknown/Progressing the source has not been read completely yet", false),
             (state(true, vec![]), "True/Available read at revision r1", false),
             (state(true, vec![fault(3)]), "False/ParseError a.yaml:3:5: expected a map", true),
             (
@@ -225,8 +225,8 @@ mod tests {
             ),
         ] {
             let status = source_status(&state, None, at(1));
-            let told = find_condition(&status.conditions, ConditionType::Ready).unwrap();
-            assert_eq!(format!("{}/{} {}", told.status, told.reason, told.message), ready);
+            let condition = find_condition(&status.conditions, ConditionType::Ready).unwrap();
+            assert_eq!(format!("{}/{} {}", condition.status, condition.reason, condition.message), ready);
             let is_stalled = find_condition(&status.conditions, ConditionType::Stalled).is_some();
             assert_eq!(is_stalled, stalled, "{ready}");
             assert!(status.faults.iter().all(|fault| fault.message.contains("3 | [")));

@@ -6,26 +6,26 @@ use super::object::{ObjectKind, manifest};
 use super::source::SourceStatus;
 use crate::resource::{Digest, SourceId};
 
-/// The one object of the kind `Source`.
+/// The single object of the kind `Source`.
 #[derive(Clone, Debug)]
 pub struct SourceObject {
-    /// Which source it is.
+    /// The identity of the source.
     pub id: SourceId,
-    /// When it was first looked at.
+    /// The start time of this process.
     pub created: Timestamp,
-    /// What is true about it.
+    /// The status.
     pub status: SourceStatus,
-    /// That of its newest change.
+    /// The resource version of its latest change.
     pub resource_version: u64,
 }
 
 impl SourceObject {
-    /// Its name.
+    /// Returns the name of the object.
     pub fn name(&self) -> &'static str {
         self.id.kind
     }
 
-    /// The object as the Kubernetes API gives it.
+    /// Returns the object in the form of the Kubernetes API.
     pub fn manifest(&self) -> Value {
         let metadata = ObjectMeta {
             name: Some(self.name().into()),
@@ -39,7 +39,8 @@ impl SourceObject {
         manifest(ObjectKind::Source, &metadata, Some(spec), &self.status)
     }
 
-    /// The same in every run: made from the path of a directory, or from what stands for one.
+    /// Returns the uid. It is the same in every run, because it is derived from the path of the directory or the
+    /// address of the cluster.
     pub(super) fn uid(&self) -> String {
         Digest::of(self.id.location.as_bytes()).uuid()
     }

@@ -8,100 +8,99 @@ use crate::resource::{
     ConditionType, DeclaredMeta, DeclaredObject, RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, Reason,
 };
 
-/// How much of a commit's hash tells it from others.
+/// The length of an abbreviated commit id.
 const SHORT_COMMIT_ID_CHARS: usize = 10;
 
-/// Something new about an object: a line of the log and, unless it is only a step, an event.
+/// A change of an object's state. It becomes a log line and, unless it is an intermediate step, an event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct StateChange {
     pub action: EventAction,
     pub reason: Reason,
     pub level: Level,
     pub message: String,
-    /// The message without what only holds for a moment, where it says such a thing.
+    /// The message without the next attempt, where the message contains one.
     pub short_message: Option<String>,
-    /// What an event says instead, where the message is another each time.
+    /// The note of the event, where the message differs each time and would prevent aggregation.
     pub fixed_note: Option<&'static str>,
 }
 
-/// Of a server or skill that is as ready as it was.
-const OFFER_CHANGED_NOTE: &str = "what it offers changed";
-/// Of an object in an API server, which takes no other words for an event that is there.
+/// The event note for a ready server or skill whose message changed.
+const OFFER_CHANGED_NOTE: &str = "the offered items changed";
+/// The event note for a changed declaration in a cluster. It is fixed, because the API server does not accept a changed
+/// note for an existing event.
 const DECLARATION_CHANGED_NOTE: &str = "the declaration changed";
 
 impl StateChange {
-    /// An object is declared no more.
+    /// Creates the change for an object that is no longer declared.
     pub fn removed() -> Self {
         Self::new(EventAction::Delete, Reason::Removed, Level::INFO, "no longer declared")
     }
 
-    /// What was left of a server that is declared no more is gone.
+    /// Creates the change for a removed server whose last connection has ended.
     pub fn detached() -> Self {
         Self::new(EventAction::Reconcile, Reason::Detached, Level::DEBUG, "detached")
     }
 
-    /// An object appeared.
+    /// Creates the change for a new object.
     pub fn created(meta: &DeclaredMeta) -> Self {
         let message = format!("declared{}", location_suffix(meta));
         Self::new(EventAction::Create, Reason::Created, Level::DEBUG, message)
     }
 
-    /// What is new in a declaration, apart from being refused, which its conditions tell.
+    /// Returns the change between two versions of a declaration. A rejected declaration is reported by its conditions
+    /// instead.
     pub fn updated<S>(before: &DeclaredObject<S>, after: &DeclaredObject<S>) -> Option<Self> {
         let DeclaredMeta { generation, origin, labels, annotations, .. } = &after.meta;
-        let asked = |name| {
+        let was_requested = |name| {
             let [before, after] = [&before.meta, &after.meta].map(|meta| meta.annotations.get(name));
             after.is_some() && before != after
         };
         let value = |declared: &DeclaredObject<S>| Some(declared.endpoint.as_ref()?.as_ref().ok()?.digest());
-        let news = |message| Self::new(EventAction::Update, Reason::Updated, Level::DEBUG, message);
+        let change = |message| Self::new(EventAction::Update, Reason::Updated, Level::DEBUG, message);
         if before.meta.generation != *generation {
-            let place = location_suffix(&after.meta);
-            let comma = if place.is_empty() { "" } else { ", declared" };
-            let steady = origin.file().is_none().then_some(DECLARATION_CHANGED_NOTE);
-            return Some(Self {
-                fixed_note: steady,
-                ..news(format!("generation {generation}{comma}{place}"))
-            });
+            let location = location_suffix(&after.meta);
+            let comma = if location.is_empty() { "" } else { ", declared" };
+            let fixed_note = origin.file().is_none().then_some(DECLARATION_CHANGED_NOTE);
+            return Some(Self { fixed_note, ..change(format!("generation {generation}{comma}{location}")) });
         }
-        let what = if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
-            "a value that it refers to changed"
-        } else if asked(RECONNECT_REQUESTED_AT) {
-            "a new connection was asked for"
-        } else if asked(RECONCILE_REQUESTED_AT) {
-            "a look was asked for"
+        let note = if value(before).is_some_and(|before| value(after).is_some_and(|after| after != before)) {
+            "a referenced value changed"
+        } else if was_requested(RECONNECT_REQUESTED_AT) {
+            "a new connection was requested"
+        } else if was_requested(RECONCILE_REQUESTED_AT) {
+            "a reconcile was requested"
         } else if before.meta.labels != *labels || before.meta.annotations != *annotations {
             "labels or annotations changed"
         } else {
             return None;
         };
-        Some(Self { fixed_note: Some(what), ..news(what.to_owned()) })
+        Some(Self { fixed_note: Some(note), ..change(note.to_owned()) })
     }
 
-    /// What is new in the conditions: of the first, in order of weight, that says something new.
+    /// Returns the change between two sets of conditions: that of the most important condition that changed.
     pub fn from_conditions(
         before: &[Condition],
         after: &[Condition],
-        sentences: &ConditionMessages,
+        short_messages: &ConditionMessages,
     ) -> Option<Self> {
-        let (kind, told, flipped) = first_changed_condition(before, after)?;
-        let reason = told.reason.parse().ok()?;
+        let (kind, condition, is_transition) = first_changed_condition(before, after)?;
+        let reason = condition.reason.parse().ok()?;
         let level = match reason {
-            // The fleet logs the step that leads here.
+            // The fleet logs the step that caused this.
             Reason::Connecting | Reason::Progressing => Level::DEBUG,
             reason if is_problem(reason) => Level::WARN,
             _ => Level::INFO,
         };
-        let news = Self::new(EventAction::Reconcile, reason, level, &told.message);
-        let sentence = sentences.get(kind).map(str::to_owned);
-        Some(Self { short_message: sentence, fixed_note: (!flipped).then_some(OFFER_CHANGED_NOTE), ..news })
+        let change = Self::new(EventAction::Reconcile, reason, level, &condition.message);
+        let short_message = short_messages.get(kind).map(str::to_owned);
+        Some(Self { short_message, fixed_note: (!is_transition).then_some(OFFER_CHANGED_NOTE), ..change })
     }
 
     pub fn new(action: EventAction, reason: Reason, level: Level, message: impl Into<String>) -> Self {
         Self { action, reason, level, message: message.into(), short_message: None, fixed_note: None }
     }
 
-    /// True if it only leads to something that is told.
+    /// True for an intermediate step, which is logged and not reported as an event.
     pub fn is_intermediate(&self) -> bool {
         matches!(self.reason, Reason::Connecting | Reason::Progressing)
     }
@@ -110,7 +109,7 @@ impl StateChange {
         self.level == Level::WARN
     }
 
-    /// The message without what only holds for a moment.
+    /// Returns the message without the next attempt, shortened to a note.
     pub fn note(&self) -> String {
         bounded_note(self.short_message.as_ref().unwrap_or(&self.message))
     }
@@ -125,13 +124,13 @@ impl StateChange {
     }
 }
 
-/// Where it is declared in words that help a person, and the commit.
+/// Returns the location of a declaration and its commit, as the end of a message.
 fn location_suffix(meta: &DeclaredMeta) -> String {
-    // Of an object that stands in no file its name is all there is to say.
+    // An object in a cluster is identified by its name.
     meta.origin.file().map(|_| format!(" in {}{}", meta.origin, commit_suffix(meta))).unwrap_or_default()
 }
 
-/// Who declared it so, and why, where that is known.
+/// Returns the commit of the last change, its author and subject, where they are known.
 fn commit_suffix(meta: &DeclaredMeta) -> String {
     meta.last_commit.as_ref().map_or_else(String::new, |commit| {
         let id: String = commit.id.chars().take(SHORT_COMMIT_ID_CHARS).collect();
@@ -139,7 +138,8 @@ fn commit_suffix(meta: &DeclaredMeta) -> String {
     })
 }
 
-/// The condition that says something new, and whether that is more than other words.
+/// Returns the most important condition that changed, and true if its status or reason changed and not only its
+/// message.
 fn first_changed_condition<'a>(
     before: &[Condition],
     after: &'a [Condition],
@@ -148,17 +148,22 @@ fn first_changed_condition<'a>(
     [Ready, Accepted, ResolvedRefs, Attached, Reconciling]
         .into_iter()
         .filter_map(|kind| Some((kind, find_condition(after, kind)?)))
-        .find_map(|(kind, told)| {
-            let Some(earlier) = find_condition(before, kind) else { return Some((kind, told, true)) };
-            let ready = kind == Ready && told.status == "True";
-            let flipped = (&earlier.status, &earlier.reason) != (&told.status, &told.reason)
-                || ready && earlier.observed_generation != told.observed_generation;
-            // Of a server that is ready: other tools.
-            (flipped || ready && earlier.message != told.message).then_some((kind, told, flipped))
+        .find_map(|(kind, condition)| {
+            let Some(previous) = find_condition(before, kind) else { return Some((kind, condition, true)) };
+            let is_ready = kind == Ready && condition.status == "True";
+            let is_transition = (&previous.status, &previous.reason)
+                != (&condition.status, &condition.reason)
+                || is_ready && previous.observed_generation != condition.observed_generation;
+            // A changed message of a ready server means changed items.
+            (is_transition || is_ready && previous.message != condition.message).then_some((
+                kind,
+                condition,
+                is_transition,
+            ))
         })
 }
 
-/// True if a person should know: not what was asked for, nor work that has only begun.
+/// True if an operator should know about this reason: it is neither a declared state nor work that has only begun.
 fn is_problem(reason: Reason) -> bool {
     !matches!(
         reason,
@@ -193,9 +198,9 @@ mod tests {
             vec![serde_json::from_value(condition).unwrap()]
         };
         let [two, three] = ["attached over http, 2 tools", "attached over http, 3 tools"].map(ready);
-        let news = StateChange::from_conditions(&two, &three, &ConditionMessages::default()).unwrap();
+        let change = StateChange::from_conditions(&two, &three, &ConditionMessages::default()).unwrap();
         assert_eq!(
-            (&*news.note(), news.fixed_note),
+            (&*change.note(), change.fixed_note),
             ("attached over http, 3 tools", Some(OFFER_CHANGED_NOTE))
         );
         assert_eq!(
@@ -211,7 +216,7 @@ mod tests {
         let with = |change: fn(&mut DeclaredMeta)| {
             let mut after = before.clone();
             change(&mut after.meta);
-            StateChange::updated(&before, &after).map(|news| news.message)
+            StateChange::updated(&before, &after).map(|change| change.message)
         };
         let commit = |meta: &mut DeclaredMeta| {
             meta.generation = 2;
@@ -224,25 +229,25 @@ mod tests {
             with(commit).as_deref(),
             Some("generation 2, declared in a.yaml:1, commit 0123456789 by Ada <ada@example.com>: Faster")
         );
-        for (told, expected) in [
+        for (message, expected) in [
             (with(|meta| drop(meta.labels.insert("l".into(), "v".into()))), "labels or annotations changed"),
             (
                 with(|meta| drop(meta.annotations.insert(RECONCILE_REQUESTED_AT.into(), "1".into()))),
-                "a look was asked for",
+                "a reconcile was requested",
             ),
             (
                 with(|meta| drop(meta.annotations.insert(RECONNECT_REQUESTED_AT.into(), "1".into()))),
-                "a new connection was asked for",
+                "a new connection was requested",
             ),
         ] {
-            assert_eq!(told.as_deref(), Some(expected));
+            assert_eq!(message.as_deref(), Some(expected));
         }
 
         let mut after = before.clone();
         after.meta.generation = 48;
         after.meta.origin = Origin::Cluster { resource_version: "476".into() };
-        let news = StateChange::updated(&before, &after).unwrap();
-        assert_eq!((&*news.message, news.fixed_note), ("generation 48", Some(DECLARATION_CHANGED_NOTE)));
+        let change = StateChange::updated(&before, &after).unwrap();
+        assert_eq!((&*change.message, change.fixed_note), ("generation 48", Some(DECLARATION_CHANGED_NOTE)));
         assert_eq!(StateChange::created(&after.meta).message, "declared");
     }
 }

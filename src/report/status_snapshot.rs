@@ -14,30 +14,30 @@ use crate::resource::{
     ConditionType, McpServerSpec, McpServerStatus, ObjectKey, SkillSpec, SkillStatus, SourceId,
 };
 
-/// Everything that the status API tells, at one instant: immutable, and cheap to clone and to change.
+/// The content of the status API at one instant. Immutable, cheap to clone and to derive from.
 #[derive(Clone, Debug)]
 pub struct StatusSnapshot {
     /// The servers.
     pub servers: OrdMap<ObjectKey, Arc<StatusObject<McpServerSpec, McpServerStatus>>>,
     /// The skills.
     pub skills: OrdMap<ObjectKey, Arc<StatusObject<SkillSpec, SkillStatus>>>,
-    /// The directory itself.
+    /// The source.
     pub source: Arc<SourceObject>,
-    /// What happened in the last hour.
+    /// The events of the last hour.
     pub events: OrdMap<ObjectKey, Arc<Event>>,
-    /// Whether the process may be sent work.
+    /// The readiness of the process.
     pub readiness: Readiness,
-    /// That of the newest change.
+    /// The resource version of the latest change.
     pub resource_version: u64,
-    /// The [`Desired::number`] of what it tells of.
+    /// The [`Desired::sequence`] of the declared objects.
     ///
-    /// [`Desired::number`]: crate::resource::Desired::number
+    /// [`Desired::sequence`]: crate::resource::Desired::sequence
     pub desired_number: u64,
 }
 
 impl StatusSnapshot {
-    /// Nothing yet, of one place. Resource versions begin at the time of the start in milliseconds, so
-    /// that those of an earlier run are all older.
+    /// Creates the empty snapshot of a source. Resource versions begin at the start time in milliseconds, so that all
+    /// versions of an earlier run are lower.
     pub(super) fn new(id: SourceId, now: Timestamp) -> Self {
         let resource_version = u64::try_from(now.as_millisecond()).unwrap_or(1);
         Self {
@@ -56,13 +56,13 @@ impl StatusSnapshot {
         }
     }
 
-    /// The resource version of the next change.
+    /// Increments the resource version and returns it.
     pub(super) fn next_resource_version(&mut self) -> u64 {
         self.resource_version += 1;
         self.resource_version
     }
 
-    /// One object; a kind without namespaces is asked for with an empty one.
+    /// Returns one object. The namespace of a cluster-scoped kind is empty.
     pub fn get(&self, kind: ObjectKind, key: &ObjectKey) -> Option<Value> {
         match kind {
             ObjectKind::McpServer => self.servers.get(key).map(|object| object.manifest()),
@@ -73,7 +73,7 @@ impl StatusSnapshot {
         }
     }
 
-    /// The objects of a kind in the order of their keys, of one namespace or of all.
+    /// Returns the objects of a kind sorted by key, from one namespace or from all.
     pub fn list(&self, kind: ObjectKind, namespace: Option<&str>) -> Vec<Value> {
         let within = |key: &ObjectKey| namespace.is_none_or(|namespace| *key.namespace == *namespace);
         match kind {
@@ -89,8 +89,8 @@ impl StatusSnapshot {
         }
     }
 
-    /// Tells why the process may not be sent work yet, a line for each reason; nothing if it may. With `required_only`
-    /// the first attempts at other servers do not count.
+    /// Returns the reasons why the process is not ready, one line each; empty if it is ready. With `required_only`,
+    /// first attempts at servers that are not required are ignored.
     pub fn unready_reasons(&self, required_only: bool) -> Vec<String> {
         let readiness = &self.readiness;
         if readiness.is_ready() || (required_only && readiness.required_ready()) {
@@ -98,7 +98,7 @@ impl StatusSnapshot {
         }
         let ready = |conditions| {
             find_condition(conditions, ConditionType::Ready)
-                .map(|told| format!("{}: {}", told.reason, told.message))
+                .map(|condition| format!("{}: {}", condition.reason, condition.message))
                 .unwrap_or_default()
         };
         let source = (!readiness.is_synced())

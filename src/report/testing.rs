@@ -1,4 +1,4 @@
-//! Observations and sections for the tests of this module and of `admin/`.
+//! Builders of observations and sections for the tests of this module and of `admin/`.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use crate::resource::{Digest, Problem, Reason, ServerInfo};
 use crate::upstream::{CallRefusal, Item, Section, ServerLists, UpstreamControl, ViewName};
 use crate::wire::{ListKind, ServerDescription};
 
+/// Returns a live server with three tools.
 pub fn live_server(generation: i64) -> LiveServer {
     LiveServer {
         generation,
@@ -27,7 +28,7 @@ pub fn live_server(generation: i64) -> LiveServer {
     }
 }
 
-/// What the fleet says of `name`: the generation it works on, and the one that is live.
+/// Returns an observation of server `name`: `generation` is being applied, `live` is connected.
 pub fn observation(name: &str, generation: i64, phase: Phase, live: Option<i64>) -> Observation {
     Observation {
         paused: None,
@@ -42,7 +43,7 @@ pub fn observation(name: &str, generation: i64, phase: Phase, live: Option<i64>)
     }
 }
 
-/// The tool `n` of `a`, whose name `default/b` has.
+/// Returns the conflict of tool `n` of server `a`, whose name belongs to `default/b`.
 pub fn name_conflict(n: u32) -> NameConflict {
     NameConflict {
         view: ViewName::All,
@@ -55,12 +56,12 @@ pub fn name_conflict(n: u32) -> NameConflict {
     }
 }
 
-/// What `name` offers: one tool, under a prefix that is not its name.
+/// Returns the section of server `name` with one tool, under a prefix other than its name.
 pub fn section(name: &str, prefix: &str, tool: &str) -> Section {
     let target = ConnectionTarget::from_declared(&declared_server(name, 1)).unwrap();
     let tool = Item::parse(ListKind::Tools, &json!({ "name": tool }).to_string()).unwrap();
-    let away = CallRefusal::Unavailable(Problem::new(Reason::Connecting, "not there yet"));
-    let handle = UpstreamControl::new(key(name), away).handle().clone();
+    let refusal = CallRefusal::Unavailable(Problem::new(Reason::Connecting, "not attached yet"));
+    let handle = UpstreamControl::new(key(name), refusal).handle().clone();
     let section = Section::new(
         &target,
         &Arc::new(ServerLists { tools: vec![tool], ..ServerLists::default() }),

@@ -6,29 +6,31 @@ use imbl::OrdMap;
 use super::ObjectKey;
 use super::declared::DeclaredMeta;
 
-/// The annotation that asks for one object to be reconciled now; any new value does.
+/// The annotation that requests an immediate reconcile of one object. Each new value is a new request.
 pub const RECONCILE_REQUESTED_AT: &str = "evenkeel.dev/reconcile-requested-at";
 
-/// The annotation that asks for a new connection of one server, healthy or not; any new value does.
+/// The annotation that requests a new connection to one server, even if the current one is healthy. Each new value is
+/// a new request.
 pub const RECONNECT_REQUESTED_AT: &str = "evenkeel.dev/reconnect-requested-at";
 
-/// The annotations that ask for work, and that may be set without touching a file.
+/// The annotations that request work. They can be set through the status API, without editing a file.
 pub const REQUEST_ANNOTATIONS: [&str; 2] = [RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT];
 
-/// What was asked of servers.
+/// The requested annotations of each server.
 pub type RequestedWork = OrdMap<ObjectKey, Arc<RequestedAnnotations>>;
 
-/// What was asked of one server.
+/// The request annotations that were set on one server through the status API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestedAnnotations {
-    /// Its uid: another server of the same name is not meant.
+    /// The server's uid. The request does not apply to another server that later gets the same name.
     pub uid: Arc<str>,
-    /// The values of those of [`REQUESTS`] that are set.
+    /// The values of the [`REQUEST_ANNOTATIONS`] that are set.
     pub values: BTreeMap<&'static str, String>,
 }
 
 impl RequestedAnnotations {
-    /// True if this is what makes the annotations of a server others than they were before.
+    /// Returns true if these annotations account for the difference between `before` and `after`: the object, its
+    /// revision and its generation are unchanged, and each request annotation that differs has its value from here.
     pub fn accounts_for(&self, before: &DeclaredMeta, after: &DeclaredMeta) -> bool {
         let differing: Vec<_> = REQUEST_ANNOTATIONS
             .iter()

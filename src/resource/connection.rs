@@ -10,30 +10,30 @@ use super::{
     StdioTransport, Tls, Transport, ValueFrom,
 };
 
-/// What a connection is made from: each part by its name, in the one spelling that all spellings of the same
-/// connection have. Two connections are the same if, and only if, their parts are equal.
+/// The parts that define a connection, by name and in canonical form. Two connections are the same if and only if their
+/// parts are equal.
 ///
-/// Variables and headers have no order, and of two of one name the last counts, as where they are used. A header's
-/// name is in lower case. A URL is as it is requested: scheme and host in lower case, without the default port and
-/// without a fragment. Arguments have an order.
+/// The order of variables and headers is ignored. If a name occurs twice, the last value counts, as it does when the
+/// connection is made. Header names are in lower case. URLs are in the form in which they are requested: scheme and
+/// host in lower case, without the default port and the fragment. The order of arguments is significant.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectionParts<'a>(BTreeMap<String, PartValue<'a>>);
 
-/// The value of one part. May hold secrets, so it is compared and digested, and never printed.
+/// The value of one part. It may contain secrets, so it is compared and digested but never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PartValue<'a>(Vec<Cow<'a, [u8]>>);
 
-/// Where processes run that are declared in a directory.
+/// The working directory of processes that are declared in a directory source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkingDirectory {
-    /// The directory, absolute.
+    /// The absolute path of the directory source.
     pub root: PathBuf,
-    /// Where each process runs that declares no `cwd`; without one it is the folder of the declaring file.
+    /// The working directory of each process that declares no `cwd`. `None` means the folder of the declaring file.
     pub default_cwd: Option<PathBuf>,
 }
 
 impl<'a> ConnectionParts<'a> {
-    /// Gives the parts of what is connected to, values included.
+    /// Returns the parts of a resolved transport, including secret values.
     pub fn resolved(transport: &'a Transport) -> Self {
         match transport {
             Transport::Stdio(StdioEndpoint { command, args, cwd, env }) => {
@@ -53,13 +53,14 @@ impl<'a> ConnectionParts<'a> {
         }
     }
 
-    /// Gives the parts of a process as it is declared, where a reference stands for its value. `place` is the folder
-    /// of the declaring file and what that is relative to; an object of a cluster has none.
-    pub fn declared_stdio(stdio: &'a StdioTransport, place: Option<(&Path, &WorkingDirectory)>) -> Self {
+    /// Returns the parts of a process as declared, with references in place of their values. `location` is the folder of
+    /// the declaring file and the directory source that contains it; `None` for an object in a cluster.
+    pub fn declared_stdio(stdio: &'a StdioTransport, location: Option<(&Path, &WorkingDirectory)>) -> Self {
         let StdioTransport { command: _, args, cwd: _, env } = stdio;
-        let place = place.map(|(folder, base)| (base.root.join(folder), base.default_cwd.as_deref()));
-        let place = place.as_ref().map(|(folder, home)| (folder.as_path(), *home));
-        let (command, cwd) = stdio.resolve_paths(place);
+        let location = location
+            .map(|(folder, directory)| (directory.root.join(folder), directory.default_cwd.as_deref()));
+        let location = location.as_ref().map(|(folder, default_cwd)| (folder.as_path(), *default_cwd));
+        let (command, cwd) = stdio.resolve_paths(location);
         let env = env.iter().map(|EnvVar { name, value, value_from }| {
             (name.as_str(), declared_value(value.as_ref(), value_from.as_ref()))
         });
@@ -67,10 +68,10 @@ impl<'a> ConnectionParts<'a> {
         Self::stdio(bytes(command), args, cwd.map(bytes), env)
     }
 
-    /// Gives the parts of an HTTP connection as it is declared, where a reference stands for its value.
+    /// Returns the parts of an HTTP connection as declared, with references in place of their values.
     pub fn declared_http(http: &'a HttpTransport) -> Self {
         let HttpTransport { url, headers, tls } = http;
-        // What holds variables is no URL yet.
+        // A text with unexpanded variables is not a URL yet.
         let url = Some(url)
             .filter(|url| !url.contains("${"))
             .and_then(|url| Url::parse(url).ok())
@@ -113,14 +114,14 @@ impl<'a> ConnectionParts<'a> {
         Self(fixed.into_iter().chain(headers).chain(ca).collect())
     }
 
-    /// Gives the parts by their names.
+    /// Returns the parts by name.
     pub fn into_parts(self) -> BTreeMap<String, PartValue<'a>> {
         self.0
     }
 
-    /// Gives the keyed digest of all parts: equal if, and only if, they are.
+    /// Returns the keyed digest of all parts. Two digests are equal if and only if the parts are.
     pub fn digest(&self, key: &DigestKey) -> Digest {
-        // How many values a part has tells them from the name of the next.
+        // The number of values separates the values of a part from the name of the next part.
         let counts: Vec<_> =
             self.0.values().map(|PartValue(values)| (values.len() as u64).to_be_bytes()).collect();
         let parts = self.0.iter().zip(&counts).flat_map(|((name, PartValue(values)), count)| {
@@ -131,17 +132,17 @@ impl<'a> ConnectionParts<'a> {
 }
 
 impl<'a> PartValue<'a> {
-    /// Makes one of texts.
+    /// Creates a value from texts.
     pub fn from_texts(texts: impl IntoIterator<Item = &'a str>) -> Self {
         Self(texts.into_iter().map(|text| Cow::from(text.as_bytes())).collect())
     }
 
-    /// Makes one of a setting.
+    /// Creates a value from one owned text.
     pub fn from_string(text: String) -> Self {
         Self(vec![Cow::from(text.into_bytes())])
     }
 
-    /// Gives the keyed digest.
+    /// Returns the keyed digest of the value.
     pub fn digest(&self, key: &DigestKey) -> Digest {
         key.digest(self.0.iter().map(|value| &**value))
     }
@@ -154,24 +155,24 @@ impl<'a, const N: usize> From<[Cow<'a, [u8]>; N]> for PartValue<'a> {
 }
 
 impl StdioTransport {
-    /// Gives what is run and where. `place` is the folder of the declaring file, and where a process runs that declares
-    /// no `cwd`, if not there.
+    /// Returns the program to run and its working directory. `location` is the folder of the declaring file and, if it
+    /// differs from that folder, the default working directory.
     ///
-    /// `cwd` is relative to the folder, and a command with a slash to where the process runs. Without a place the command
-    /// is as it is declared, and the process runs where evenkeel does.
-    pub fn resolve_paths(&self, place: Option<(&Path, Option<&Path>)>) -> (PathBuf, Option<PathBuf>) {
+    /// `cwd` is relative to the folder. A command that contains a slash is relative to the working directory. Without a
+    /// location, the command is returned as declared and the process inherits evenkeel's working directory (`None`).
+    pub fn resolve_paths(&self, location: Option<(&Path, Option<&Path>)>) -> (PathBuf, Option<PathBuf>) {
         let command = PathBuf::from(&self.command);
-        let Some((folder, home)) = place else { return (command, None) };
+        let Some((folder, default_cwd)) = location else { return (command, None) };
         let cwd = match &self.cwd {
             Some(cwd) => join_normalized(folder, Path::new(cwd)),
-            None => join_normalized(home.unwrap_or(folder), Path::new("")),
+            None => join_normalized(default_cwd.unwrap_or(folder), Path::new("")),
         };
         let command = if self.command.contains('/') { join_normalized(&cwd, &command) } else { command };
         (command, Some(cwd))
     }
 }
 
-/// A value that is written out, or what it is taken from.
+/// Returns the part for a declared value: the literal, or the reference.
 fn declared_value<'a>(literal: Option<&'a Literal>, from: Option<&'a ValueFrom>) -> PartValue<'a> {
     if let Some(literal) = literal {
         return PartValue::from_texts(["value", literal.expose()]);
@@ -185,29 +186,29 @@ fn declared_value<'a>(literal: Option<&'a Literal>, from: Option<&'a ValueFrom>)
     }
 }
 
-/// A value that is taken from a secret. That it may be missing is no other value.
+/// Returns the part for a reference to a secret. `optional` is ignored because it does not change the value.
 fn secret_ref_value(secret: &SecretKeyRef) -> PartValue<'_> {
     let SecretKeyRef { name, key, optional: _ } = secret;
     PartValue::from_texts(["secret", name, key])
 }
 
-/// A URL as it is requested: no server is told a fragment.
+/// Returns the URL as it is requested, that is, without the fragment.
 fn normalized_url<'a>(mut url: Url) -> Cow<'a, [u8]> {
     url.set_fragment(None);
     Cow::from(String::from(url).into_bytes())
 }
 
-/// `path` seen from `folder`, without `.` and `..`; links are not looked at.
+/// Joins `path` to `folder` and removes `.` and `..`. Symbolic links are not resolved.
 fn join_normalized(folder: &Path, path: &Path) -> PathBuf {
-    let mut found = PathBuf::new();
+    let mut joined = PathBuf::new();
     for part in folder.join(path).components() {
         match part {
             Component::CurDir => {}
             Component::ParentDir => {
-                found.pop();
+                joined.pop();
             }
-            other => found.push(other),
+            other => joined.push(other),
         }
     }
-    found
+    joined
 }

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{McpServer, Skill};
 
-/// The CRDs as YAML, each with its file name: what `evenkeel crds` prints, and what `crds/` and
-/// `manifests/components/crds/` hold.
+/// Returns the CRDs as YAML, each with its file name. `evenkeel crds` prints them, and `crds/` and
+/// `manifests/components/crds/` contain them.
 pub fn crds() -> Result<Vec<(&'static str, String)>, serde_yaml::ser::Error> {
     [("mcpservers.yaml", McpServer::crd()), ("skills.yaml", Skill::crd())]
         .into_iter()
@@ -13,8 +13,8 @@ pub fn crds() -> Result<Vec<(&'static str, String)>, serde_yaml::ser::Error> {
         .collect()
 }
 
-/// Adds what the derive cannot say: the status default that keeps kstatus from calling a new object healthy. Takes
-/// away what an API server warns of.
+/// Adds the status default, which the derive cannot express and which keeps kstatus from reporting a new object as
+/// healthy. Removes what an API server warns about.
 fn finalize(crd: CustomResourceDefinition) -> Value {
     let mut crd = serde_json::to_value(crd).unwrap_or_default();
     if let Some(status) = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status") {
@@ -24,10 +24,12 @@ fn finalize(crd: CustomResourceDefinition) -> Value {
         }
     }
     remove_unsigned_formats(&mut crd);
+    join_description_lines(&mut crd);
     crd
 }
 
-/// Removes the formats of unsigned integers, which Kubernetes does not know; `minimum` says the same.
+/// Removes the formats of unsigned integers, which Kubernetes does not support. `minimum` already excludes negative
+/// values.
 fn remove_unsigned_formats(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
@@ -37,6 +39,21 @@ fn remove_unsigned_formats(schema: &mut Value) {
             fields.values_mut().for_each(remove_unsigned_formats);
         }
         Value::Array(items) => items.iter_mut().for_each(remove_unsigned_formats),
+        _ => {}
+    }
+}
+
+/// Joins the lines of each paragraph in the descriptions, because `kubectl explain` wraps them itself.
+fn join_description_lines(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(Value::String(text)) = fields.get_mut("description") {
+                let paragraphs: Vec<_> = text.split("\n\n").map(|lines| lines.replace('\n', " ")).collect();
+                *text = paragraphs.join("\n\n");
+            }
+            fields.values_mut().for_each(join_description_lines);
+        }
+        Value::Array(items) => items.iter_mut().for_each(join_description_lines),
         _ => {}
     }
 }
@@ -57,13 +74,13 @@ mod tests {
                 let found = std::fs::read_to_string(&path).unwrap_or_default();
                 assert!(
                     found == expected,
-                    "{folder}/{file} is stale; run EVENKEEL_BLESS=1 cargo test files_of_crds"
+                    "{folder}/{file} is stale; run EVENKEEL_BLESS=1 cargo test crd_files"
                 );
             }
         }
     }
 
-    /// Structural: every node says its type, and nothing uses what a CRD must not.
+    /// Checks that every node has a type and that no keyword is used that a CRD must not have.
     #[test]
     fn schemas_are_structural() {
         fn walk(path: &str, schema: &Value) {

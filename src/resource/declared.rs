@@ -8,29 +8,30 @@ use serde::{Deserialize, Serialize};
 
 use super::{Digest, Endpoint, ObjectKey, Problem, Reason};
 
-/// One declared object. An unchanged object keeps its `Arc` from one [`Desired`](super::Desired) to the next, so that
+/// One declared object. An unchanged object keeps its `Arc` from one [`Desired`](super::Desired) to the next, so
 /// comparing two of them costs little more than comparing pointers.
 #[derive(Clone, Debug)]
 pub struct DeclaredObject<S> {
-    /// Identity and origin.
+    /// The identity and origin.
     pub meta: DeclaredMeta,
-    /// The declaration in force: the last good one. `None` if there never was one.
+    /// The spec in force: the last valid one. `None` if there never was one.
     pub spec: Option<Arc<S>>,
-    /// Digest of `spec` with references unresolved and literal values left out.
+    /// The digest of `spec`, with references unresolved and without literal values.
     pub spec_digest: Option<Digest>,
-    /// Why the newest declaration is not accepted, if it is not.
+    /// The reason why the newest declaration is not accepted; `None` if it is.
     pub rejected: Option<Problem>,
-    /// How to reach the server, or which reference was not found. `None` for skills and where `spec` is.
+    /// The resolved endpoint of the server, or the problem that prevents it, such as a missing reference. `None` for
+    /// skills and if `spec` is `None`.
     pub endpoint: Option<Result<Arc<Endpoint>, Problem>>,
 }
 
 impl<S> DeclaredObject<S> {
-    /// Why what is declared is not in force: it is not valid, or it may not run here.
+    /// Returns why the declaration is not in force: it is invalid, or policy denies it.
     pub fn rejection(&self) -> Option<&Problem> {
         self.rejected.as_ref().or_else(|| self.policy_denial())
     }
 
-    /// Tells whether it may not run here.
+    /// Returns true if policy does not permit the server to run here.
     pub fn is_denied_by_policy(&self) -> bool {
         self.policy_denial().is_some()
     }
@@ -40,7 +41,8 @@ impl<S> DeclaredObject<S> {
     }
 }
 
-/// The same declaration, not an equal one: what [`OrdMap::diff`](imbl::OrdMap::diff) needs to cost only what changed.
+/// Compares by identity, not by value, so that the cost of [`OrdMap::diff`](imbl::OrdMap::diff) depends only on the
+/// number of changes.
 impl<S> PartialEq for DeclaredObject<S> {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
@@ -49,67 +51,69 @@ impl<S> PartialEq for DeclaredObject<S> {
 
 impl<S> Eq for DeclaredObject<S> {}
 
-/// Identity and origin of a declared object.
+/// The identity and origin of a declared object.
 #[derive(Clone, Debug)]
 pub struct DeclaredMeta {
-    /// Namespace and name.
+    /// The namespace and name.
     pub key: ObjectKey,
-    /// Stays while the object exists; another if it was deleted and created again.
+    /// The uid. It changes if the object is deleted and created again.
     pub uid: Arc<str>,
-    /// 1 for a new object, plus one whenever its declaration changes.
+    /// The generation: 1 for a new object, incremented whenever its declaration changes.
     pub generation: i64,
-    /// When the object appeared.
+    /// The time at which the object appeared.
     pub created_at: Timestamp,
-    /// Its labels.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
-    /// Its annotations.
+    /// The annotations.
     pub annotations: BTreeMap<String, String>,
-    /// Where it is declared.
+    /// The location of the declaration.
     pub origin: Origin,
     /// The source revision at which this object last changed.
     pub revision: Arc<str>,
-    /// The commit that changed it last, if the source is a git work tree and the change was committed when
-    /// it was seen.
+    /// The last commit that changed the object, if the source is a git work tree and the change was already committed
+    /// when evenkeel read it.
     pub last_commit: Option<Arc<Commit>>,
 }
 
 impl DeclaredMeta {
-    /// Gives the file that declares the object, relative to the root of its source, if one does.
+    /// Returns the file that declares the object, relative to the root of its source; `None` for an object in a
+    /// cluster.
     pub fn file(&self) -> Option<&Arc<PathBuf>> {
         self.origin.file().map(|(path, _)| path)
     }
 }
 
-/// Who changed something, and why: what git says about a commit. The words of its author, not to be trusted.
+/// A git commit that changed a declaration. Author and subject are written by the committer and not trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
-    /// The whole hash.
+    /// The full hash.
     pub id: String,
-    /// The author's name and address, without control characters, at most 200 characters.
+    /// The author's name and address, without control characters and at most 200 characters long.
     pub author: String,
-    /// The first line of the message, likewise.
+    /// The first line of the commit message, without control characters and at most 200 characters long.
     pub subject: String,
 }
 
-/// Where an object is declared.
+/// The location at which an object is declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A file of a directory source.
     File {
-        /// Relative to the root.
+        /// The path relative to the root of the source.
         path: Arc<PathBuf>,
-        /// The line at which its document begins, from 1.
+        /// The first line of the object's document, starting at 1.
         line: u32,
     },
-    /// An object of an API server.
+    /// An object in a cluster.
     Cluster {
-        /// Its `metadata.resourceVersion`.
+        /// The object's `metadata.resourceVersion`.
         resource_version: Arc<str>,
     },
 }
 
 impl Origin {
-    /// Gives the file, relative to the root of its source, and the line from 1; `None` if the object stands in no file.
+    /// Returns the file, relative to the root of its source, and the line, starting at 1; `None` for an object in a
+    /// cluster.
     pub fn file(&self) -> Option<(&Arc<PathBuf>, u32)> {
         match self {
             Self::File { path, line } => Some((path, *line)),
@@ -127,14 +131,14 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Tells whether two endpoints are the same connection, or the same problem.
+/// Returns true if two endpoints define the same connection or have the same problem.
 pub fn same_endpoint(
-    one: Option<&Result<Arc<Endpoint>, Problem>>,
-    other: Option<&Result<Arc<Endpoint>, Problem>>,
+    first: Option<&Result<Arc<Endpoint>, Problem>>,
+    second: Option<&Result<Arc<Endpoint>, Problem>>,
 ) -> bool {
-    let seen = |endpoint: &Result<Arc<Endpoint>, Problem>| match endpoint {
+    let identity = |endpoint: &Result<Arc<Endpoint>, Problem>| match endpoint {
         Ok(endpoint) => Ok(endpoint.digest()),
         Err(problem) => Err(problem.clone()),
     };
-    one.map(seen) == other.map(seen)
+    first.map(identity) == second.map(identity)
 }

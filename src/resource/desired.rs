@@ -8,28 +8,28 @@ use super::declared::{Commit, DeclaredObject};
 use super::source_state::SourceState;
 use super::{McpServerSpec, ObjectKey, Problem, SkillSpec};
 
-/// Everything that is declared, at one instant: immutable, and cheap to clone and to change.
+/// All declared objects at one instant. An immutable snapshot: cheap to clone, and to derive a changed copy from.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     /// The declared servers.
     pub servers: OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>,
     /// The declared skills.
     pub skills: OrdMap<ObjectKey, Arc<DeclaredObject<SkillSpec>>>,
-    /// What the skills hold. One that is not in here was not looked at yet, or was never declared well.
+    /// The contents of the skills. A skill without an entry has not been read yet, or never had a valid declaration.
     pub skill_contents: OrdMap<ObjectKey, SkillContent>,
     /// The state of the source itself.
     pub source: Arc<SourceState>,
-    /// What was in force when an earlier run ended, where the source remembers it: what differs from that changed
-    /// while evenkeel was down.
+    /// The declarations in force at the end of the previous run, if the source recorded them. Differences to them are
+    /// changes that were made while evenkeel was not running.
     pub previous_run: Option<Arc<Self>>,
-    /// What was asked for over the status API: these annotations stand in no file.
+    /// The request annotations that were set through the status API and are in no file.
     pub requested_work: RequestedWork,
-    /// Who took away what is declared no more, by the uids of the objects, where that is known.
+    /// The commits that removed objects, by the uids of those objects, as far as they are known.
     pub removal_commits: OrdMap<Arc<str>, Arc<Commit>>,
-    /// Grows from one to the next that a directory gives, so that it can be waited for: what was made from one of
-    /// this number or a later one knows all of it.
+    /// The sequence number, which grows with each snapshot from a directory. A result derived from this number or a
+    /// later one includes everything in this snapshot, so callers can wait for it.
     pub sequence: u64,
 }
 
-/// What a skill holds, by the same `Arc` while it is the same; or why that is not known.
+/// The content of a skill, or the problem that prevented reading it. Unchanged content keeps its `Arc`.
 pub type SkillContent = Result<Arc<Bundle>, Problem>;

@@ -3,44 +3,44 @@ use std::fmt;
 use ring::{digest, hmac};
 use serde::{Deserialize, Serialize};
 
-/// A SHA-256 digest, printed as `sha256:` and 64 hexadecimal digits.
+/// A SHA-256 digest, formatted as `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The plain digest of some bytes.
+    /// Returns the unkeyed digest of bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self::of_parts([bytes])
     }
 
-    /// The plain digest of some parts as if they were one text.
+    /// Returns the unkeyed digest of the concatenation of parts.
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
         parts.into_iter().for_each(|part| context.update(part));
         Self::from_slice(context.finish().as_ref())
     }
 
-    /// The digest of the canonical JSON of a value: keys sorted, no white space.
+    /// Returns the digest of the canonical JSON of a value: sorted keys, no white space.
     pub fn of_json(value: &impl Serialize) -> Self {
-        // Through `Value`, whose maps are sorted, so that the order of fields in code does not matter.
+        // `Value` sorts its maps, so the order of struct fields does not matter.
         let value = serde_json::to_value(value).unwrap_or_default();
         Self::of(value.to_string().as_bytes())
     }
 
-    /// The first `digits` (at most 64) hexadecimal digits, for hash tails of names.
+    /// Returns the first `digits` (at most 64) hexadecimal digits, for hash suffixes of names.
     pub fn hex_prefix(&self, digits: usize) -> String {
         let mut text = hex(&self.0);
         text.truncate(digits);
         text
     }
 
-    /// Gives the first 64 bits as a number.
+    /// Returns the first 64 bits as a number.
     pub fn first_u64(&self) -> u64 {
         self.0.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
-    /// The first half as a UUID, for what must be named the same in every run.
+    /// Returns the first 128 bits as a UUID, for identifiers that must be the same in every run.
     pub fn uuid(&self) -> String {
         let mut half = [0; 16];
         for (to, from) in half.iter_mut().zip(&self.0) {
@@ -58,17 +58,17 @@ impl Digest {
     }
 }
 
-/// The key of digests that depend on secrets, so that a digest cannot be tried against guessed values.
+/// The HMAC key for digests that depend on secrets. Without the key, a digest cannot be checked against guessed values.
 #[derive(Clone)]
 pub struct DigestKey(hmac::Key);
 
 impl DigestKey {
-    /// A key from bytes that were drawn at random and are kept in the state directory.
+    /// Creates a key from random bytes, which are stored in the state directory.
     pub fn new(bytes: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
     }
 
-    /// The keyed digest of some parts; where one part ends matters.
+    /// Returns the keyed digest of parts. The boundaries between parts are significant.
     pub fn digest<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Digest {
         let mut context = hmac::Context::with_key(&self.0);
         for part in parts {

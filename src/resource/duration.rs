@@ -8,8 +8,8 @@ const MILLIS_PER_HOUR: u64 = 3_600_000;
 const MILLIS_PER_MINUTE: u64 = 60_000;
 const MILLIS_PER_SECOND: u64 = 1_000;
 
-/// The duration pattern of the Gateway API (GEP-2257): one to four numbers of at most five digits, each with
-/// a unit of `h`, `m`, `s` or `ms`.
+/// The duration pattern of the Gateway API (GEP-2257): one to four numbers of at most five digits, each followed by the
+/// unit `h`, `m`, `s` or `ms`.
 pub(super) const DURATION_PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
 /// `timeouts.connect`: 1s to 10m.
@@ -24,20 +24,20 @@ pub type DrainTimeout = BoundedDuration<0, { 10 * MILLIS_PER_MINUTE }>;
 pub type IdleTimeout = BoundedDuration<{ 10 * MILLIS_PER_SECOND }, { 24 * MILLIS_PER_HOUR }>;
 /// `retry.initial` and `retry.max`: 100ms to 24h.
 pub type RetryDelay = BoundedDuration<100, { 24 * MILLIS_PER_HOUR }>;
-/// `health.interval`: 0s (off), or 5s to 1h; the gap is a rule of its own.
+/// `health.interval`: 0s (off), or 5s to 1h. A separate rule excludes the values in between.
 pub type HealthInterval = BoundedDuration<0, MILLIS_PER_HOUR>;
 /// `gracePeriod`: 0s to 1h.
 pub type GracePeriod = BoundedDuration<0, MILLIS_PER_HOUR>;
 
 /// A duration written as `1h30m`, `20s` or `500ms`, from `MIN` to `MAX` milliseconds, both included.
 ///
-/// Promises that a value outside its bounds cannot exist: files are refused when they are read, and the
-/// CRD carries the same bounds as a CEL rule.
+/// Promises that a value outside its bounds cannot exist: parsing a file rejects it, and the CRD contains the same
+/// bounds as a CEL rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BoundedDuration<const MIN: u64, const MAX: u64>(Duration);
 
 impl<const MIN: u64, const MAX: u64> BoundedDuration<MIN, MAX> {
-    /// Parses the text form; the error says what is allowed.
+    /// Parses the text form. The error message says what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
         let millis = parse_millis(text).ok_or_else(|| {
             format!("{text:?} is not a duration; write numbers with h, m, s or ms, such as 30s or 1h30m")
@@ -46,19 +46,19 @@ impl<const MIN: u64, const MAX: u64> BoundedDuration<MIN, MAX> {
             Ok(Self(Duration::from_millis(millis)))
         } else {
             Err(format!(
-                "{text:?} is out of range; allowed is {} to {}",
+                "{text:?} is out of range; must be from {} to {}",
                 format_millis(MIN),
                 format_millis(MAX)
             ))
         }
     }
 
-    /// The length of time.
+    /// Returns the duration.
     pub fn get(self) -> Duration {
         self.0
     }
 
-    /// For defaults in code; clamped into the bounds.
+    /// Creates a default value from milliseconds, clamped to the bounds.
     pub(crate) const fn from_millis_clamped(millis: u64) -> Self {
         let clamped = if millis < MIN {
             MIN
@@ -113,16 +113,16 @@ impl<const MIN: u64, const MAX: u64> JsonSchema for BoundedDuration<MIN, MAX> {
     }
 }
 
-/// Reads the pattern without a regex; `None` if it does not match.
+/// Parses a text that matches [`DURATION_PATTERN`] into milliseconds, without a regex; `None` if it does not match.
 fn parse_millis(text: &str) -> Option<u64> {
-    let mut rest = text;
+    let mut remaining = text;
     let mut total: u64 = 0;
     for _ in 0..4 {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let digits = remaining.bytes().take_while(u8::is_ascii_digit).count();
         if digits == 0 || digits > 5 {
             return None;
         }
-        let (number, tail) = rest.split_at(digits);
+        let (number, tail) = remaining.split_at(digits);
         let number: u64 = number.parse().ok()?;
         let (unit, tail) = if let Some(tail) = tail.strip_prefix("ms") {
             (1, tail)
@@ -136,27 +136,27 @@ fn parse_millis(text: &str) -> Option<u64> {
             return None;
         };
         total = total.checked_add(number.checked_mul(unit)?)?;
-        rest = tail;
-        if rest.is_empty() {
+        remaining = tail;
+        if remaining.is_empty() {
             return Some(total);
         }
     }
     None
 }
 
-/// The shortest text of a number of milliseconds: `90000` is `1m30s`.
+/// Formats milliseconds as the shortest duration text: `90000` becomes `1m30s`.
 fn format_millis(mut millis: u64) -> String {
     if millis == 0 {
         return "0s".into();
     }
     let mut text = String::new();
-    for (unit, length) in
+    for (unit, unit_millis) in
         [("h", MILLIS_PER_HOUR), ("m", MILLIS_PER_MINUTE), ("s", MILLIS_PER_SECOND), ("ms", 1)]
     {
-        if millis >= length {
-            text.push_str(&(millis / length).to_string());
+        if millis >= unit_millis {
+            text.push_str(&(millis / unit_millis).to_string());
             text.push_str(unit);
-            millis %= length;
+            millis %= unit_millis;
         }
     }
     text
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn out_of_range_error_names_the_bounds() {
         let error = ConnectTimeout::parse("0s").unwrap_err();
-        assert_eq!(error, "\"0s\" is out of range; allowed is 1s to 10m");
+        assert_eq!(error, "\"0s\" is out of range; must be from 1s to 10m");
         assert!(ConnectTimeout::parse("601s").is_err());
         assert_eq!(ConnectTimeout::parse("600s").unwrap().to_string(), "10m");
         assert!(DrainTimeout::parse("0s").is_ok());

@@ -4,37 +4,37 @@ use super::connection::ConnectionParts;
 use super::transport::Transport;
 use super::{Digest, DigestKey};
 
-/// How to reach a server, with every reference resolved: what a connection is made from.
+/// The address of a server with every reference resolved: all that is needed to connect.
 ///
-/// Two endpoints with equal digests are the same connection; the digest is keyed and never printed.
+/// Two endpoints with equal digests define the same connection. The digest is keyed and never printed.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// The transport with its values.
+    /// The transport with its resolved values.
     pub transport: Transport,
     digest: Digest,
     referenced_values: Vec<SecretString>,
 }
 
 impl Endpoint {
-    /// An endpoint and its connection digest.
+    /// Creates an endpoint and computes its connection digest.
     pub fn new(transport: Transport, key: &DigestKey) -> Self {
         let digest = ConnectionParts::resolved(&transport).digest(key);
         Self { transport, digest, referenced_values: Vec::new() }
     }
 
-    /// The same, knowing which of its values stand elsewhere than in the declaration. Headers and the URL need not be
-    /// among them: they count as secret wherever they come from.
+    /// Records the values that come from references instead of the declaration itself. Values of headers and the URL
+    /// can be omitted: they are treated as secret regardless of their origin.
     #[must_use]
     pub fn with_referenced_values(self, referenced: Vec<SecretString>) -> Self {
         Self { referenced_values: referenced, ..self }
     }
 
-    /// The values that stand elsewhere than in the declaration.
+    /// Returns the values that come from references instead of the declaration itself.
     pub fn referenced_values(&self) -> &[SecretString] {
         &self.referenced_values
     }
 
-    /// The connection digest: equal means that the connection need not be replaced.
+    /// Returns the connection digest. If it is unchanged, the connection need not be replaced.
     pub fn digest(&self) -> Digest {
         self.digest
     }

@@ -1,17 +1,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Names one object of a kind: `namespace/name`. Cheap to clone; ordered by namespace, then name.
+/// The key of one object of a kind: `namespace/name`. Cheap to clone; ordered by namespace, then by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
-    /// The namespace; files that name none are in `default`.
+    /// The namespace; `default` for objects in files that name none.
     pub namespace: Arc<str>,
     /// `metadata.name`.
     pub name: Arc<str>,
 }
 
 impl ObjectKey {
-    /// A key from its parts.
+    /// Creates a key from its parts.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
@@ -23,21 +23,21 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// Whether Kubernetes takes a text as the name of an object: a DNS subdomain of at most 253 bytes.
+/// Returns true if Kubernetes accepts a text as the name of an object: a DNS subdomain of at most 253 bytes.
 pub fn is_object_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_dns_label)
 }
 
-/// Whether Kubernetes takes a text as the name of a namespace: a DNS label of at most 63 bytes.
+/// Returns true if Kubernetes accepts a text as the name of a namespace: a DNS label of at most 63 bytes.
 pub fn is_namespace_name(text: &str) -> bool {
     text.len() <= 63 && is_dns_label(text)
 }
 
 fn is_dns_label(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    text.bytes().all(|byte| inner(byte) || byte == b'-')
-        && text.bytes().next().is_some_and(inner)
-        && text.bytes().next_back().is_some_and(inner)
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    text.bytes().all(|byte| is_alphanumeric(byte) || byte == b'-')
+        && text.bytes().next().is_some_and(is_alphanumeric)
+        && text.bytes().next_back().is_some_and(is_alphanumeric)
 }
 
 #[cfg(test)]

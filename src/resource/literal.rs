@@ -4,10 +4,10 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A value written literally where a secret may stand (`env[].value`, `headers[].value`).
+/// A literal value in a field that may contain a secret (`env[].value`, `headers[].value`).
 ///
-/// Promises that no formatting and no serialization shows it: both print `<redacted>`. Only
-/// [`Literal::expose`] gives the value, to the one server it is for.
+/// Promises that neither formatting nor serialization reveals the value: both print `<redacted>`. Only
+/// [`Literal::expose`] returns it, for use by the one server that it is declared for.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Literal(Arc<str>);
 
@@ -19,18 +19,19 @@ impl Literal {
         Self(value.into())
     }
 
-    /// Tells whether this is what is printed in the place of a value: it was read back, and the value is lost.
+    /// Returns true if this is the placeholder instead of a value: it was printed by evenkeel and read back, and the
+    /// original value is lost.
     pub fn is_redacted(&self) -> bool {
         contains_redaction(&self.0)
     }
 
-    /// The value itself; for resolving the connection only.
+    /// Returns the value. Only for resolving the connection.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-/// Tells whether a text holds what is printed in the place of a value.
+/// Returns true if a text contains the placeholder that is printed instead of a value.
 pub(super) fn contains_redaction(text: &str) -> bool {
     text.contains(REDACTED_PLACEHOLDER)
 }

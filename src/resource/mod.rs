@@ -1,7 +1,7 @@
-//! What people declare: the `McpServer` and `Skill` kinds of `evenkeel.dev/v1alpha1`.
+//! The declared kinds `McpServer` and `Skill` of `evenkeel.dev/v1alpha1`.
 //!
-//! Promises one model for both sources: the CRDs are generated from these types, and the rules the API
-//! server enforces with CEL are enforced here on files. Never does I/O and knows no clock.
+//! Promises one model for both sources: the CRDs are generated from these types, and the rules that an API server
+//! enforces with CEL are enforced here for files. Never does I/O and never reads a clock.
 
 mod annotations;
 pub mod bundle;
@@ -55,9 +55,9 @@ pub use source_state::{SourceId, SourceProblem, SourceState, WatchMethod};
 pub use status::{McpServerStatus, ServerInfo, SkillStatus};
 pub use transport::{HttpEndpoint, StdioEndpoint, Transport, is_inherited_variable};
 
-/// The API group of every kind.
+/// The API group of all kinds.
 pub const GROUP: &str = "evenkeel.dev";
-/// The one version served today.
+/// The only API version that is currently served.
 pub const VERSION: &str = "v1alpha1";
-/// `apiVersion` as written in a manifest.
+/// The `apiVersion` of a manifest.
 pub const API_VERSION: &str = "evenkeel.dev/v1alpha1";

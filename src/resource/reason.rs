@@ -5,9 +5,9 @@ use schemars::JsonSchema;
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
-/// Why something is as it is: the one vocabulary of conditions, events, logs, audit records and exit messages.
+/// A reason, as used in conditions, events, logs, audit records and exit messages.
 ///
-/// The words are part of the API: scripts and alerts match on them.
+/// The names are part of the API: scripts and alerts match on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs, reason = "the names are the documentation; docs/status.md explains each")]
 pub enum Reason {
@@ -56,18 +56,19 @@ pub enum Reason {
     // Degraded
     ListUnavailable,
     NonCompliant,
-    // Of a source itself
+    // Conditions of a source
     SourceUnavailable,
     RemovalHeld,
-    // What happened to a declaration
+    // Events of a declaration
     Created,
     Updated,
-    // The same, and what a caller is told about a server that was taken away
+    // Event of a declaration, and the error of calls to a server that was removed
     Removed,
 }
 
 impl Reason {
-    /// True if retrying on a timer is no use: a person must change the spec, the secret or the machine.
+    /// Returns true if retrying on a timer does not help, because a person must change the spec, the secret or the
+    /// machine.
     pub fn requires_user_action(self) -> bool {
         matches!(
             self,
@@ -91,31 +92,31 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Reads what is displayed.
+/// Parses the `Display` text.
 impl FromStr for Reason {
     type Err = serde::de::value::Error;
 
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        Self::deserialize(word.into_deserializer())
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(text.into_deserializer())
     }
 }
 
-/// The condition types of the kinds; a map by type in `status.conditions`.
+/// The condition types of all kinds. `status.conditions` has at most one condition of each type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ConditionType {
-    /// This generation is usable now.
+    /// True if the current generation is usable.
     Ready,
-    /// The declaration is valid and permitted.
+    /// True if the newest declaration is valid and permitted.
     Accepted,
-    /// Secrets, ConfigMaps and servers it names were found.
+    /// True if all referenced secrets, variables, ConfigMaps and servers were found.
     ResolvedRefs,
-    /// Some generation is live now.
+    /// True if any generation is connected.
     Attached,
-    /// Present while working or retrying.
+    /// Present while evenkeel is working on the object or will retry.
     Reconciling,
-    /// Present when a person must act.
+    /// Present while a person must act before anything changes.
     Stalled,
-    /// Present while a server that is usable falls short of what it should offer.
+    /// Present while a server is usable but does not offer everything that it should.
     Degraded,
 }
 
@@ -125,18 +126,18 @@ impl fmt::Display for ConditionType {
     }
 }
 
-/// Something that failed, told to the person who must act: a reason and one sentence, without secrets.
+/// A failure, reported to the person who must act: a reason and one sentence, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Problem {
-    /// The word for it.
+    /// The reason.
     pub reason: Reason,
-    /// What failed, with what, and what to do.
+    /// A message that says what failed, why, and what to do.
     pub message: String,
 }
 
 impl Problem {
-    /// A problem from its parts.
+    /// Creates a problem from its parts.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
@@ -167,13 +168,13 @@ mod tests {
     fn status_doc_lists_exactly_the_reasons() {
         let (_, reasons) = STATUS_DOC.split_once("\n## Reasons\n").unwrap();
         let (reasons, _) = reasons.split_once("\n## ").unwrap();
-        // The words in the first cells of the tables.
+        // The reasons in the first cells of the tables.
         let explained: BTreeSet<&str> = reasons
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('|').next())
-            .flat_map(|cell| cell.split('`').filter(|word| word.starts_with(char::is_alphabetic)))
+            .flat_map(|cell| cell.split('`').filter(|name| name.starts_with(char::is_alphabetic)))
             .collect();
-        let known: BTreeSet<String> = all_reasons().iter().map(ToString::to_string).collect();
-        assert_eq!(explained, known.iter().map(String::as_str).collect());
+        let expected: BTreeSet<String> = all_reasons().iter().map(ToString::to_string).collect();
+        assert_eq!(explained, expected.iter().map(String::as_str).collect());
     }
 }

@@ -1,7 +1,7 @@
-//! The CRDs' CEL rules, once more in Rust, so that a file is judged as the API server would judge it.
+//! The CEL rules of the CRDs, implemented in Rust, so that files are validated as an API server would validate them.
 //!
-//! Types that cannot hold a bad value (durations, enums, unknown fields) are checked when they are read;
-//! what is left is here. A test evaluates the CEL of the generated CRDs and compares.
+//! Types that cannot hold an invalid value (durations, enums, unknown fields) are checked during parsing; this module
+//! has the remaining rules. A test evaluates the CEL rules of the generated CRDs and compares the results.
 
 use globset::Glob;
 use url::Url;
@@ -12,25 +12,25 @@ use super::{EnvVar, Header, Literal, McpServerSpec, NameFilter, SecretKeyRef, Sk
 #[cfg(test)]
 mod tests;
 
-/// A rule that a spec breaks: the field's path from `spec`, and what is allowed.
+/// A rule that a spec violates: the path of the field, starting at `spec`, and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
 pub struct Violation {
-    /// Such as `spec.stdio.env[2]`.
+    /// The path of the field, such as `spec.stdio.env[2]`.
     pub path: String,
-    /// What is wrong and what is allowed.
+    /// A message that says what is wrong and what is allowed.
     pub message: String,
 }
 
-/// Every rule that the spec of an `McpServer` breaks; empty if it is valid.
+/// Returns every rule that the spec of an `McpServer` violates; empty if it is valid.
 pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
-    let mut found = Violations::default();
+    let mut violations = Violations::default();
     if spec.stdio.is_some() == spec.http.is_some() {
-        found.add("spec", "exactly one of stdio and http must be set");
+        violations.add("spec", "exactly one of stdio and http must be set");
     }
     if let Some(stdio) = &spec.stdio {
         if stdio.command.is_empty() {
-            found.add("spec.stdio.command", "command must not be empty");
+            violations.add("spec.stdio.command", "command must not be empty");
         }
         for (path, text) in stdio
             .args
@@ -40,97 +40,97 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
             .chain([("spec.stdio.command".to_owned(), &stdio.command)])
         {
             if text.contains('\0') {
-                found.add(path, "must not contain a NUL character");
+                violations.add(path, "must not contain a NUL character");
             }
         }
-        found.check_len("spec.stdio.args", stdio.args.len(), 256);
-        found.check_len("spec.stdio.env", stdio.env.len(), 256);
-        found.check_unique("spec.stdio.env", stdio.env.iter().map(|var| var.name.as_str()));
+        violations.check_len("spec.stdio.args", stdio.args.len(), 256);
+        violations.check_len("spec.stdio.env", stdio.env.len(), 256);
+        violations.check_unique("spec.stdio.env", stdio.env.iter().map(|var| var.name.as_str()));
         for (index, EnvVar { name, value, value_from }) in stdio.env.iter().enumerate() {
             let path = format!("spec.stdio.env[{index}]");
-            found.check_pattern(
+            violations.check_pattern(
                 &path,
                 "name",
                 name,
                 is_env_var_name,
                 "a letter or _, then letters, digits, _, . or -",
             );
-            found.check_value(&path, value.is_some(), value_from.as_ref());
-            found.check_not_redacted(&path, name, value.as_ref());
+            violations.check_value(&path, value.is_some(), value_from.as_ref());
+            violations.check_not_redacted(&path, name, value.as_ref());
         }
     }
     if let Some(http) = &spec.http {
-        found.check_url("spec.http.url", &http.url);
-        found.check_len("spec.http.headers", http.headers.len(), 64);
+        violations.check_url("spec.http.url", &http.url);
+        violations.check_len("spec.http.headers", http.headers.len(), 64);
         let names: Vec<_> = http.headers.iter().map(|header| header.name.to_ascii_lowercase()).collect();
         for (index, name) in names.iter().enumerate() {
-            if names.iter().take(index).any(|before| before == name) {
+            if names.iter().take(index).any(|earlier| earlier == name) {
                 let message =
-                    format!("a header is declared twice, {name}; upper and lower case make no difference");
-                found.add("spec.http.headers", message);
+                    format!("a header is declared twice, {name}; header names are case-insensitive");
+                violations.add("spec.http.headers", message);
             }
         }
         for (index, Header { name, value, value_from }) in http.headers.iter().enumerate() {
             let path = format!("spec.http.headers[{index}]");
-            found.check_pattern(&path, "name", name, is_header_name, "a token of RFC 9110");
+            violations.check_pattern(&path, "name", name, is_header_name, "a token of RFC 9110");
             if is_reserved_header(name) {
                 let message =
-                    "this header is set by evenkeel itself, or belongs to a single connection; leave it out";
-                found.add(format!("{path}.name"), format!("{name}: {message}"));
+                    "this header is set by evenkeel itself, or applies to a single connection; remove it";
+                violations.add(format!("{path}.name"), format!("{name}: {message}"));
             }
-            found.check_value(&path, value.is_some(), value_from.as_ref());
-            found.check_not_redacted(&path, name, value.as_ref());
+            violations.check_value(&path, value.is_some(), value_from.as_ref());
+            violations.check_not_redacted(&path, name, value.as_ref());
         }
         if let Some(reference) = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
-            found.check_secret_ref("spec.http.tls.caSecretRef", reference);
+            violations.check_secret_ref("spec.http.tls.caSecretRef", reference);
         }
     }
     if let Some(prefix) = &spec.expose.prefix {
-        let fits = prefix.len() <= 32 && prefix.bytes().all(is_name_byte);
-        if !fits {
-            found.add("spec.expose.prefix", "must be at most 32 letters, digits, _ or -");
+        let is_valid = prefix.len() <= 32 && prefix.bytes().all(is_name_byte);
+        if !is_valid {
+            violations.add("spec.expose.prefix", "must be at most 32 letters, digits, _ or -");
         }
     }
-    found.check_filter("spec.expose.tools", &spec.expose.tools);
-    found.check_filter("spec.expose.prompts", &spec.expose.prompts);
-    found.check_filter("spec.expose.resources", &spec.expose.resources);
+    violations.check_filter("spec.expose.tools", &spec.expose.tools);
+    violations.check_filter("spec.expose.prompts", &spec.expose.prompts);
+    violations.check_filter("spec.expose.resources", &spec.expose.resources);
     if spec.retry.initial.get() > spec.retry.max.get() {
-        found.add("spec.retry.initial", "initial must not be longer than max");
+        violations.add("spec.retry.initial", "initial must not be longer than max");
     }
     let interval = spec.health.interval.get();
     if !interval.is_zero() && interval.as_secs() < 5 {
-        found.add("spec.health.interval", "interval must be 0s (off) or at least 5s");
+        violations.add("spec.health.interval", "interval must be 0s (off) or at least 5s");
     }
     if !(1..=20).contains(&spec.health.failures) {
-        found.add("spec.health.failures", "failures must be from 1 to 20");
+        violations.add("spec.health.failures", "failures must be from 1 to 20");
     }
-    found.0
+    violations.0
 }
 
-/// Every rule that the spec of a `Skill` breaks; empty if it is valid.
+/// Returns every rule that the spec of a `Skill` violates; empty if it is valid.
 pub fn check_skill(spec: &SkillSpec) -> Vec<Violation> {
-    let mut found = Violations::default();
+    let mut violations = Violations::default();
     let sources = [spec.inline.is_some(), spec.path.is_some(), spec.config_map_ref.is_some()];
     if sources.into_iter().filter(|set| *set).count() != 1 {
-        found.add("spec", "exactly one of inline, path and configMapRef must be set");
+        violations.add("spec", "exactly one of inline, path and configMapRef must be set");
     }
     if let Some(reference) = &spec.config_map_ref {
-        found.check_reference_name("spec.configMapRef", &reference.name);
+        violations.check_reference_name("spec.configMapRef", &reference.name);
     }
-    found.check_len("spec.serverRefs", spec.server_refs.len(), 64);
+    violations.check_len("spec.serverRefs", spec.server_refs.len(), 64);
     for (index, reference) in spec.server_refs.iter().enumerate() {
-        found.check_reference_name(&format!("spec.serverRefs[{index}]"), &reference.name);
+        violations.check_reference_name(&format!("spec.serverRefs[{index}]"), &reference.name);
     }
-    found.0
+    violations.0
 }
 
-/// What of a server means something only beside files and in a person's own environment, so that an object of a cluster
-/// may not have it.
+/// Returns the violations of the additional rules for an `McpServer` in a cluster: fields that refer to local files or
+/// to evenkeel's own environment are not allowed there.
 pub fn check_cluster_server(spec: &McpServerSpec) -> Vec<Violation> {
-    let mut found = Violations::default();
+    let mut violations = Violations::default();
     if spec.stdio.as_ref().is_some_and(|stdio| stdio.cwd.is_some()) {
-        let message = "there are no folders beside an object of a cluster; leave it out";
-        found.add("spec.stdio.cwd", message);
+        let message = "cwd is not supported for objects in a cluster; remove it";
+        violations.add("spec.stdio.cwd", message);
     }
     let env = spec.stdio.iter().flat_map(|stdio| &stdio.env).map(|var| &var.value_from).enumerate();
     let headers =
@@ -138,27 +138,26 @@ pub fn check_cluster_server(spec: &McpServerSpec) -> Vec<Violation> {
     let env = env.map(|(index, from)| ("stdio.env", index, from));
     for (list, index, from) in env.chain(headers.map(|(index, from)| ("http.headers", index, from))) {
         if from.as_ref().is_some_and(|from| from.env.is_some()) {
-            let message =
-                "the environment of the controller is not for objects of a cluster; use secretKeyRef";
-            found.add(format!("spec.{list}[{index}].valueFrom.env"), message);
+            let message = "env is not supported for objects in a cluster; use secretKeyRef";
+            violations.add(format!("spec.{list}[{index}].valueFrom.env"), message);
         }
     }
-    found.0
+    violations.0
 }
 
-/// The same of a skill.
+/// Returns the violations of the additional rules for a `Skill` in a cluster.
 pub fn check_cluster_skill(spec: &SkillSpec) -> Vec<Violation> {
-    let mut found = Violations::default();
+    let mut violations = Violations::default();
     if spec.path.is_some() {
-        let message = "there are no files beside an object of a cluster; use inline or configMapRef";
-        found.add("spec.path", message);
+        let message = "path is not supported for objects in a cluster; use inline or configMapRef";
+        violations.add("spec.path", message);
     }
-    found.0
+    violations.0
 }
 
-/// Of a value that was printed by evenkeel, and is read back.
+/// The message for a value that was printed by evenkeel and read back.
 const REDACTED_VALUE_MESSAGE: &str =
-    "is \"<redacted>\", which evenkeel prints in the place of what may be a secret";
+    "is \"<redacted>\", the placeholder that evenkeel prints instead of possible secrets";
 
 #[derive(Default)]
 struct Violations(Vec<Violation>);
@@ -183,8 +182,15 @@ impl Violations {
         }
     }
 
-    fn check_pattern(&mut self, path: &str, field: &str, text: &str, fits: fn(&str) -> bool, allowed: &str) {
-        if !fits(text) {
+    fn check_pattern(
+        &mut self,
+        path: &str,
+        field: &str,
+        text: &str,
+        matches: fn(&str) -> bool,
+        allowed: &str,
+    ) {
+        if !matches(text) {
             self.add(format!("{path}.{field}"), format!("{text:?} must be {allowed}"));
         }
     }
@@ -214,14 +220,14 @@ impl Violations {
     fn check_not_redacted(&mut self, path: &str, name: &str, value: Option<&Literal>) {
         if value.is_some_and(Literal::is_redacted) {
             let message =
-                format!("the value of {name} {REDACTED_VALUE_MESSAGE}; write the value, or valueFrom");
+                format!("the value of {name} {REDACTED_VALUE_MESSAGE}; set the real value, or valueFrom");
             self.add(format!("{path}.value"), message);
         }
     }
 
     fn check_url(&mut self, path: &str, text: &str) {
         if contains_redaction(text) {
-            self.add(path, format!("a part of the URL {REDACTED_VALUE_MESSAGE}; write the whole URL"));
+            self.add(path, format!("a part of the URL {REDACTED_VALUE_MESSAGE}; set the complete URL"));
             return;
         }
         if !(text.starts_with("http://") || text.starts_with("https://")) {
@@ -229,10 +235,13 @@ impl Violations {
             return;
         }
         match Url::parse(text) {
-            // The text may hold a secret in its query, so it is not repeated.
+            // The query of the URL may contain a secret, so the message does not repeat the URL.
             Err(error) => self.add(path, format!("url is not valid: {error}")),
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-                self.add(path, "url must not hold a user name or password; use headers with a secretKeyRef");
+                self.add(
+                    path,
+                    "url must not contain a user name or password; use headers with a secretKeyRef",
+                );
             }
             Ok(_) => {}
         }
@@ -264,8 +273,8 @@ fn is_header_name(name: &str) -> bool {
     name.len() <= 256 && http::HeaderName::from_bytes(name.as_bytes()).is_ok()
 }
 
-/// The headers that a declaration cannot set: those of the protocol, which evenkeel sets for each request, and those
-/// that belong to a connection and not to what is sent over it.
+/// The headers that a declaration cannot set: protocol headers, which evenkeel sets for each request, and hop-by-hop
+/// headers, which apply to one connection. A trailing hyphen marks a prefix.
 const RESERVED_HEADERS: [&str; 18] = [
     "accept",
     "connection",
@@ -287,22 +296,27 @@ const RESERVED_HEADERS: [&str; 18] = [
     "mcp-param-",
 ];
 
-/// Whether a header is one that no declaration can set.
+/// Returns true if a declaration cannot set this header.
 pub fn is_reserved_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    RESERVED_HEADERS.iter().any(|own| if own.ends_with('-') { name.starts_with(own) } else { name == *own })
+    RESERVED_HEADERS
+        .iter()
+        .any(|reserved| if reserved.ends_with('-') { name.starts_with(reserved) } else { name == *reserved })
 }
 
-/// A name that is referred to. Also what keeps a reference inside the secrets directory, and a selector of the API
-/// server to one object: no slash, no leading dot, no comma.
+/// Returns true if a text is a valid name in a reference. The rule also keeps a reference inside the secrets directory
+/// and a field selector restricted to one object: no slash, no leading dot, no comma.
 fn is_reference_name(name: &str) -> bool {
-    let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let ends = name.bytes().next().is_some_and(lower) && name.bytes().next_back().is_some_and(lower);
-    name.len() <= 253 && ends && name.bytes().all(|byte| lower(byte) || matches!(byte, b'-' | b'.'))
+    let is_lower_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let ends_match = name.bytes().next().is_some_and(is_lower_alphanumeric)
+        && name.bytes().next_back().is_some_and(is_lower_alphanumeric);
+    name.len() <= 253
+        && ends_match
+        && name.bytes().all(|byte| is_lower_alphanumeric(byte) || matches!(byte, b'-' | b'.'))
 }
 
-/// Whether Kubernetes takes a text as a key of a Secret.
+/// Returns true if Kubernetes accepts a text as a key of a Secret.
 pub fn is_secret_key(key: &str) -> bool {
-    let dots = key.bytes().all(|byte| byte == b'.');
-    key.len() <= 253 && !dots && key.bytes().all(|byte| is_name_byte(byte) || byte == b'.')
+    let only_dots = key.bytes().all(|byte| byte == b'.');
+    key.len() <= 253 && !only_dots && key.bytes().all(|byte| is_name_byte(byte) || byte == b'.')
 }

@@ -8,7 +8,7 @@ use super::duration::{
 };
 use super::{Literal, McpServerStatus};
 
-/// An MCP server that evenkeel keeps attached.
+/// The desired state of an MCP server.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "evenkeel.dev",
@@ -20,7 +20,7 @@ use super::{Literal, McpServerStatus};
     namespaced,
     status = "McpServerStatus",
     derive = "PartialEq",
-    doc = "An MCP server that evenkeel keeps attached and offers to agents.",
+    doc = "An MCP server that evenkeel keeps attached and exposes to agents.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -46,95 +46,103 @@ use super::{Literal, McpServerStatus};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.stdio) != has(self.http)").message("exactly one of stdio and http must be set"))]
 pub struct McpServerSpec {
-    /// Start a process and speak MCP on its stdin and stdout. Exactly one of `stdio` and `http`.
+    /// The child process to start; MCP messages are exchanged over its stdin and stdout. Exactly one of `stdio` and
+    /// `http` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdio: Option<StdioTransport>,
-    /// Speak MCP over streamable HTTP. Exactly one of `stdio` and `http`.
+    /// The HTTP endpoint to connect to; MCP messages are exchanged over streamable HTTP. Exactly one of `stdio` and
+    /// `http` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpTransport>,
-    /// What agents get to see, and under which names.
+    /// The tools, prompts and resources that agents see, and the prefix of their names.
     #[serde(default)]
     pub expose: Expose,
-    /// Detach the server and keep the object.
+    /// If true, the server is detached and not exposed to agents, but the object is kept. Default: false.
     #[serde(default)]
     pub suspend: bool,
-    /// When to hold a connection: `Always`, or `OnDemand` for the time of calls.
+    /// The connection policy: `Always` keeps a connection as long as the object exists; `OnDemand` connects for a call
+    /// and disconnects after `timeouts.idle` without calls. Default: `Always`.
     #[serde(default)]
     pub activation: Activation,
-    /// How a changed connection is replaced.
+    /// The way in which a changed connection is replaced: `MakeBeforeBreak` verifies the new connection before it
+    /// drains the old one; `Recreate` ends the old connection first, for servers that cannot run twice at the same
+    /// time. Default: `MakeBeforeBreak`.
     #[serde(default)]
     pub update: UpdateStrategy,
-    /// Readiness waits until this server has been attached once.
+    /// If true, evenkeel does not report itself as ready until this server has been attached once. Default: false.
     #[serde(default)]
     pub required: bool,
-    /// How long to wait for what.
+    /// The time limits for starting, connecting, calls, draining and idle connections.
     #[serde(default)]
     pub timeouts: Timeouts,
     /// The delays between attempts to connect.
     #[serde(default)]
     pub retry: Retry,
-    /// How a silent connection is checked.
+    /// The health checks of a connection on which the server sends nothing.
     #[serde(default)]
     pub health: HealthCheck,
-    /// How long a lost server's tools stay listed while it reconnects (0s to 1h).
+    /// The time for which the tools, prompts and resources of a lost server stay listed while it reconnects, from 0s to
+    /// 1h. Default: 1m.
     #[serde(default = "grace_default")]
     pub grace_period: GracePeriod,
 }
 
-/// A process that speaks MCP on stdin and stdout.
+/// A child process that exchanges MCP messages over its stdin and stdout.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("size(self.command) > 0").message("command must not be empty"))]
 pub struct StdioTransport {
-    /// The program: a name looked up on PATH, or a path. Never run through a shell.
+    /// The program to run: a name that is looked up on PATH, or a path. It is not run through a shell.
     #[schemars(length(max = 4096))]
     pub command: String,
-    /// Its arguments, passed as they are.
+    /// The arguments, passed to the program unchanged. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub args: Vec<String>,
-    /// The working directory, relative to the declaring file. Directory source only.
+    /// The working directory, relative to the folder of the declaring file. Default: that folder, or `/` if
+    /// `--allow-stdio` restricts commands. Only in a directory source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub cwd: Option<String>,
-    /// Variables of its environment, beside the few that every child inherits.
+    /// Environment variables, in addition to those that every child process inherits: HOME, LANG, `LC_*`, LOGNAME,
+    /// PATH, SHELL, TERM, TMPDIR, TZ and USER. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub env: Vec<EnvVar>,
 }
 
-/// A server behind a URL, spoken to over streamable HTTP.
+/// An MCP endpoint that is reached over streamable HTTP.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("self.url.startsWith('http://') || self.url.startsWith('https://')").message("url must start with http:// or https://"))]
-#[x_kube(validation = Rule::new("!has(self.headers) || self.headers.all(one, self.headers.exists_one(other, one.name.lowerAscii() == other.name.lowerAscii()))").message("a header is declared twice; upper and lower case make no difference"))]
+#[x_kube(validation = Rule::new("!has(self.headers) || self.headers.all(one, self.headers.exists_one(other, one.name.lowerAscii() == other.name.lowerAscii()))").message("a header is declared twice; header names are case-insensitive"))]
 pub struct HttpTransport {
-    /// The MCP endpoint; `http` or `https`, without user name or password.
+    /// The URL of the MCP endpoint, with scheme `http` or `https` and without user name and password.
     #[schemars(length(max = 2048))]
     pub url: String,
-    /// Headers sent with every request.
+    /// The headers that are sent with every request. At most 64. Names are case-insensitive and must be unique.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub headers: Vec<Header>,
-    /// TLS settings beyond the system's trust store.
+    /// The TLS settings. Default: certificates are verified with the system's trust store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
 
-/// One variable of a child's environment.
+/// One environment variable of a child process.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("exactly one of value and valueFrom must be set"))]
 pub struct EnvVar {
-    /// The variable's name.
+    /// The name of the variable.
     #[schemars(length(min = 1, max = 256), regex(pattern = "^[A-Za-z_][A-Za-z0-9_.-]*$"))]
     pub name: String,
-    /// The value itself. Treated as a secret in every output.
+    /// The literal value, redacted in every output. Exactly one of `value` and `valueFrom` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Literal>,
-    /// Where the value is found.
+    /// The reference to the value. Exactly one of `value` and `valueFrom` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<ValueFrom>,
 }
@@ -143,155 +151,161 @@ pub struct EnvVar {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("exactly one of value and valueFrom must be set"))]
-#[x_kube(validation = Rule::new("!self.name.matches('(?i)^(accept|connection|content-length|content-type|expect|host|keep-alive|mcp-(method|name|param-.*|protocol-version|session-id)|proxy-(authenticate|connection)|te|trailer|transfer-encoding|upgrade)$')").message("this header is set by evenkeel itself, or belongs to a single connection; leave it out"))]
+#[x_kube(validation = Rule::new("!self.name.matches('(?i)^(accept|connection|content-length|content-type|expect|host|keep-alive|mcp-(method|name|param-.*|protocol-version|session-id)|proxy-(authenticate|connection)|te|trailer|transfer-encoding|upgrade)$')").message("this header is set by evenkeel itself, or applies to a single connection; remove it"))]
 pub struct Header {
-    /// The header's name.
+    /// The name of the header. Headers that evenkeel sets itself or that apply to a single connection are not allowed.
     #[schemars(length(min = 1, max = 256), regex(pattern = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]
     pub name: String,
-    /// The value itself. Treated as a secret in every output.
+    /// The literal value, redacted in every output. Exactly one of `value` and `valueFrom` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<Literal>,
-    /// Where the value is found.
+    /// The reference to the value. Exactly one of `value` and `valueFrom` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<ValueFrom>,
 }
 
-/// Where a value is found.
+/// A reference to a value.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.secretKeyRef) != has(self.env)").message("exactly one of secretKeyRef and env must be set"))]
 pub struct ValueFrom {
-    /// A key of a secret in the same namespace.
+    /// A key of a Secret in the same namespace. Exactly one of `secretKeyRef` and `env` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<SecretKeyRef>,
-    /// A variable of evenkeel's own environment. Directory source only.
+    /// The name of a variable of evenkeel's own environment. Exactly one of `secretKeyRef` and `env` must be set. Only
+    /// in a directory source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub env: Option<String>,
 }
 
-/// A key of a secret.
+/// A reference to a key of a Secret.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKeyRef {
-    /// The secret's name.
+    /// The name of the Secret.
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
-    /// The key in it.
+    /// The key in the Secret.
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
     pub key: String,
-    /// Go on without the variable or header if the secret or key is missing.
+    /// If true, a missing Secret or key is not an error and the variable, header or certificate is left out. Default:
+    /// false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
 }
 
-/// TLS settings of an HTTP server.
+/// The TLS settings of an HTTP endpoint.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tls {
-    /// PEM certificates to trust instead of the system's.
+    /// The key of a Secret with PEM certificates to trust instead of the system's trust store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
 }
 
-/// What agents get of a server.
+/// The part of a server that agents see.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expose {
-    /// Stands before the names of tools, prompts and skills; default the object's name, `""` for none.
+    /// The prefix of the exposed names of tools, prompts and skills: at most 32 letters, digits, `_` or `-`; an empty
+    /// text for no prefix. Default: the name of the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32), regex(pattern = "^[A-Za-z0-9_-]*$"))]
     pub prefix: Option<String>,
-    /// Which tools, by the server's own names.
+    /// The filter for tools, by the names that the server gives them.
     #[serde(default)]
     pub tools: NameFilter,
-    /// Which prompts, by the server's own names.
+    /// The filter for prompts, by the names that the server gives them.
     #[serde(default)]
     pub prompts: NameFilter,
-    /// Which resources, by URI.
+    /// The filter for resources and resource templates, by URI.
     #[serde(default)]
     pub resources: NameFilter,
 }
 
-/// Globs that choose names: what `allow` matches and `deny` does not.
+/// A filter that selects the names that match a glob of `allow` and no glob of `deny`.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NameFilter {
-    /// Names to offer.
-    #[serde(default = "everything")]
+    /// Globs of the names to expose. At most 256. Default: `*`, which matches every name.
+    #[serde(default = "allow_all")]
     #[schemars(length(max = 256))]
     pub allow: Vec<String>,
-    /// Names to leave out; wins over `allow`.
+    /// Globs of the names to hide. Takes precedence over `allow`. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub deny: Vec<String>,
 }
 
-/// When a connection is held.
+/// The policy that decides when a connection is kept.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Activation {
-    /// As long as the object exists.
+    /// A connection is kept as long as the object exists.
     #[default]
     Always,
-    /// While calls need it, and `timeouts.idle` longer.
+    /// A connection is made for a call and closed after `timeouts.idle` without calls.
     OnDemand,
 }
 
-/// How a changed connection is replaced.
+/// The way in which a changed connection is replaced.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UpdateStrategy {
     /// The new connection is verified before the old one is drained.
     #[default]
     MakeBeforeBreak,
-    /// The old connection is gone before the new one starts.
+    /// The old connection is closed before the new one starts.
     Recreate,
 }
 
-/// How long to wait for what.
+/// The time limits of a server.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Timeouts {
-    /// From the start of a process to its first answer (1s to 1h): a runner such as npx or uvx downloads the server
-    /// first. Only for stdio.
+    /// The time from the start of a process to its first response, from 1s to 1h. It includes the download of the
+    /// server by a runner such as npx or uvx. Only for `stdio`. Default: 5m.
     #[serde(default = "start_default")]
     pub start: StartTimeout,
-    /// From the start of an attempt, or the first answer of a process, to the last page of the last list (1s to 10m).
+    /// The time from the start of an attempt to connect, or from the first response of a process, until all lists have
+    /// been read, from 1s to 10m. Default: 30s.
     #[serde(default = "connect_default")]
     pub connect: ConnectTimeout,
-    /// One call, from dispatch to answer or to its next progress; at most ten times as long in all (1s to 24h).
+    /// The time from the start of a call to its response or its next progress notification, from 1s to 24h. With
+    /// progress, a call may take ten times as long in total, but at most 24h. Default: 10m.
     #[serde(default = "call_default")]
     pub call: CallTimeout,
-    /// Calls in flight when the server is detached (0s to 10m).
+    /// The time for which calls in flight may continue when the server is detached, from 0s to 10m. Default: 30s.
     #[serde(default = "drain_default")]
     pub drain: DrainTimeout,
-    /// How long an `OnDemand` connection is kept without calls (10s to 24h).
+    /// The time without calls after which an `OnDemand` connection is closed, from 10s to 24h. Default: 15m.
     #[serde(default = "idle_default")]
     pub idle: IdleTimeout,
 }
 
-/// The delays between attempts to connect: exponential and jittered.
+/// The delays between attempts to connect. The delay doubles from `initial` up to `max`, with random jitter.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("duration(self.initial) <= duration(self.max)").message("initial must not be longer than max"))]
 pub struct Retry {
-    /// The first delay (100ms to 24h).
+    /// The first delay, from 100ms to 24h and not longer than `max`. Default: 1s.
     #[serde(default = "retry_initial_default")]
     pub initial: RetryDelay,
-    /// The longest delay (100ms to 24h).
+    /// The longest delay, from 100ms to 24h. Default: 5m.
     #[serde(default = "retry_max_default")]
     pub max: RetryDelay,
 }
 
-/// How a silent connection is checked.
+/// The health checks of a connection on which the server sends nothing.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("duration(self.interval) == duration('0s') || duration(self.interval) >= duration('5s')").message("interval must be 0s (off) or at least 5s"))]
 #[x_kube(validation = Rule::new("self.failures >= 1 && self.failures <= 20").message("failures must be from 1 to 20"))]
 pub struct HealthCheck {
-    /// Time without traffic after which the server is asked (0s for never, or 5s to 1h).
+    /// The time without a message from the server after which it is checked: 0s to disable health checks, or 5s to 1h.
+    /// Default: 30s.
     #[serde(default = "health_default")]
     pub interval: HealthInterval,
-    /// Checks failed in a row that make a loss (1 to 20).
+    /// The number of consecutive failed checks after which the connection counts as lost, from 1 to 20. Default: 3.
     #[serde(default = "failures_default")]
     #[schemars(range(min = 1, max = 20))]
     pub failures: u8,
@@ -299,7 +313,7 @@ pub struct HealthCheck {
 
 impl Default for NameFilter {
     fn default() -> Self {
-        Self { allow: everything(), deny: Vec::new() }
+        Self { allow: allow_all(), deny: Vec::new() }
     }
 }
 
@@ -327,7 +341,7 @@ impl Default for HealthCheck {
     }
 }
 
-fn everything() -> Vec<String> {
+fn allow_all() -> Vec<String> {
     vec!["*".into()]
 }
 
@@ -372,7 +386,7 @@ fn grace_default() -> GracePeriod {
 }
 
 impl McpServerSpec {
-    /// The word for the transport in status and logs: `stdio` or `http`.
+    /// Returns the name of the transport in status and logs: `stdio` or `http`.
     pub fn transport_name(&self) -> &'static str {
         if self.stdio.is_some() { "stdio" } else { "http" }
     }

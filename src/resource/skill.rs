@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SkillStatus;
 
-/// An Agent Skill that evenkeel offers to agents.
+/// The desired state of an Agent Skill.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "evenkeel.dev",
@@ -15,7 +15,7 @@ use super::SkillStatus;
     namespaced,
     status = "SkillStatus",
     derive = "PartialEq",
-    doc = "An Agent Skill that evenkeel offers to agents.",
+    doc = "An Agent Skill that evenkeel exposes to agents.",
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -40,28 +40,31 @@ use super::SkillStatus;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("[has(self.inline), has(self.path), has(self.configMapRef)].filter(x, x).size() == 1").message("exactly one of inline, path and configMapRef must be set"))]
 pub struct SkillSpec {
-    /// The text of SKILL.md. Exactly one of `inline`, `path` and `configMapRef`.
+    /// The text of SKILL.md, for a skill without other files; at most 262,144 characters. Exactly one of `inline`,
+    /// `path` and `configMapRef` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 262_144))]
     pub inline: Option<String>,
-    /// A folder with SKILL.md and its files, relative to the declaring file. Directory source only.
+    /// The skill folder, which contains SKILL.md and the other files, relative to the folder of the declaring file.
+    /// Exactly one of `inline`, `path` and `configMapRef` must be set. Only in a directory source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub path: Option<String>,
-    /// A ConfigMap with the key SKILL.md; its other keys are the skill's files.
+    /// The ConfigMap with the files of the skill: the key SKILL.md is required, and each other key is another file.
+    /// Exactly one of `inline`, `path` and `configMapRef` must be set. Only in a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_ref: Option<ConfigMapRef>,
-    /// Servers without which the skill is not offered.
+    /// The servers that must be attached for the skill to be exposed. At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub server_refs: Vec<ServerRef>,
-    /// Withdraw the skill and keep the object.
+    /// If true, the skill is not exposed to agents, but the object is kept. Default: false.
     #[serde(default)]
     pub suspend: bool,
 }
 
 impl SkillSpec {
-    /// Where the text of the skill is: `inline`, `path` or `configMap`.
+    /// Returns the source of the skill's content: `inline`, `path` or `configMap`.
     pub fn source_kind(&self) -> &'static str {
         match (&self.inline, &self.path) {
             (Some(_), _) => "inline",
@@ -71,20 +74,20 @@ impl SkillSpec {
     }
 }
 
-/// A ConfigMap in the same namespace.
+/// A reference to a ConfigMap in the same namespace.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfigMapRef {
-    /// Its name.
+    /// The name of the ConfigMap.
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
 }
 
-/// An `McpServer` in the same namespace.
+/// A reference to an `McpServer` in the same namespace.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServerRef {
-    /// Its name.
+    /// The name of the `McpServer`.
     #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
 }

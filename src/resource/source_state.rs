@@ -3,66 +3,66 @@ use std::sync::Arc;
 use super::Problem;
 use super::declared::Origin;
 
-/// Which source it is, for people.
+/// The identity of a source, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceId {
-    /// What it is: `directory`, `cluster`. Also the name of the one object of the kind `Source`.
+    /// The kind of the source: `directory` or `cluster`. Also the name of the only object of the kind `Source`.
     pub kind: &'static str,
-    /// Where it is: the path as given, absolute; or the API server and its namespaces.
+    /// The location: the absolute form of the given path, or the API server and its namespaces.
     pub location: String,
 }
 
-/// The state of the source itself: what the `Source` kind tells in directory mode.
+/// The state of a source, which the `Source` kind shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceState {
-    /// True once the first complete look is done; nothing is planned before.
+    /// True once the first scan is complete. Nothing is applied before.
     pub synced: bool,
-    /// True once all skills are known: a skill that is not declared before may be yet to come.
+    /// True once all skills have been read. Before that, a missing skill may still appear.
     pub skills_synced: bool,
-    /// The git commit, `-dirty` if the tree is, else a digest.
+    /// The git commit, with the suffix `-dirty` if the work tree differs from it; a digest outside git.
     pub revision: Arc<str>,
-    /// How changes are noticed.
+    /// The way in which changes are detected.
     pub watch_method: WatchMethod,
-    /// What could not be read, in the order of the files.
+    /// The declarations that could not be read, in the order of the files.
     pub problems: Vec<SourceProblem>,
-    /// What was read and has no effect, so that its author may have meant something else.
+    /// Input that was read but has no effect, which may be a mistake of its author.
     pub warnings: Vec<SourceProblem>,
-    /// Documents of other API groups, which are none of our business.
+    /// The number of documents of other API groups, which are ignored.
     pub foreign_documents: usize,
-    /// Where an API server was asked and nothing is declared: a name may be mistyped.
+    /// The queried part of a cluster in which nothing is declared. Its name may be mistyped.
     pub empty_scope: Option<String>,
 }
 
-/// How changes are noticed.
+/// The way in which changes are detected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WatchMethod {
-    /// By file events or API watches, and a timer.
+    /// File events or API watches, in addition to a timer.
     #[default]
     Events,
-    /// By the timer alone.
+    /// A timer only.
     Polling,
 }
 
-/// Something in the source that could not be read, for the person who wrote it.
+/// A problem with one declaration in a source, addressed to its author.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceProblem {
-    /// Where, as far as it is known.
+    /// The location, as far as it is known.
     pub origin: Option<Origin>,
-    /// The column in that line, from 1.
+    /// The column in that line, starting at 1.
     pub column: Option<u32>,
-    /// What is wrong and what to do, in one sentence.
+    /// The problem: what is wrong and what to do, in one sentence.
     pub problem: Problem,
-    /// The lines around it with a caret at the place, without values that may be secret.
+    /// The surrounding lines with a caret at the location, without values that may be secret.
     pub excerpt: Option<String>,
 }
 
 impl SourceProblem {
-    /// A fault of a whole file, or of no file at all.
+    /// Creates a problem that is not tied to a column and has no excerpt.
     pub fn new(origin: Option<Origin>, problem: Problem) -> Self {
         Self { origin, column: None, problem, excerpt: None }
     }
 
-    /// `file:line:column`, as far as it is known.
+    /// Returns `file:line:column`, as far as it is known.
     pub fn location(&self) -> Option<String> {
         let origin = self.origin.as_ref()?;
         Some(self.column.map_or_else(|| origin.to_string(), |column| format!("{origin}:{column}")))

@@ -2,51 +2,53 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is true about an `McpServer` now.
+/// The observed state of an `McpServer`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct McpServerStatus {
-    /// The generation last looked at; −1 before the first look, so that kstatus waits for a new object.
+    /// The generation that this status describes; -1 for a new object that evenkeel has not processed yet, so that
+    /// kstatus waits for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The generation that is live, if any.
+    /// The generation of the live connection; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached_generation: Option<i64>,
-    /// Ready, Accepted, ResolvedRefs, Attached, Reconciling, Stalled, Degraded.
+    /// The conditions: Ready, Accepted, ResolvedRefs and Attached are always present; Reconciling, Stalled and Degraded
+    /// only while they are true.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// What the server calls itself.
+    /// The name and version that the server reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_info: Option<ServerInfo>,
-    /// The MCP revision spoken with the server.
+    /// The MCP protocol version that is used with the server, such as 2025-11-25.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol_version: Option<String>,
-    /// `stdio` or `http`.
+    /// The transport: `stdio` or `http`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
-    /// Tools offered to agents.
+    /// The number of tools that are exposed to agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tools: Option<u32>,
-    /// Prompts offered to agents.
+    /// The number of prompts that are exposed to agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompts: Option<u32>,
-    /// Resources offered to agents.
+    /// The number of resources that are exposed to agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<u32>,
-    /// Digest of what the server lists.
+    /// The digest of everything that the server lists, before filters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalog_digest: Option<String>,
-    /// Digest of the declared spec, without values of env and headers.
+    /// The digest of the declared spec, without the values of env and headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec_digest: Option<String>,
-    /// When the next attempt to connect is due (RFC 3339).
+    /// The time of the next attempt to connect (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_retry_time: Option<String>,
-    /// How often the connection was lost and made again since the object appeared.
+    /// The number of times that the connection was lost since the object appeared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarts: Option<u32>,
-    /// The last value of the annotation `evenkeel.dev/reconcile-requested-at` that was acted on.
+    /// The last value of the annotation `evenkeel.dev/reconcile-requested-at` that evenkeel acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
     /// The source revision at which this object last changed.
@@ -54,40 +56,41 @@ pub struct McpServerStatus {
     pub last_applied_revision: Option<String>,
 }
 
-/// What a server calls itself; its own words, not to be trusted.
+/// The name and version that a server reports about itself. Not trusted.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerInfo {
-    /// Its name.
+    /// The name that the server reports.
     pub name: String,
-    /// Its version.
+    /// The version that the server reports.
     pub version: String,
 }
 
-/// What is true about a `Skill` now.
+/// The observed state of a `Skill`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SkillStatus {
-    /// The generation last looked at; −1 before the first look.
+    /// The generation that this status describes; -1 for a new object that evenkeel has not processed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Accepted, ResolvedRefs, Reconciling, Stalled.
+    /// The conditions: Ready, Accepted and ResolvedRefs are always present; Reconciling and Stalled only while they are
+    /// true.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
-    /// Where its text is: `inline`, `path` or `configMap`.
+    /// The source of the skill's content: `inline`, `path` or `configMap`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// What the skill says that it does; its author's words.
+    /// The description from the frontmatter of SKILL.md, written by the skill's author.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// How many files it has, SKILL.md among them.
+    /// The number of files, including SKILL.md.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<u32>,
-    /// Digest of its files, as they are offered.
+    /// The digest of the skill's files, as they are exposed to agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_digest: Option<String>,
-    /// Digest of the declared spec.
+    /// The digest of the declared spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec_digest: Option<String>,
     /// The source revision at which this object last changed.
@@ -104,7 +107,7 @@ mod tests {
         let document = include_str!("../../docs/status.md");
         let schema = serde_json::to_value(schemars::schema_for!(McpServerStatus)).unwrap();
         for field in schema["properties"].as_object().unwrap().keys() {
-            assert!(document.contains(&format!("`{field}`")), "docs/status.md says nothing of {field}");
+            assert!(document.contains(&format!("`{field}`")), "docs/status.md does not describe {field}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Declared objects for the tests of every module.
+//! Declared objects for the tests of all modules.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ pub fn meta(name: &str, generation: i64) -> DeclaredMeta {
     }
 }
 
-/// A good stdio server.
+/// Returns a valid stdio server.
 pub fn declared_server(name: &str, generation: i64) -> DeclaredObject<McpServerSpec> {
     let transport =
         Transport::Stdio(StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env: Vec::new() });

@@ -4,16 +4,17 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use url::Url;
 
-/// Variables that every child inherits; the rest of evenkeel's environment may hold credentials.
+/// The environment variables that every child process inherits, in addition to `LC_*`. Other variables of evenkeel's
+/// environment may contain credentials and are not passed on.
 const INHERITED_VARIABLES: [&str; 9] =
     ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR"];
 
-/// True for a variable of evenkeel's own environment that every child inherits, since it is no secret.
+/// Returns true if every child process inherits this variable of evenkeel's environment, because it is not a secret.
 pub fn is_inherited_variable(variable: &str) -> bool {
     INHERITED_VARIABLES.contains(&variable) || variable.starts_with("LC_")
 }
 
-/// The two transports.
+/// The transport of a server, with all references resolved.
 #[derive(Debug)]
 pub enum Transport {
     /// A child process.
@@ -22,30 +23,30 @@ pub enum Transport {
     Http(HttpEndpoint),
 }
 
-/// A child process, ready to start.
+/// A child process with everything that is needed to start it.
 pub struct StdioEndpoint {
-    /// The program, as declared.
+    /// The program to run.
     pub command: String,
-    /// Its arguments.
+    /// The arguments.
     pub args: Vec<String>,
-    /// The absolute working directory; `None` for evenkeel's own.
+    /// The absolute working directory; `None` for evenkeel's own working directory.
     pub cwd: Option<PathBuf>,
-    /// Declared variables; of two of one name the last counts.
+    /// The declared variables. If a name occurs twice, the last value counts.
     pub env: Vec<(String, SecretString)>,
 }
 
-/// An HTTP endpoint, ready to connect to.
+/// An HTTP endpoint with everything that is needed to connect to it.
 pub struct HttpEndpoint {
-    /// The endpoint; may hold secrets in its query, so it is never printed whole.
+    /// The URL. Its query may contain secrets, so it is never printed in full.
     pub url: Url,
-    /// Headers of every request; of two of one name the last counts.
+    /// The headers of every request. If a name occurs twice, the last value counts.
     pub headers: Vec<(http::HeaderName, SecretString)>,
-    /// PEM certificates to trust instead of the system's.
+    /// PEM certificates to trust instead of the system's trust store.
     pub ca: Option<SecretString>,
 }
 
 impl HttpEndpoint {
-    /// The URL for a person: without user name, password, query and fragment.
+    /// Returns the URL for messages: without user name, password, query and fragment.
     pub fn redacted_url(&self) -> String {
         let host = self.url.host_str().unwrap_or_default();
         let port = self.url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -53,7 +54,7 @@ impl HttpEndpoint {
     }
 }
 
-/// Arguments may hold the values of variables.
+/// Omits the arguments, which may contain the values of variables.
 impl fmt::Debug for StdioEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StdioEndpoint").field("command", &self.command).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! How files of skills, and answers about them, are written in MCP. Pure.
+//! The MCP representation of skill files and of responses about them. Pure.
 
 use std::fmt::Write;
 
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use crate::resource::bundle::SkillFile;
 use crate::wire::RpcResponse;
 
-/// An answer as it goes over the wire.
-pub(super) fn response(answer: Result<Value, String>) -> RpcResponse {
-    match answer {
+/// Returns the JSON-RPC response for a result, or an invalid-params error with this message.
+pub(super) fn response(result: Result<Value, String>) -> RpcResponse {
+    match result {
         Ok(result) => RpcResponse::Result(result.to_string().into()),
         Err(message) => {
             let error = json!({ "code": ErrorCode::INVALID_PARAMS.0, "message": message });
@@ -21,7 +21,7 @@ pub(super) fn response(answer: Result<Value, String>) -> RpcResponse {
     }
 }
 
-/// The URI of a file. The namespace is in it, so that no two skills have one URI.
+/// Returns the URI of a skill file. It contains the namespace, so that no two skills share a URI.
 pub(super) fn skill_uri(namespace: &str, name: &str, path: &str) -> String {
     let mut uri = format!("skill://{namespace}/{name}/");
     for byte in path.bytes() {
@@ -35,7 +35,7 @@ pub(super) fn skill_uri(namespace: &str, name: &str, path: &str) -> String {
     uri
 }
 
-/// A file as the contents of a resource.
+/// Returns a file as the contents of an MCP resource.
 pub(super) fn resource_contents(uri: &str, path: &str, file: &SkillFile) -> Value {
     match std::str::from_utf8(&file.bytes) {
         Ok(text) => json!({ "uri": uri, "mimeType": media_type(path, file), "text": text }),
@@ -45,7 +45,7 @@ pub(super) fn resource_contents(uri: &str, path: &str, file: &SkillFile) -> Valu
     }
 }
 
-/// The media type of a file.
+/// Returns the media type of a file.
 pub(super) fn media_type(path: &str, file: &SkillFile) -> &'static str {
     match path.rsplit_once('.').map(|(_, extension)| extension) {
         Some("md") => "text/markdown",

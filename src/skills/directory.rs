@@ -1,11 +1,11 @@
-//! One directory of skills on the disk, as agents look for them. Blocks.
+//! One directory of skills on the disk, in the layout that agents read. Blocks.
 //!
-//! A skill of ours is a folder with a [`MARK`] that names this evenkeel. It is written beside, in a hidden
-//! folder of ours, and takes its place by a rename, so that an agent sees it whole, old or new. What that
-//! hidden folder still holds after an interruption is taken away by the next pass.
+//! A skill that evenkeel wrote is a folder with a [`MARK_FILE`] that names the owning instance. It is first written to
+//! a hidden staging folder in the same directory, then renamed into place, so that an agent reads either the old or the
+//! new skill, complete. The next pass removes whatever an interrupted pass left in the staging folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File as Disk, OpenOptions};
+use std::fs::{self, DirBuilder, File as DiskFile, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,81 +18,83 @@ use serde::{Deserialize, Serialize};
 use crate::resource::bundle::Bundle;
 use crate::resource::{Digest, Problem, Reason};
 
-/// The file that says whose a folder is.
+/// The file that names the owner of a skill folder.
 pub(super) const MARK_FILE: &str = ".evenkeel.json";
-/// The most that is read of one.
+/// The most bytes of a mark file that are read.
 const MAX_MARK_BYTES: u64 = 4 << 10;
 
-/// What the mark says.
+/// The content of the mark file.
 #[derive(Debug, Serialize, Deserialize)]
 struct SkillMark {
-    /// The evenkeel that wrote the folder, and alone may change it.
+    /// The evenkeel instance that wrote the folder, and that alone may change it.
     owner: String,
-    /// Of the skill as it was written.
+    /// The digest of the skill as it was written.
     digest: Digest,
-    /// For people.
+    /// An explanation for users.
     note: String,
 }
 
-/// What is to be in a directory.
+/// The desired content of a directory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DesiredSkills {
     /// The skills, by name.
     pub skills: BTreeMap<Arc<str>, Arc<Bundle>>,
-    /// Names that are left as they are, there or not.
+    /// Names that are left unchanged, whether they exist or not.
     pub untouched: BTreeSet<Arc<str>>,
 }
 
-/// One directory, and what is known to be in it.
+/// One skill directory, and the skills that were written to it.
 #[derive(Debug)]
 pub(super) struct SkillDirectory {
     path: PathBuf,
     owner: String,
-    /// What the last pass left there.
+    /// The digests of the skills that the last pass wrote or verified.
     written: BTreeMap<Arc<str>, Digest>,
 }
 
-/// What is under a name.
+/// The existing entry under a name.
 enum ExistingEntry {
     Absent,
     Owned(Digest),
-    /// Somebody else's, and what it is.
+    /// An entry that this instance does not own, and a description of it.
     Foreign(&'static str),
 }
 
 impl SkillDirectory {
-    /// The directory `path`, which need not be there yet, for the evenkeel `owner`: letters and digits.
+    /// Creates the state for the directory `path`, which need not exist yet. `owner` identifies the evenkeel instance:
+    /// letters and digits.
     pub fn new(path: PathBuf, owner: String) -> Self {
         Self { path, owner, written: BTreeMap::new() }
     }
 
-    /// Makes the directory hold what is wanted; `whole` if nothing is taken for known, and all is looked at.
+    /// Applies the desired content. A `full` pass trusts no earlier result and checks every skill on the disk.
     ///
-    /// Gives what went wrong, by skill; an error is about all of them.
+    /// Returns problems by skill name.
+    ///
+    /// # Errors
+    ///
+    /// A problem that affects all skills.
     pub fn apply(
         &mut self,
-        wanted: &DesiredSkills,
-        whole: bool,
+        desired: &DesiredSkills,
+        full: bool,
     ) -> Result<BTreeMap<Arc<str>, Problem>, Problem> {
-        if whole {
+        if full {
             self.written.clear();
         }
-        let shown = self.path.display().to_string();
+        let directory = self.path.display().to_string();
         let failed = |error: &io::Error| {
-            Problem::new(
-                Reason::WriteFailed,
-                format!("{shown} cannot be written: {error}; it is tried again"),
-            )
+            Problem::new(Reason::WriteFailed, format!("{directory} cannot be written: {error}; retrying"))
         };
-        let mut troubles = BTreeMap::new();
-        if wanted.skills.is_empty() && !self.path.exists() {
-            return Ok(troubles);
+        let mut problems = BTreeMap::new();
+        if desired.skills.is_empty() && !self.path.exists() {
+            return Ok(problems);
         }
         fs::create_dir_all(&self.path).map_err(|error| failed(&error))?;
         let staging = self.path.join(format!(".evenkeel-{}", self.owner));
         remove_entry(&staging).map_err(|error| failed(&error))?;
-        let gone = self.prune(wanted, whole, &staging);
-        for (name, bundle) in &wanted.skills {
+        let pruned = self.prune(desired, full, &staging);
+        for (name, bundle) in &desired.skills {
             if self.written.get(name) == Some(&bundle.digest()) {
                 continue;
             }
@@ -102,50 +104,52 @@ impl SkillDirectory {
                 }
                 Ok(Some(what)) => {
                     let message = format!(
-                        "{} is {what}, and is left alone; rename it or the skill",
+                        "{} is {what} and is left unchanged; rename it or the skill",
                         self.path.join(&**name).display()
                     );
-                    troubles.insert(name.clone(), Problem::new(Reason::Shadowed, message));
+                    problems.insert(name.clone(), Problem::new(Reason::Shadowed, message));
                 }
                 Err(error) => {
                     self.written.remove(name);
-                    troubles.insert(name.clone(), failed(&error));
+                    problems.insert(name.clone(), failed(&error));
                 }
             }
         }
         remove_entry(&staging).map_err(|error| failed(&error))?;
-        gone.map_err(|error| failed(&error))?;
-        Ok(troubles)
+        pruned.map_err(|error| failed(&error))?;
+        Ok(problems)
     }
 
-    /// Takes away what is ours and no longer wanted.
-    fn prune(&mut self, wanted: &DesiredSkills, whole: bool, staging: &Path) -> io::Result<()> {
-        let unwanted = |name: &str| !wanted.skills.contains_key(name) && !wanted.untouched.contains(name);
-        let names: Vec<String> = if whole {
+    /// Removes skills that this instance wrote and that are no longer desired.
+    fn prune(&mut self, desired: &DesiredSkills, full: bool, staging: &Path) -> io::Result<()> {
+        let is_undesired =
+            |name: &str| !desired.skills.contains_key(name) && !desired.untouched.contains(name);
+        let names: Vec<String> = if full {
             let entries = fs::read_dir(&self.path)?.filter_map(Result::ok);
             entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
         } else {
             self.written.keys().map(ToString::to_string).collect()
         };
-        for name in names.iter().filter(|name| unwanted(name)) {
+        for name in names.iter().filter(|name| is_undesired(name)) {
             if let ExistingEntry::Owned(_) = self.inspect(name)? {
                 create_staging(staging)?;
                 fs::rename(self.path.join(name), staging.join(format!("{name}.old")))?;
                 remove_entry(staging)?;
-                tracing::info!(skill = name, "taken out of {}", self.path.display());
+                tracing::info!(skill = name, "skill removed from {}", self.path.display());
             }
             self.written.remove(name.as_str());
         }
         Ok(())
     }
 
-    /// Puts a skill in its place; gives what is there if that is somebody else's.
+    /// Writes a skill. Returns a description of the existing entry, and changes nothing, if this instance does not own
+    /// it.
     fn write_skill(&self, name: &str, bundle: &Bundle, staging: &Path) -> io::Result<Option<&'static str>> {
-        let place = self.path.join(name);
-        let found = self.inspect(name)?;
-        match found {
+        let target = self.path.join(name);
+        let existing = self.inspect(name)?;
+        match existing {
             ExistingEntry::Foreign(what) => return Ok(Some(what)),
-            ExistingEntry::Owned(digest) if digest == bundle.digest() && is_intact(&place, bundle) => {
+            ExistingEntry::Owned(digest) if digest == bundle.digest() && is_intact(&target, bundle) => {
                 return Ok(None);
             }
             ExistingEntry::Owned(_) | ExistingEntry::Absent => {}
@@ -154,20 +158,20 @@ impl SkillDirectory {
         let new = staging.join(name);
         remove_entry(&new)?;
         self.write_files(&new, bundle)?;
-        if matches!(found, ExistingEntry::Absent) {
-            match renameat_with(CWD, &new, CWD, &place, RenameFlags::NOREPLACE) {
-                // Somebody was faster.
+        if matches!(existing, ExistingEntry::Absent) {
+            match renameat_with(CWD, &new, CWD, &target, RenameFlags::NOREPLACE) {
+                // Another process created the entry meanwhile.
                 Err(Errno::EXIST | Errno::NOTEMPTY) => return Ok(Some(FOREIGN_FOLDER)),
-                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => fs::rename(&new, &place)?,
+                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => fs::rename(&new, &target)?,
                 moved => moved?,
             }
         } else {
-            match renameat_with(CWD, &new, CWD, &place, RenameFlags::EXCHANGE) {
+            match renameat_with(CWD, &new, CWD, &target, RenameFlags::EXCHANGE) {
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                     let old = staging.join(format!("{name}.old"));
                     remove_entry(&old)?;
-                    fs::rename(&place, &old)?;
-                    fs::rename(&new, &place)?;
+                    fs::rename(&target, &old)?;
+                    fs::rename(&new, &target)?;
                     remove_entry(&old)?;
                 }
                 swapped => {
@@ -176,7 +180,7 @@ impl SkillDirectory {
                 }
             }
         }
-        tracing::info!(skill = name, "written to {}", self.path.display());
+        tracing::info!(skill = name, "skill written to {}", self.path.display());
         Ok(None)
     }
 
@@ -205,7 +209,7 @@ impl SkillDirectory {
             .write_all(&mark)
     }
 
-    /// What is under a name, without following a link.
+    /// Inspects the entry under a name without following links.
     fn inspect(&self, name: &str) -> io::Result<ExistingEntry> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let folder = match openat(CWD, self.path.join(name), flags | OFlags::DIRECTORY, Mode::empty()) {
@@ -220,18 +224,18 @@ impl SkillDirectory {
             Err(error) => return Err(error.into()),
         };
         let mut bytes = Vec::new();
-        Disk::from(mark).take(MAX_MARK_BYTES).read_to_end(&mut bytes)?;
+        DiskFile::from(mark).take(MAX_MARK_BYTES).read_to_end(&mut bytes)?;
         Ok(match serde_json::from_slice::<SkillMark>(&bytes) {
             Ok(mark) if mark.owner == self.owner => ExistingEntry::Owned(mark.digest),
-            Ok(_) => ExistingEntry::Foreign("written by another evenkeel"),
+            Ok(_) => ExistingEntry::Foreign("a folder of another evenkeel instance"),
             Err(_) => ExistingEntry::Foreign(FOREIGN_FOLDER),
         })
     }
 }
 
-const FOREIGN_FOLDER: &str = "there and was not written by evenkeel";
+const FOREIGN_FOLDER: &str = "a folder that evenkeel did not write";
 
-/// Whether a folder of ours still holds what was written: nothing more, less or else.
+/// Returns true if a skill folder still has exactly the files that were written.
 fn is_intact(folder: &Path, bundle: &Bundle) -> bool {
     let mut names = BTreeSet::new();
     list_files(folder, "", &mut names).is_ok()
@@ -244,13 +248,13 @@ fn is_intact(folder: &Path, bundle: &Bundle) -> bool {
                 Mode::empty(),
             );
             let mut bytes = Vec::new();
-            let most = u64::try_from(file.bytes.len()).unwrap_or(u64::MAX).saturating_add(1);
-            opened.is_ok_and(|opened| Disk::from(opened).take(most).read_to_end(&mut bytes).is_ok())
+            let limit = u64::try_from(file.bytes.len()).unwrap_or(u64::MAX).saturating_add(1);
+            opened.is_ok_and(|opened| DiskFile::from(opened).take(limit).read_to_end(&mut bytes).is_ok())
                 && *bytes == *file.bytes
         })
 }
 
-/// The paths of all that is no folder.
+/// Collects the paths of all entries that are not directories.
 fn list_files(folder: &Path, below: &str, names: &mut BTreeSet<String>) -> io::Result<()> {
     for entry in fs::read_dir(folder.join(below))? {
         let entry = entry?;
@@ -265,7 +269,7 @@ fn list_files(folder: &Path, below: &str, names: &mut BTreeSet<String>) -> io::R
     Ok(())
 }
 
-/// The hidden folder of ours.
+/// Creates the hidden staging folder.
 fn create_staging(staging: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(staging) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_directory(staging) => Ok(()),
@@ -273,14 +277,14 @@ fn create_staging(staging: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes away whatever is there, and follows no link.
+/// Removes the entry at a path, if there is one, without following links.
 fn remove_entry(path: &Path) -> io::Result<()> {
     let removed = if is_directory(path) { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 fn is_directory(path: &Path) -> bool {
-    path.symlink_metadata().is_ok_and(|found| found.is_dir())
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
 }
 
 #[cfg(test)]

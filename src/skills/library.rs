@@ -1,4 +1,4 @@
-//! The two tools that read the skills of one namespace, for agents that have nothing but tools. Pure.
+//! The two tools that read the skills of one namespace, for agents that support only tools. Pure.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::resource::bundle::{Bundle, SKILL_FILE};
 use crate::upstream::{Item, LocalResponder, ServerLists};
 use crate::wire::{ListKind, Members, RpcResponse};
 
-/// Lists the skills.
+/// The tool that lists the skills.
 const LIST_SKILLS: &str = "list_skills";
-/// Reads a file of one.
+/// The tool that reads a file of a skill.
 const READ_SKILL: &str = "read_skill";
 
-/// What models are told of skills.
-pub(super) const INSTRUCTIONS: &str = "Skills are instructions for certain tasks. When a task begins, list_skills tells \
-                                       whether there is one for it; follow what read_skill gives.";
+/// The server instructions about skills, written for models.
+pub(super) const INSTRUCTIONS: &str = "Skills are instructions for certain tasks. When a task begins, call list_skills \
+                                       to check whether there is a skill for it, and follow what read_skill returns.";
 
-/// The skills of one namespace that are offered, by name. Cheap to clone: libraries share what did not change.
+/// The offered skills of one namespace, by name. Cheap to clone: copies share unchanged parts.
 #[derive(Clone, Debug)]
 pub struct SkillLibrary {
     namespace: Arc<str>,
@@ -28,27 +28,27 @@ pub struct SkillLibrary {
 }
 
 impl SkillLibrary {
-    /// A library of no skills.
+    /// Creates a library without skills.
     pub fn new(namespace: Arc<str>) -> Self {
         Self { namespace, skills: OrdMap::new() }
     }
 
-    /// Takes a skill in, in place of an older one.
+    /// Inserts a skill, replacing an older one of the same name.
     pub fn insert(&mut self, skill: Arc<Bundle>) {
         self.skills.insert(skill.name().clone(), skill);
     }
 
-    /// Takes a skill out.
+    /// Removes a skill.
     pub fn remove(&mut self, name: &str) {
         self.skills.remove(name);
     }
 
-    /// True if there is no skill.
+    /// Returns true if there is no skill.
     pub fn is_empty(&self) -> bool {
         self.skills.is_empty()
     }
 
-    /// What it lists: two tools, the same whatever the skills are.
+    /// Returns the lists of the section: two tools, independent of the skills.
     pub fn lists() -> ServerLists {
         let tools = [list_tool(), read_tool()];
         let tools = tools.iter().flat_map(|tool| Item::parse(ListKind::Tools, &tool.to_string())).collect();
@@ -70,16 +70,19 @@ impl SkillLibrary {
             arguments.and_then(|value| serde_json::from_str(value.get()).ok()).unwrap_or_default();
         let argument = |key: &str| arguments.get(key).and_then(Value::as_str);
         let Some(name) = argument("name") else {
-            return error_result("read_skill needs the \"name\" of a skill; list_skills has them");
+            return error_result("read_skill needs the \"name\" of a skill; list_skills lists the names");
         };
         let Some(skill) = self.skills.get(name) else {
-            let known: Vec<_> = self.skills.keys().map(|name| &**name).collect();
-            return error_result(&format!("There is no skill {name:?}. There are: {}", known.join(", ")));
+            let names: Vec<_> = self.skills.keys().map(|name| &**name).collect();
+            return error_result(&format!(
+                "There is no skill {name:?}. Available skills: {}",
+                names.join(", ")
+            ));
         };
         let path = argument("file").unwrap_or(SKILL_FILE);
         let files = || skill.files().keys().map(|path| &**path).collect::<Vec<_>>().join(", ");
         let Some(file) = skill.files().get(path) else {
-            return error_result(&format!("Skill {name} has no file {path:?}. It has: {}", files()));
+            return error_result(&format!("Skill {name} has no file {path:?}. Available files: {}", files()));
         };
         let uri = skill_uri(&self.namespace, name, path);
         match std::str::from_utf8(&file.bytes) {
@@ -100,7 +103,7 @@ impl LocalResponder for SkillLibrary {
         response(match (method, name) {
             ("tools/call", LIST_SKILLS) => Ok(text_result(&self.list_text())),
             ("tools/call", READ_SKILL) => Ok(self.read(params)),
-            _ => Err(format!("nothing is known of {name}")),
+            _ => Err(format!("unknown name: {name}")),
         })
     }
 }
@@ -156,24 +159,24 @@ mod tests {
         let bundle = Bundle::new("notes", files.map(|(path, file)| (path.into(), file)).into()).unwrap();
         let mut library = SkillLibrary::new("team".into());
         library.insert(Arc::new(bundle));
-        let answer = |name: &str, params: &str| -> Value {
-            let reply = library.respond("tools/call", name, &members(params).unwrap());
-            let (RpcResponse::Result(bytes) | RpcResponse::Error(bytes)) = reply;
+        let call_tool = |name: &str, params: &str| -> Value {
+            let response = library.respond("tools/call", name, &members(params).unwrap());
+            let (RpcResponse::Result(bytes) | RpcResponse::Error(bytes)) = response;
             serde_json::from_slice(&bytes).unwrap()
         };
-        assert_eq!(answer(LIST_SKILLS, "{}")["content"][0]["text"], "- notes: Write notes.\n");
-        let read = answer(READ_SKILL, r#"{"arguments":{"name":"notes"}}"#);
+        assert_eq!(call_tool(LIST_SKILLS, "{}")["content"][0]["text"], "- notes: Write notes.\n");
+        let read = call_tool(READ_SKILL, r#"{"arguments":{"name":"notes"}}"#);
         assert!(read["content"][1]["text"].as_str().unwrap().contains("SKILL.md, logo.png, run.sh"));
-        let read = answer(READ_SKILL, r#"{"arguments":{"name":"notes","file":"run.sh"}}"#);
+        let read = call_tool(READ_SKILL, r#"{"arguments":{"name":"notes","file":"run.sh"}}"#);
         assert_eq!(read["content"][0]["text"], "#!");
-        let read = answer(READ_SKILL, r#"{"arguments":{"name":"notes","file":"logo.png"}}"#);
+        let read = call_tool(READ_SKILL, r#"{"arguments":{"name":"notes","file":"logo.png"}}"#);
         assert_eq!(read["content"][0]["resource"]["uri"], "skill://team/notes/logo.png");
         for wrong in
             ["{}", r#"{"arguments":{"name":"x"}}"#, r#"{"arguments":{"name":"notes","file":"../x"}}"#]
         {
-            assert_eq!(answer(READ_SKILL, wrong)["isError"], true, "{wrong}");
+            assert_eq!(call_tool(READ_SKILL, wrong)["isError"], true, "{wrong}");
         }
-        assert!(answer("write_skill", "{}")["message"].is_string());
+        assert!(call_tool("write_skill", "{}")["message"].is_string());
         library.remove("notes");
         assert!(library.is_empty());
     }

@@ -1,9 +1,9 @@
-//! Agent Skills: what one is, which of the declared ones are offered, the directories where agents look, and what
-//! is served of them over MCP.
+//! Agent Skills: which of the declared skills are offered, the directories that agents read them from, and their
+//! tools, prompts and resources over MCP.
 //!
-//! Promises that a skill is offered whole or not at all, that one skill's change touches that skill alone, and
-//! that in a directory only what evenkeel wrote there is ever changed or taken away. Never runs anything that
-//! is in a skill, never follows a link, and touches no connection.
+//! Promises that a skill is offered completely or not at all, that a change of one skill affects that skill alone, and
+//! that only entries that evenkeel wrote are ever changed or removed in a directory. Never runs anything that
+//! is in a skill, never follows a link, and uses no connection.
 
 mod content;
 mod directory;

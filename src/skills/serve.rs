@@ -15,24 +15,24 @@ use crate::resource::bundle::Bundle;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::{Responder, Section, ServerLists};
 
-/// The name of the section of the tools in each namespace: one that no server can have, like those of the skills.
+/// The name of the tools' section in each namespace. No server can have this name, nor those of the skills' sections.
 const TOOLS_SECTION_NAME: &str = "agent skills";
 
-/// Publishes the skills that are offered, a section for each and one for the tools of each namespace, until `stop`.
-/// Costs what changed.
+/// Publishes the offered skills until `stop`: a section for each skill, and one for the tools of each namespace.
+/// The cost is proportional to the change.
 pub fn serve(
-    mut standings: watch::Receiver<SkillStates>,
+    mut states: watch::Receiver<SkillStates>,
     publisher: Publisher,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> {
     let serve = async move {
-        let mut told = SkillStates::default();
+        let mut published = SkillStates::default();
         let mut libraries = BTreeMap::new();
         loop {
-            let now = standings.borrow_and_update().clone();
-            publish(&told, &now, &mut libraries, &publisher);
-            told = now;
-            if standings.changed().await.is_err() {
+            let current = states.borrow_and_update().clone();
+            publish(&published, &current, &mut libraries, &publisher);
+            published = current;
+            if states.changed().await.is_err() {
                 return;
             }
         }
@@ -42,50 +42,50 @@ pub fn serve(
     }
 }
 
-/// Publishes what is offered otherwise than before.
+/// Publishes the difference between two states.
 fn publish(
     before: &SkillStates,
     after: &SkillStates,
     libraries: &mut BTreeMap<Arc<str>, SkillLibrary>,
     publisher: &Publisher,
 ) {
-    let mut touched = BTreeMap::new();
+    let mut changed_libraries = BTreeMap::new();
     for (key, skill) in changed_skills(before, after) {
         let namespace = &key.namespace;
         let library =
             libraries.entry(namespace.clone()).or_insert_with(|| SkillLibrary::new(namespace.clone()));
-        let of_skill = ObjectKey::new(namespace.clone(), format!("agent skill {}", key.name));
+        let section_key = ObjectKey::new(namespace.clone(), format!("agent skill {}", key.name));
         if let Some(skill) = skill {
             library.insert(skill.clone());
-            let volume = SkillResources::new(namespace.clone(), skill.clone());
-            let lists = volume.lists();
-            publisher.publish(section(of_skill, lists, None, Responder::Local(Arc::new(volume))));
+            let resources = SkillResources::new(namespace.clone(), skill.clone());
+            let lists = resources.lists();
+            publisher.publish(section(section_key, lists, None, Responder::Local(Arc::new(resources))));
         } else {
             library.remove(&key.name);
             let message = format!("skill {} is not offered any more", key.name);
-            publisher.withdraw(of_skill, Problem::new(Reason::Removed, message));
+            publisher.withdraw(section_key, Problem::new(Reason::Removed, message));
         }
-        touched.insert(namespace.clone(), library.clone());
+        changed_libraries.insert(namespace.clone(), library.clone());
     }
-    for (namespace, library) in touched {
+    for (namespace, library) in changed_libraries {
         let key = ObjectKey::new(namespace.clone(), TOOLS_SECTION_NAME);
         if library.is_empty() {
             libraries.remove(&namespace);
             publisher.withdraw(key, Problem::new(Reason::Removed, "no skill is offered any more"));
         } else {
-            let by = Responder::Local(Arc::new(library));
-            publisher.publish(section(key, SkillLibrary::lists(), Some(INSTRUCTIONS.into()), by));
+            let responder = Responder::Local(Arc::new(library));
+            publisher.publish(section(key, SkillLibrary::lists(), Some(INSTRUCTIONS.into()), responder));
         }
     }
 }
 
-/// The skills that are offered otherwise than before, or not any more.
+/// Returns the skills that changed, with `None` for those that are no longer offered.
 fn changed_skills<'a>(
     before: &'a SkillStates,
     after: &'a SkillStates,
 ) -> impl Iterator<Item = (&'a ObjectKey, Option<&'a Arc<Bundle>>)> {
     before.skills.diff(&after.skills).filter_map(|change| {
-        let offered = |standing: &'a Arc<SkillState>| standing.offered();
+        let offered = |state: &'a Arc<SkillState>| state.offered();
         let (key, old, new) = match change {
             DiffItem::Add(key, new) => (key, None, offered(new)),
             DiffItem::Remove(key, old) => (key, offered(old), None),

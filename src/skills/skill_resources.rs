@@ -1,4 +1,4 @@
-//! One skill as an MCP server offers it: a prompt, a resource for each file, and its entry of the extension. Pure.
+//! One skill over MCP: a prompt, a resource for each file, and its entry in the skills extension. Pure.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::resource::bundle::{Bundle, SKILL_FILE, SkillFile};
 use crate::upstream::{Item, LocalResponder, ServerLists, SkillEntry};
 use crate::wire::{ListKind, Members, RpcResponse};
 
-/// One skill that is offered.
+/// One offered skill.
 #[derive(Debug)]
 pub struct SkillResources {
     namespace: Arc<str>,
@@ -20,14 +20,14 @@ pub struct SkillResources {
 }
 
 impl SkillResources {
-    /// A skill of a namespace.
+    /// Creates the MCP representation of a skill in a namespace.
     pub fn new(namespace: Arc<str>, skill: Arc<Bundle>) -> Self {
         let uri = skill_uri(&namespace, skill.name(), SKILL_FILE);
         let entry = serde_json::value::to_raw_value(&extension_entry(&namespace, &skill)).ok();
         Self { namespace, skill, uri, entry }
     }
 
-    /// What it lists: a prompt, and a resource for each file.
+    /// Returns the lists of the section: a prompt, and a resource for each file.
     pub fn lists(&self) -> ServerLists {
         let name = self.skill.name();
         let prompt = json!({ "name": &**name, "description": self.skill.description() });
@@ -51,7 +51,7 @@ impl SkillResources {
     }
 
     fn read(&self, uri: &str) -> Result<Value, String> {
-        let found = self.files().find(|(known, ..)| known == uri);
+        let found = self.files().find(|(file_uri, ..)| file_uri == uri);
         let (uri, path, file) = found.ok_or_else(|| format!("there is no resource {uri}"))?;
         Ok(json!({ "contents": [resource_contents(&uri, path, file)] }))
     }
@@ -67,7 +67,7 @@ impl LocalResponder for SkillResources {
         response(match (method, name) {
             ("prompts/get", name) if name == &**self.skill.name() => Ok(self.prompt()),
             ("resources/read", uri) => self.read(uri),
-            _ => Err(format!("nothing is known of {name}")),
+            _ => Err(format!("unknown name: {name}")),
         })
     }
 
@@ -78,19 +78,19 @@ impl LocalResponder for SkillResources {
 
 fn extension_entry(namespace: &str, skill: &Bundle) -> Value {
     let frontmatter: Option<Value> = serde_yaml::from_str(skill.frontmatter()).ok();
-    let known = || json!({ "name": &**skill.name(), "description": skill.description() });
-    let of_file = |(path, file): (&Arc<str>, &SkillFile)| {
+    let fallback = || json!({ "name": &**skill.name(), "description": skill.description() });
+    let file_entry = |(path, file): (&Arc<str>, &SkillFile)| {
         let uri = skill_uri(namespace, skill.name(), path);
         json!({ "uri": uri, "digest": file.digest, "size": file.bytes.len() })
     };
     json!({
         "uri": skill_uri(namespace, skill.name(), SKILL_FILE),
-        "frontmatter": frontmatter.filter(Value::is_object).unwrap_or_else(known),
-        "resources": skill.files().iter().map(of_file).collect::<Vec<_>>(),
+        "frontmatter": frontmatter.filter(Value::is_object).unwrap_or_else(fallback),
+        "resources": skill.files().iter().map(file_entry).collect::<Vec<_>>(),
     })
 }
 
-/// The digest is there so that another content is another list.
+/// Returns the resource of a file. It carries the digest, so that changed content changes the list.
 fn resource_item(uri: &str, path: &str, file: &SkillFile) -> Value {
     json!({
         "uri": uri,
@@ -127,8 +127,8 @@ mod tests {
 
     #[test]
     fn extension_entry_is_valid() {
-        let volume = notes_skill();
-        let listed = volume.skill().unwrap();
+        let skill = notes_skill();
+        let listed = skill.skill().unwrap();
         let entry: Skill = serde_json::from_str(listed.json.get()).unwrap();
         assert_eq!((&*entry.uri, listed.uri), ("skill://team/notes/SKILL.md", "skill://team/notes/SKILL.md"));
         assert_eq!(entry.frontmatter.extra["x-vendor"]["a"], 1);

@@ -1,4 +1,4 @@
-//! Which of the declared skills are offered. Pure.
+//! The states of the declared skills, and which of them are offered. Pure.
 
 use std::sync::Arc;
 
@@ -7,43 +7,43 @@ use imbl::OrdMap;
 use crate::resource::bundle::Bundle;
 use crate::resource::{DeclaredObject, ObjectKey, Problem, Reason, SkillContent, SkillSpec};
 
-/// Where every declared skill stands.
+/// The states of all declared skills.
 #[derive(Clone, Debug, Default)]
 pub struct SkillStates {
-    /// True once all skills are known: before, one that is not here may be yet to come.
+    /// True once all skills were read: until then a missing skill may still appear.
     pub complete: bool,
-    /// By their keys; a skill that stands where it stood keeps its `Arc`.
+    /// The states by key; an unchanged state keeps its `Arc`.
     pub skills: OrdMap<ObjectKey, Arc<SkillState>>,
 }
 
-/// Where one skill stands.
+/// The state of one skill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkillState {
-    /// The object's.
+    /// The uid of the skill's object.
     pub uid: Arc<str>,
-    /// Its last good content; `None` before there is one.
+    /// The last valid content; `None` if there was none yet.
     pub bundle: Option<Arc<Bundle>>,
-    /// Why its newest content is not that.
+    /// The problem of the newest content, if that is invalid.
     pub content_problem: Option<Problem>,
-    /// The server that it waits for.
+    /// A server that the skill refers to and that is not attached.
     pub missing_server: Option<MissingServer>,
-    /// Withdrawn by its declaration.
+    /// True if the declaration suspends the skill.
     pub suspended: bool,
 }
 
-/// A server that is not there.
+/// A server that a skill refers to and that is not attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingServer {
-    /// Which, and why.
+    /// The problem, with the server's name.
     pub problem: Problem,
-    /// The servers of the start are not all known, or still connecting: it may be there in a moment.
+    /// True while not all servers of the startup are declared or attached: the server may appear shortly.
     pub during_startup: bool,
 }
 
-/// What is known of a server.
+/// The presence of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ServerPresence {
-    /// `early` as in [`MissingServer`].
+    /// The server is not declared. `during_startup` is as in [`MissingServer`].
     Undeclared {
         during_startup: bool,
     },
@@ -54,12 +54,12 @@ pub(super) enum ServerPresence {
 }
 
 impl SkillState {
-    /// What agents get: its last good content, if nothing stands in the way.
+    /// Returns the content that agents get: the last valid one, unless the skill is suspended or lacks a server.
     pub fn offered(&self) -> Option<&Arc<Bundle>> {
         self.bundle.as_ref().filter(|_| !self.suspended && self.missing_server.is_none())
     }
 
-    /// The next standing of a skill, from its last and from what is known of it and of its servers.
+    /// Computes the next state of a skill from its last state, its declaration and content, and its servers.
     pub(super) fn compute(
         last: Option<&Self>,
         skill: &DeclaredObject<SkillSpec>,
@@ -68,28 +68,29 @@ impl SkillState {
     ) -> Self {
         let uid = skill.meta.uid.clone();
         let last = last.filter(|last| last.uid == uid).and_then(|last| last.bundle.clone());
-        let (bundle, problem) = match content {
+        let (bundle, content_problem) = match content {
             Some(Ok(bundle)) => (Some(bundle.clone()), None),
             Some(Err(problem)) => (last, Some(problem.clone())),
             None => (last, None),
         };
         let missing = |name: &str| {
-            let (why, early) = match server(&ObjectKey::new(skill.meta.key.namespace.clone(), name)) {
-                ServerPresence::Attached => return None,
-                ServerPresence::Undeclared { during_startup: early } => {
-                    (format!("server {name:?} is not declared in this namespace"), early)
-                }
-                ServerPresence::Detached { during_startup: early } => {
-                    (format!("server {name:?} is declared and not attached"), early)
-                }
-            };
-            Some(MissingServer { problem: Problem::new(Reason::ServerNotFound, why), during_startup: early })
+            let (message, during_startup) =
+                match server(&ObjectKey::new(skill.meta.key.namespace.clone(), name)) {
+                    ServerPresence::Attached => return None,
+                    ServerPresence::Undeclared { during_startup } => {
+                        (format!("server {name:?} is not declared in this namespace"), during_startup)
+                    }
+                    ServerPresence::Detached { during_startup } => {
+                        (format!("server {name:?} is declared but not attached"), during_startup)
+                    }
+                };
+            Some(MissingServer { problem: Problem::new(Reason::ServerNotFound, message), during_startup })
         };
         let refs = skill.spec.iter().flat_map(|spec| &spec.server_refs);
-        let server =
-            refs.filter_map(|wanted| missing(&wanted.name)).min_by_key(|missing| missing.during_startup);
+        let missing_server =
+            refs.filter_map(|server| missing(&server.name)).min_by_key(|missing| missing.during_startup);
         let suspended = skill.spec.as_ref().is_some_and(|spec| spec.suspend);
-        Self { uid, bundle, content_problem: problem, missing_server: server, suspended }
+        Self { uid, bundle, content_problem, missing_server, suspended }
     }
 }
 
@@ -112,40 +113,77 @@ mod tests {
 
     #[test]
     fn skill_is_offered_only_with_content_and_all_its_servers() {
-        let good = Arc::new(Bundle::from_text("s", "---\nname: s\ndescription: x\n---\n").unwrap());
-        let (good, bad): (SkillContent, SkillContent) =
-            (Ok(good), Err(Problem::new(Reason::InvalidSpec, "bad")));
+        let valid = Arc::new(Bundle::from_text("s", "---\nname: s\ndescription: x\n---\n").unwrap());
+        let (valid, invalid): (SkillContent, SkillContent) =
+            (Ok(valid), Err(Problem::new(Reason::InvalidSpec, "bad")));
         let refs = json!({ "inline": "x", "serverRefs": [{ "name": "a" }, { "name": "b" }] });
         let plain = json!({ "inline": "x" });
-        let last = SkillState::compute(None, &skill(plain.clone()), Some(&good), |_| {
+        let last = SkillState::compute(None, &skill(plain.clone()), Some(&valid), |_| {
             ServerPresence::Undeclared { during_startup: true }
         });
         let other = SkillState { uid: "another".into(), ..last.clone() };
         let server = |a, b| move |key: &ObjectKey| if &*key.name == "a" { a } else { b };
-        let (up, gone) = (ServerPresence::Attached, ServerPresence::Undeclared { during_startup: false });
-        let (down, soon) = (
+        let (attached, undeclared) =
+            (ServerPresence::Attached, ServerPresence::Undeclared { during_startup: false });
+        let (detached, starting) = (
             ServerPresence::Detached { during_startup: false },
             ServerPresence::Detached { during_startup: true },
         );
         let suspended = json!({ "inline": "x", "suspend": true });
         for (last, spec, content, servers, offered, missing) in [
-            (None, &plain, Some(&good), (gone, gone), true, ""),
-            (None, &plain, None, (gone, gone), false, ""),
-            (None, &plain, Some(&bad), (gone, gone), false, ""),
-            (Some(&last), &plain, Some(&bad), (gone, gone), true, ""),
-            (Some(&other), &plain, Some(&bad), (gone, gone), false, ""),
-            (None, &suspended, Some(&good), (gone, gone), false, ""),
-            (None, &refs, Some(&good), (up, up), true, ""),
-            (None, &refs, Some(&good), (up, gone), false, "server \"b\" is not declared in this namespace"),
-            (None, &refs, Some(&good), (down, up), false, "server \"a\" is declared and not attached"),
-            (None, &refs, Some(&good), (soon, up), false, "early server \"a\" is declared and not attached"),
-            (None, &refs, Some(&good), (soon, gone), false, "server \"b\" is not declared in this namespace"),
+            (None, &plain, Some(&valid), (undeclared, undeclared), true, ""),
+            (None, &plain, None, (undeclared, undeclared), false, ""),
+            (None, &plain, Some(&invalid), (undeclared, undeclared), false, ""),
+            (Some(&last), &plain, Some(&invalid), (undeclared, undeclared), true, ""),
+            (Some(&other), &plain, Some(&invalid), (undeclared, undeclared), false, ""),
+            (None, &suspended, Some(&valid), (undeclared, undeclared), false, ""),
+            (None, &refs, Some(&valid), (attached, attached), true, ""),
+            (
+                None,
+                &refs,
+                Some(&valid),
+                (attached, undeclared),
+                false,
+                "server \"b\" is not declared in this namespace",
+            ),
+            (
+                None,
+                &refs,
+                Some(&valid),
+                (detached, attached),
+                false,
+                "server \"a\" is declared but not attached",
+            ),
+            (
+                None,
+                &refs,
+                Some(&valid),
+                (starting, attached),
+                false,
+                "starting: server \"a\" is declared but not attached",
+            ),
+            (
+                None,
+                &refs,
+                Some(&valid),
+                (starting, undeclared),
+                false,
+                "server \"b\" is not declared in this namespace",
+            ),
         ] {
             let next = SkillState::compute(last, &skill(spec.clone()), content, server(servers.0, servers.1));
-            let told = next.missing_server.as_ref().map(|missing| {
-                format!("{}{}", if missing.during_startup { "early " } else { "" }, missing.problem.message)
+            let message = next.missing_server.as_ref().map(|missing| {
+                format!(
+                    "{}{}",
+                    if missing.during_startup { "starting: " } else { "" },
+                    missing.problem.message
+                )
             });
-            assert_eq!((next.offered().is_some(), &*told.unwrap_or_default()), (offered, missing), "{spec}");
+            assert_eq!(
+                (next.offered().is_some(), &*message.unwrap_or_default()),
+                (offered, missing),
+                "{spec}"
+            );
         }
     }
 }

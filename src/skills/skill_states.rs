@@ -10,7 +10,7 @@ use super::skill_state::{ServerPresence, SkillState, SkillStates};
 use crate::catalog::Catalog;
 use crate::resource::{Desired, ObjectKey};
 
-/// Where every skill stands, as a channel, and the task that keeps it true; the task is to be spawned.
+/// Returns a channel with the states of all skills, and the task that updates it; the caller spawns the task.
 ///
 /// A server counts as attached while the catalog has it: through its grace period, and while it is idle.
 pub fn track_skill_states(
@@ -18,10 +18,10 @@ pub fn track_skill_states(
     catalog: Catalog,
     stop: CancellationToken,
 ) -> (watch::Receiver<SkillStates>, impl Future<Output = ()>) {
-    let (sender, standings) = watch::channel(SkillStates::default());
-    let stage = SkillStateTracker::default();
-    (standings, async move {
-        stop.run_until_cancelled(stage.run(desired, catalog, sender)).await;
+    let (sender, states) = watch::channel(SkillStates::default());
+    let tracker = SkillStateTracker::default();
+    (states, async move {
+        stop.run_until_cancelled(tracker.run(desired, catalog, sender)).await;
     })
 }
 
@@ -29,7 +29,7 @@ pub fn track_skill_states(
 struct SkillStateTracker {
     desired: Arc<Desired>,
     states: SkillStates,
-    /// Each server that skills refer to: what is known of it, and the skills.
+    /// Each server that skills refer to: its presence, and the skills.
     servers: BTreeMap<ObjectKey, (Option<ServerPresence>, BTreeSet<ObjectKey>)>,
 }
 
@@ -43,15 +43,15 @@ impl SkillStateTracker {
         let mut generations = catalog.changes();
         let mut settled = catalog.settled();
         loop {
-            let now = desired.borrow_and_update().clone();
-            let early = !*settled.borrow_and_update();
+            let current = desired.borrow_and_update().clone();
+            let during_startup = !*settled.borrow_and_update();
             let attached = catalog.load();
-            self.update(now, |server| attached.section(server).is_some(), early);
+            self.update(current, |server| attached.section(server).is_some(), during_startup);
             drop(attached);
-            sender.send_if_modified(|told| {
+            sender.send_if_modified(|sent| {
                 let differs =
-                    told.complete != self.states.complete || !told.skills.ptr_eq(&self.states.skills);
-                told.clone_from(&self.states);
+                    sent.complete != self.states.complete || !sent.skills.ptr_eq(&self.states.skills);
+                sent.clone_from(&self.states);
                 differs
             });
             tokio::select! {
@@ -62,32 +62,33 @@ impl SkillStateTracker {
         }
     }
 
-    /// Costs what changed, and the servers that skills refer to.
-    fn update(&mut self, desired: Arc<Desired>, attached: impl Fn(&ObjectKey) -> bool, early: bool) {
-        let before = std::mem::replace(&mut self.desired, desired);
+    /// Applies the desired state and the attached servers. The cost is proportional to the change and to the number of
+    /// servers that skills refer to.
+    fn update(&mut self, desired: Arc<Desired>, attached: impl Fn(&ObjectKey) -> bool, during_startup: bool) {
+        let previous = std::mem::replace(&mut self.desired, desired);
         let after = self.desired.clone();
         let mut stale = BTreeSet::new();
-        for change in before.skills.diff(&after.skills) {
+        for change in previous.skills.diff(&after.skills) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             stale.insert(key.clone());
             self.update_references(key);
         }
-        for change in before.skill_contents.diff(&after.skill_contents) {
+        for change in previous.skill_contents.diff(&after.skill_contents) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             stale.insert(key.clone());
         }
-        for (server, (known, users)) in &mut self.servers {
-            let now = if attached(server) {
+        for (server, (presence, users)) in &mut self.servers {
+            let current = if attached(server) {
                 ServerPresence::Attached
             } else if after.servers.contains_key(server) {
-                ServerPresence::Detached { during_startup: early }
+                ServerPresence::Detached { during_startup }
             } else {
                 ServerPresence::Undeclared { during_startup: !after.source.synced }
             };
-            if *known != Some(now) {
-                *known = Some(now);
+            if *presence != Some(current) {
+                *presence = Some(current);
                 stale.extend(users.iter().cloned());
             }
         }
@@ -97,7 +98,7 @@ impl SkillStateTracker {
         self.states.complete |= after.source.skills_synced;
     }
 
-    /// Takes up what a skill refers to now.
+    /// Updates the servers that a skill refers to.
     fn update_references(&mut self, key: &ObjectKey) {
         self.servers.retain(|_, (_, users)| {
             users.remove(key);
@@ -117,12 +118,12 @@ impl SkillStateTracker {
         };
         let last = self.states.skills.get(key);
         let servers = &self.servers;
-        let known = |server: &ObjectKey| servers.get(server).and_then(|(known, _)| *known);
+        let presence = |server: &ObjectKey| servers.get(server).and_then(|(presence, _)| *presence);
         let next = SkillState::compute(
             last.map(|last| &**last),
             skill,
             self.desired.skill_contents.get(key),
-            |server| known(server).unwrap_or(ServerPresence::Undeclared { during_startup: true }),
+            |server| presence(server).unwrap_or(ServerPresence::Undeclared { during_startup: true }),
         );
         if last.is_none_or(|last| **last != next) {
             self.states.skills.insert(key.clone(), Arc::new(next));
@@ -165,12 +166,12 @@ mod tests {
         let first =
             with_skill(&with_skill(&first, "a", None, bundle("a", "A.")), "b", Some("s"), bundle("b", "B."));
         let first = with_skill(&first, "c", Some("s"), bundle("c", "C."));
-        let mut stage = SkillStateTracker::default();
-        let offered = |stage: &SkillStateTracker| {
-            let all = stage.states.skills.iter().filter(|(_, standing)| standing.offered().is_some());
+        let mut tracker = SkillStateTracker::default();
+        let offered = |tracker: &SkillStateTracker| {
+            let all = tracker.states.skills.iter().filter(|(_, state)| state.offered().is_some());
             all.map(|(key, _)| key.name.to_string()).collect::<Vec<_>>().join(" ")
         };
-        let moved = |before: &SkillStates, after: &SkillStates| {
+        let changed = |before: &SkillStates, after: &SkillStates| {
             let diff = before.skills.diff(&after.skills).map(|change| match change {
                 DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _) => {
                     key.name.to_string()
@@ -178,33 +179,33 @@ mod tests {
             });
             diff.collect::<Vec<_>>().join(" ")
         };
-        stage.update(Arc::new(first.clone()), |_| false, true);
-        assert!(stage.states.complete);
-        assert_eq!(offered(&stage), "a");
+        tracker.update(Arc::new(first.clone()), |_| false, true);
+        assert!(tracker.states.complete);
+        assert_eq!(offered(&tracker), "a");
 
-        // The server appears, is attached, and something else is.
+        // The server is declared, then attached; then another server is attached.
         let mut second = first.clone();
         second.servers.insert(key("s"), Arc::new(declared_server("s", 1)));
-        stage.update(Arc::new(second.clone()), |_| false, true);
-        let before = stage.states.clone();
-        stage.update(Arc::new(second.clone()), |server| &*server.name == "s", true);
-        assert_eq!((&*offered(&stage), &*moved(&before, &stage.states)), ("a b c", "b c"));
-        let before = stage.states.clone();
-        stage.update(Arc::new(second.clone()), |_| true, false);
-        assert!(before.skills.ptr_eq(&stage.states.skills), "churn elsewhere");
+        tracker.update(Arc::new(second.clone()), |_| false, true);
+        let before = tracker.states.clone();
+        tracker.update(Arc::new(second.clone()), |server| &*server.name == "s", true);
+        assert_eq!((&*offered(&tracker), &*changed(&before, &tracker.states)), ("a b c", "b c"));
+        let before = tracker.states.clone();
+        tracker.update(Arc::new(second.clone()), |_| true, false);
+        assert!(before.skills.ptr_eq(&tracker.states.skills), "changes of other servers change no skill");
 
-        // One is edited, one refers to nothing any more.
+        // One skill is edited; another no longer refers to a server.
         let third = with_skill(&second, "a", None, bundle("a", "Other."));
-        stage.update(Arc::new(third.clone()), |_| true, false);
-        assert_eq!(moved(&before, &stage.states), "a");
+        tracker.update(Arc::new(third.clone()), |_| true, false);
+        assert_eq!(changed(&before, &tracker.states), "a");
         let fourth = with_skill(&third, "b", None, bundle("b", "B."));
-        stage.update(Arc::new(fourth.clone()), |_| false, false);
-        assert_eq!(offered(&stage), "a b");
+        tracker.update(Arc::new(fourth.clone()), |_| false, false);
+        assert_eq!(offered(&tracker), "a b");
         let mut last = fourth;
         last.skills.remove(&key("a"));
         last.skill_contents.remove(&key("a"));
-        stage.update(Arc::new(last), |_| true, false);
-        assert_eq!(offered(&stage), "b c");
-        assert_eq!(stage.servers.len(), 1);
+        tracker.update(Arc::new(last), |_| true, false);
+        assert_eq!(offered(&tracker), "b c");
+        assert_eq!(tracker.servers.len(), 1);
     }
 }

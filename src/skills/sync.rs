@@ -1,4 +1,4 @@
-//! The directories that skills are written to: one task for each, so that none waits for another.
+//! Writes skills to directories: one task per directory, so that none waits for another.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,62 +16,62 @@ use super::skill_state::SkillStates;
 use crate::net::{Backoff, Delays, jitter};
 use crate::resource::{Digest, ObjectKey, Problem, Reason};
 
-/// All is looked at, and mended, this often.
+/// The interval of full passes, which check and repair every skill.
 const FULL_SYNC_INTERVAL: Duration = Duration::from_mins(1);
-/// The delays before what failed is tried again, until that is done as often as all.
+/// The delays before a failed write is retried, up to the interval of full passes.
 const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(2), max: FULL_SYNC_INTERVAL };
 
-/// Where skills are written to, and by whom.
+/// The directories that skills are written to, and their owner.
 #[derive(Clone, Debug)]
 pub struct SyncOptions {
-    /// The directories, absolute. They need not be there yet.
+    /// The directories, as absolute paths. They need not exist yet.
     pub directories: Vec<PathBuf>,
-    /// What tells this evenkeel from others that write to the same directories: letters and digits.
+    /// The id that distinguishes this instance from others that write to the same directories: letters and digits.
     pub owner: String,
-    /// The namespace whose skills come first where several have one name.
+    /// The namespace whose skills take precedence where several have the same name.
     pub home: Option<Arc<str>>,
 }
 
-/// What became of the skills in each directory.
+/// The results of writing the skills, for each directory.
 #[derive(Clone, Debug, Default)]
 pub struct SyncResults {
-    /// The directories; none is no way to offer skills.
+    /// The directories. If there are none, skills are not offered in directories.
     pub directories: Arc<[PathBuf]>,
-    /// By skill, and by the place of the directory in the list.
+    /// The outcomes by skill, and by the index of the directory.
     pub by_skill: OrdMap<ObjectKey, BTreeMap<usize, SyncOutcome>>,
 }
 
-/// What became of a skill in a directory.
+/// The result of writing a skill to a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncOutcome {
-    /// Of what was to be written.
+    /// The digest of the content to be written.
     pub digest: Digest,
-    /// Why it is not there.
+    /// The problem, if the skill was not written.
     pub problem: Option<Problem>,
 }
 
-/// Writes what is offered to every directory until `stop`, and tells what became of it.
+/// Writes the offered skills to every directory until `stop`, and returns a channel with the results.
 pub fn sync(
     options: SyncOptions,
-    standings: &watch::Receiver<SkillStates>,
+    states: &watch::Receiver<SkillStates>,
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) -> watch::Receiver<SyncResults> {
     let directories: Arc<[PathBuf]> = options.directories.into();
     let (sender, written) =
         watch::channel(SyncResults { directories: directories.clone(), ..SyncResults::default() });
-    for (place, path) in directories.iter().enumerate() {
-        let keeper = DirectorySync {
-            index: place,
+    for (index, path) in directories.iter().enumerate() {
+        let directory_sync = DirectorySync {
+            index,
             path: path.clone(),
             home: options.home.clone(),
             tracker: tracker.clone(),
             sender: sender.clone(),
         };
         let directory = SkillDirectory::new(path.clone(), options.owner.clone());
-        let (standings, stop) = (standings.clone(), stop.clone());
+        let (states, stop) = (states.clone(), stop.clone());
         tracker.spawn(async move {
-            stop.run_until_cancelled(keeper.run(directory, standings)).await;
+            stop.run_until_cancelled(directory_sync.run(directory, states)).await;
         });
     }
     written
@@ -86,52 +86,55 @@ struct DirectorySync {
 }
 
 impl DirectorySync {
-    async fn run(self, mut directory: SkillDirectory, mut standings: watch::Receiver<SkillStates>) {
-        let mut whole_at = Instant::now();
+    async fn run(self, mut directory: SkillDirectory, mut states: watch::Receiver<SkillStates>) {
+        let mut next_full_at = Instant::now();
         let mut backoff = Backoff::default();
         loop {
-            let now = standings.borrow_and_update().clone();
-            let mut next = whole_at;
-            // Before all skills are known nothing can be taken away, so nothing is begun.
-            if now.complete {
-                let SkillSelection { desired: wanted, owners: keys, shadowed } =
-                    select_skills(&now, self.home.as_deref());
-                let began = Instant::now();
-                let whole = began >= whole_at;
-                let work = self.tracker.spawn_blocking(move || {
-                    let troubles = directory.apply(&wanted, whole);
-                    (directory, wanted, troubles)
+            let current = states.borrow_and_update().clone();
+            let mut next_pass_at = next_full_at;
+            // Before all skills were read, no skill can be removed safely, so no pass runs.
+            if current.complete {
+                let SkillSelection { desired, owners, shadowed } =
+                    select_skills(&current, self.home.as_deref());
+                let started_at = Instant::now();
+                let full = started_at >= next_full_at;
+                let pass = self.tracker.spawn_blocking(move || {
+                    let problems = directory.apply(&desired, full);
+                    (directory, desired, problems)
                 });
-                let Ok((back, wanted, troubles)) = work.await else {
-                    tracing::error!("writing skills to {} failed; please report it", self.path.display());
+                let Ok((returned, desired, problems)) = pass.await else {
+                    tracing::error!(
+                        "the task that writes skills to {} panicked; please report this",
+                        self.path.display()
+                    );
                     return;
                 };
-                directory = back;
-                let failed = self.publish_results(&wanted, &keys, &shadowed, &troubles);
-                if whole {
-                    whole_at = Instant::now() + FULL_SYNC_INTERVAL;
+                directory = returned;
+                let failed = self.publish_results(&desired, &owners, &shadowed, &problems);
+                if full {
+                    next_full_at = Instant::now() + FULL_SYNC_INTERVAL;
                 }
-                next = if failed {
-                    whole_at.min(Instant::now() + backoff.record_failure(RETRY_DELAYS, jitter(), None))
+                next_pass_at = if failed {
+                    next_full_at.min(Instant::now() + backoff.record_failure(RETRY_DELAYS, jitter(), None))
                 } else {
                     backoff.reset();
-                    whole_at
+                    next_full_at
                 };
             }
             tokio::select! {
-                changed = standings.changed() => if changed.is_err() { return },
-                () = sleep_until(next), if now.complete => {}
+                changed = states.changed() => if changed.is_err() { return },
+                () = sleep_until(next_pass_at), if current.complete => {}
             }
         }
     }
 
-    /// Tells what became of each skill; true if something is to be tried again soon.
+    /// Publishes the outcome of each skill. Returns true if a write is to be retried.
     fn publish_results(
         &self,
-        wanted: &DesiredSkills,
-        keys: &BTreeMap<Arc<str>, ObjectKey>,
+        desired: &DesiredSkills,
+        owners: &BTreeMap<Arc<str>, ObjectKey>,
         shadowed: &BTreeMap<ObjectKey, (Digest, Problem)>,
-        troubles: &Result<BTreeMap<Arc<str>, Problem>, Problem>,
+        problems: &Result<BTreeMap<Arc<str>, Problem>, Problem>,
     ) -> bool {
         let mut outcomes: BTreeMap<ObjectKey, SyncOutcome> = shadowed
             .iter()
@@ -139,99 +142,101 @@ impl DirectorySync {
                 (key.clone(), SyncOutcome { digest: *digest, problem: Some(problem.clone()) })
             })
             .collect();
-        let mut failed = troubles.is_err();
-        for (name, bundle) in &wanted.skills {
-            let problem = match troubles {
-                Ok(troubles) => troubles.get(name).cloned(),
+        let mut failed = problems.is_err();
+        for (name, bundle) in &desired.skills {
+            let problem = match problems {
+                Ok(problems) => problems.get(name).cloned(),
                 Err(problem) => Some(problem.clone()),
             };
             failed |= problem.is_some();
-            if let Some(key) = keys.get(name) {
+            if let Some(key) = owners.get(name) {
                 outcomes.insert(key.clone(), SyncOutcome { digest: bundle.digest(), problem });
             }
         }
-        if let Err(problem) = troubles
-            && wanted.skills.is_empty()
+        if let Err(problem) = problems
+            && desired.skills.is_empty()
         {
             tracing::warn!("{}", problem.message);
         }
         self.sender.send_if_modified(|written| {
-            let mut differs = false;
-            let known: Vec<_> =
+            let mut changed = false;
+            let removed: Vec<_> =
                 written.by_skill.keys().filter(|key| !outcomes.contains_key(*key)).cloned().collect();
-            for key in known {
-                let Some(mut places) = written.by_skill.get(&key).cloned() else { continue };
-                if places.remove(&self.index).is_some() {
-                    differs = true;
-                    if places.is_empty() {
+            for key in removed {
+                let Some(mut by_directory) = written.by_skill.get(&key).cloned() else { continue };
+                if by_directory.remove(&self.index).is_some() {
+                    changed = true;
+                    if by_directory.is_empty() {
                         written.by_skill.remove(&key);
                     } else {
-                        written.by_skill.insert(key, places);
+                        written.by_skill.insert(key, by_directory);
                     }
                 }
             }
             for (key, outcome) in outcomes {
-                let mut places = written.by_skill.get(&key).cloned().unwrap_or_default();
-                if places.get(&self.index) != Some(&outcome) {
-                    differs = true;
-                    places.insert(self.index, outcome);
-                    written.by_skill.insert(key, places);
+                let mut by_directory = written.by_skill.get(&key).cloned().unwrap_or_default();
+                if by_directory.get(&self.index) != Some(&outcome) {
+                    changed = true;
+                    by_directory.insert(self.index, outcome);
+                    written.by_skill.insert(key, by_directory);
                 }
             }
-            differs
+            changed
         });
         failed
     }
 }
 
-/// What is written, where several skills may have one name.
+/// The skills to be written, with name conflicts resolved.
 struct SkillSelection {
     desired: DesiredSkills,
-    /// Who has each name.
+    /// The skill that gets each name.
     owners: BTreeMap<Arc<str>, ObjectKey>,
-    /// Who has not the name that it would have.
+    /// The skills whose name belongs to another.
     shadowed: BTreeMap<ObjectKey, (Digest, Problem)>,
 }
 
-/// The home namespace comes first, then the order of namespaces. A skill that waits for a server gives up its name,
-/// as one that is suspended does. What is not known yet, or was never good, is left as it is on the disk.
-fn select_skills(standings: &SkillStates, home: Option<&str>) -> SkillSelection {
-    let mut choice = SkillSelection {
+/// Selects the skills to be written. The home namespace takes precedence, then the order of namespaces.
+///
+/// A skill that lacks a server does not claim its name, nor does a suspended one. Skills that were not read yet, or
+/// never had valid content, are left unchanged on the disk.
+fn select_skills(states: &SkillStates, home: Option<&str>) -> SkillSelection {
+    let mut selection = SkillSelection {
         desired: DesiredSkills::default(),
         owners: BTreeMap::new(),
         shadowed: BTreeMap::new(),
     };
     let is_home = |key: &ObjectKey| Some(&*key.namespace) == home;
-    let first = standings.skills.iter().filter(|(key, _)| is_home(key));
-    let all = first.chain(standings.skills.iter().filter(|(key, _)| !is_home(key)));
-    for (key, standing) in all {
-        let early = standing.missing_server.as_ref().is_some_and(|missing| missing.during_startup);
-        match standing.offered() {
-            Some(bundle) => match choice.owners.get(bundle.name()) {
+    let first = states.skills.iter().filter(|(key, _)| is_home(key));
+    let all = first.chain(states.skills.iter().filter(|(key, _)| !is_home(key)));
+    for (key, state) in all {
+        let during_startup = state.missing_server.as_ref().is_some_and(|missing| missing.during_startup);
+        match state.offered() {
+            Some(bundle) => match selection.owners.get(bundle.name()) {
                 None => {
-                    choice.owners.insert(bundle.name().clone(), key.clone());
-                    choice.desired.skills.insert(bundle.name().clone(), bundle.clone());
+                    selection.owners.insert(bundle.name().clone(), key.clone());
+                    selection.desired.skills.insert(bundle.name().clone(), bundle.clone());
                 }
                 Some(winner) => {
                     let message = format!(
-                        "skill {winner} has this name in the directories of agents; rename or remove one of them"
+                        "skill {winner} has this name in the agents' skill directories; rename or remove one of them"
                     );
                     let problem = Problem::new(Reason::Shadowed, message);
-                    choice.shadowed.insert(key.clone(), (bundle.digest(), problem));
+                    selection.shadowed.insert(key.clone(), (bundle.digest(), problem));
                 }
             },
-            None if !standing.suspended && (standing.bundle.is_none() || early) => {
-                choice.desired.untouched.insert(key.name.clone());
+            None if !state.suspended && (state.bundle.is_none() || during_startup) => {
+                selection.desired.untouched.insert(key.name.clone());
             }
             None => {}
         }
     }
-    choice
+    selection
 }
 
 impl SyncResults {
-    /// The directory at a place of the list.
-    pub fn directory(&self, place: usize) -> &Path {
-        self.directories.get(place).map_or(Path::new(""), PathBuf::as_path)
+    /// Returns the directory at an index; an empty path if there is none.
+    pub fn directory(&self, index: usize) -> &Path {
+        self.directories.get(index).map_or(Path::new(""), PathBuf::as_path)
     }
 }

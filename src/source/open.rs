@@ -2,7 +2,7 @@ use super::source_handle::Source;
 use super::{directory, kubernetes};
 use crate::net::api_server::NoApiServer;
 
-/// What is to be reconciled, as the arguments say. A new source is one more line here.
+/// The source to reconcile, as given by the arguments. A new kind of source is one more variant.
 #[derive(Clone, Debug)]
 pub enum SourceArgs {
     /// A directory of files.
@@ -11,13 +11,13 @@ pub enum SourceArgs {
     Kubernetes(kubernetes::Args),
 }
 
-/// Why a source cannot be used.
+/// The reason a source cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct SourceError(#[from] NoApiServer);
 
 impl SourceArgs {
-    /// Finds out where the source is; that it answers is not needed yet.
+    /// Resolves the location of the source. The source does not have to be reachable yet.
     pub async fn open(self) -> Result<Box<dyn Source>, SourceError> {
         Ok(match self {
             Self::Directory(args) => Box::new(args.open()),

@@ -1,4 +1,4 @@
-//! What may run: the commands and variables that an operator allowed on the command line. Pure.
+//! The policy for stdio servers: the commands and variables that an operator allowed on the command line. Pure.
 
 use std::path::Path;
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::resource::{McpServerSpec, Problem, Reason, StdioTransport};
 
-/// The variables that an allowed command may be given unless the operator says otherwise.
+/// The variables that an allowed command may receive, unless the operator specifies others.
 pub const DEFAULT_ALLOWED_VARIABLES: [&str; 2] = ["*_TOKEN", "*_API_KEY"];
 
-/// Which stdio servers may be started.
+/// The policy that decides which stdio servers may be started.
 ///
-/// It is fixed for the life of the process: a server that a tighter policy denies ends with the restart that
-/// brings the policy.
+/// It is fixed for the life of the process. A server that a stricter policy denies ends with the restart that sets the
+/// policy.
 #[derive(Clone, Debug, Default)]
 pub struct StdioPolicy(Option<StdioAllowlist>);
 
@@ -24,25 +24,26 @@ struct StdioAllowlist {
     configured: AllowedStdio,
 }
 
-/// What an operator allowed, as written.
+/// The allowed commands and variables, as written by the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AllowedStdio {
-    /// Globs of commands, argument by argument.
+    /// Globs of commands, one glob per argument.
     pub commands: Vec<String>,
-    /// Globs of names of variables.
+    /// Globs of variable names.
     pub variables: Vec<String>,
 }
 
 impl StdioPolicy {
-    /// Everything may run: for a directory that a person named on the command line.
+    /// Allows every command: for a directory that a person named on the command line.
     pub fn allow_all() -> Self {
         Self(None)
     }
 
-    /// Only what fits one of `commands`, argument by argument (a `*` stops at a slash), with variables whose
-    /// names fit one of `variables`: a loader or index variable changes what runs. No command is nothing.
+    /// Allows only commands that match one of `commands`, argument by argument (a `*` does not match a slash), with
+    /// variables whose names match one of `variables`: a loader or index variable changes what runs. An empty
+    /// `commands` allows nothing.
     pub fn allow_only(commands: &[String], variables: &[String]) -> Result<Self, globset::Error> {
-        let command = |pattern: &String| pattern.split_whitespace().map(compile_glob).collect();
+        let command = |command_line: &String| command_line.split_whitespace().map(compile_glob).collect();
         Ok(Self(Some(StdioAllowlist {
             commands: commands.iter().map(command).collect::<Result<_, _>>()?,
             variables: variables.iter().map(|name| compile_glob(name)).collect::<Result<_, _>>()?,
@@ -50,51 +51,55 @@ impl StdioPolicy {
         })))
     }
 
-    /// What was written, unless everything may run.
+    /// Returns the configured globs, or `None` if every command is allowed.
     pub fn configured(&self) -> Option<&AllowedStdio> {
-        self.0.as_ref().map(|allowed| &allowed.configured)
+        self.0.as_ref().map(|allowlist| &allowlist.configured)
     }
 
-    /// Where every process runs, if not in the folder of the file that declares it: `/`, where only some commands are
-    /// allowed. What lies in that folder may be of whoever wrote the declaration, and a `.npmrc` or a `package.json`
-    /// changes what runs.
+    /// Returns the working directory of every process, if it is not the folder of the declaring file: `/` if only some
+    /// commands are allowed. The author of a declaration may control the files in its folder, and a `.npmrc` or a
+    /// `package.json` there changes what runs.
     pub fn working_directory(&self) -> Option<&'static Path> {
         self.0.is_some().then_some(Path::new("/"))
     }
 
-    /// Says no to what may not run, and with which flag it could.
+    /// Checks a spec against the policy.
+    ///
+    /// Errors: `PolicyDenied`, with the flag that would allow the command or variable.
     pub fn check(&self, spec: &McpServerSpec) -> Result<(), Problem> {
-        let (Some(allowed), Some(stdio)) = (&self.0, &spec.stdio) else { return Ok(()) };
-        if !allowed.commands.iter().any(|command| matches_command(command, stdio)) {
-            let words: Vec<_> = command_line(stdio).collect();
+        let (Some(allowlist), Some(stdio)) = (&self.0, &spec.stdio) else { return Ok(()) };
+        if !allowlist.commands.iter().any(|command| matches_command(command, stdio)) {
+            let arguments: Vec<_> = command_line(stdio).collect();
             return Err(denied(format!(
-                "spec.stdio: this command may not run here; an operator allows it with --allow-stdio {:?}",
-                words.join(" ")
+                "spec.stdio: this command is not allowed here; an operator can allow it with --allow-stdio {:?}",
+                arguments.join(" ")
             )));
         }
         if stdio.command.contains('/') && !stdio.command.starts_with('/') {
             return Err(denied(
-                "spec.stdio.command: under --allow-stdio a path is absolute, since a relative one runs what lies \
-                 beside the declaration"
+                "spec.stdio.command: with --allow-stdio a path must be absolute, because a relative path runs a file next \
+                 to the declaration"
                     .into(),
             ));
         }
         if stdio.cwd.is_some() {
             return Err(denied(
-                "spec.stdio.cwd: under --allow-stdio servers run in /, since files of the working directory \
-                 (.npmrc, package.json) can change what a command runs; leave it out"
+                "spec.stdio.cwd: with --allow-stdio servers run in /, because files in the working directory \
+                 (.npmrc, package.json) can change what a command runs; remove cwd"
                     .into(),
             ));
         }
-        let refused =
-            stdio.env.iter().find(|var| !allowed.variables.iter().any(|glob| glob.is_match(&var.name)));
-        match refused {
+        let denied_variable = stdio
+            .env
+            .iter()
+            .find(|var| !allowlist.variables.iter().any(|matcher| matcher.is_match(&var.name)));
+        match denied_variable {
             None => Ok(()),
             Some(var) => Err(denied(format!(
-                "spec.stdio.env: the variable {} may not be set here, only {}; an operator allows it with \
+                "spec.stdio.env: the variable {} is not allowed here, only {}; an operator can allow it with \
                  --allow-stdio-env {}",
                 var.name,
-                allowed.configured.variables.join(", "),
+                allowlist.configured.variables.join(", "),
                 var.name
             ))),
         }
@@ -111,7 +116,7 @@ fn command_line(stdio: &StdioTransport) -> impl Iterator<Item = &str> {
 
 fn matches_command(command: &[GlobMatcher], stdio: &StdioTransport) -> bool {
     command.len() == stdio.args.len() + 1
-        && command.iter().zip(command_line(stdio)).all(|(glob, word)| glob.is_match(word))
+        && command.iter().zip(command_line(stdio)).all(|(matcher, argument)| matcher.is_match(argument))
 }
 
 fn denied(message: String) -> Problem {
@@ -135,7 +140,7 @@ mod tests {
         let variables = DEFAULT_ALLOWED_VARIABLES.map(String::from);
         let allowed = ["npx -y @modelcontextprotocol/*".to_owned(), "/opt/mcp/*".to_owned()];
         let policy = StdioPolicy::allow_only(&allowed, &variables).unwrap();
-        for (command, args, may_run) in [
+        for (command, args, allowed) in [
             ("npx", json!(["-y", "@modelcontextprotocol/server-everything"]), true),
             ("npx", json!(["-y", "@modelcontextprotocol/a/../../evil"]), false),
             ("npx", json!(["-y", "evil"]), false),
@@ -143,18 +148,18 @@ mod tests {
             ("npx", json!(["-y"]), false),
             ("npx", json!([]), false),
             ("/tmp/npx", json!(["-y", "@modelcontextprotocol/a"]), false),
-            // One argument with spaces is one argument.
+            // An argument that contains spaces is a single argument.
             ("npx", json!(["-y @modelcontextprotocol/a"]), false),
             ("/opt/mcp/fetch", json!([]), true),
             ("/opt/mcp/../sh", json!([]), false),
         ] {
-            let told = check(&policy, json!({ "command": command, "args": args.clone() }));
-            assert_eq!(told.is_empty(), may_run, "{command} {args}: {told}");
+            let message = check(&policy, json!({ "command": command, "args": args.clone() }));
+            assert_eq!(message.is_empty(), allowed, "{command} {args}: {message}");
         }
-        let told = check(&policy, json!({ "command": "sh", "args": ["-c", "x"] }));
+        let message = check(&policy, json!({ "command": "sh", "args": ["-c", "x"] }));
         assert_eq!(
-            told,
-            "PolicyDenied: spec.stdio: this command may not run here; an operator allows it with --allow-stdio \
+            message,
+            "PolicyDenied: spec.stdio: this command is not allowed here; an operator can allow it with --allow-stdio \
              \"sh -c x\""
         );
     }
@@ -163,7 +168,7 @@ mod tests {
     fn files_next_to_the_declaration_cannot_change_what_runs() {
         let allowed = ["npx".to_owned(), "./bin/*".to_owned(), "bin/*".to_owned(), "/opt/*".to_owned()];
         let policy = StdioPolicy::allow_only(&allowed, &[]).unwrap();
-        for (stdio, refused) in [
+        for (stdio, field) in [
             (json!({ "command": "npx" }), ""),
             (json!({ "command": "npx", "cwd": "." }), "spec.stdio.cwd: "),
             (json!({ "command": "npx", "cwd": "/srv" }), "spec.stdio.cwd: "),
@@ -171,10 +176,12 @@ mod tests {
             (json!({ "command": "bin/x" }), "spec.stdio.command: "),
             (json!({ "command": "/opt/x" }), ""),
         ] {
-            let told = check(&policy, stdio.clone());
-            let expected =
-                if refused.is_empty() { String::new() } else { format!("PolicyDenied: {refused}") };
-            assert!(told.starts_with(&expected) && told.is_empty() == refused.is_empty(), "{stdio}: {told}");
+            let message = check(&policy, stdio.clone());
+            let expected = if field.is_empty() { String::new() } else { format!("PolicyDenied: {field}") };
+            assert!(
+                message.starts_with(&expected) && message.is_empty() == field.is_empty(),
+                "{stdio}: {message}"
+            );
             assert_eq!(check(&StdioPolicy::allow_all(), stdio), "");
         }
         assert_eq!(
@@ -187,17 +194,17 @@ mod tests {
     fn variable_must_be_allowed_by_name() {
         let policy =
             StdioPolicy::allow_only(&["s".into()], &DEFAULT_ALLOWED_VARIABLES.map(String::from)).unwrap();
-        for (name, may_be_set) in [
+        for (name, allowed) in [
             ("GITHUB_TOKEN", true),
             ("X_API_KEY", true),
             ("LD_PRELOAD", false),
             ("NPM_CONFIG_REGISTRY", false),
         ] {
-            let told =
+            let message =
                 check(&policy, json!({ "command": "s", "env": [{ "name": name, "value": "hunter2" }] }));
-            assert_eq!(told.is_empty(), may_be_set, "{told}");
-            assert!(!told.contains("hunter2"), "{told}");
-            assert!(may_be_set || told.contains(&format!("--allow-stdio-env {name}")), "{told}");
+            assert_eq!(message.is_empty(), allowed, "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+            assert!(allowed || message.contains(&format!("--allow-stdio-env {name}")), "{message}");
         }
     }
 

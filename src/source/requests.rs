@@ -9,57 +9,61 @@ use crate::resource::{
     DeclaredMeta, DeclaredObject, Desired, McpServerSpec, ObjectKey, RequestedAnnotations, RequestedWork,
 };
 
-/// Asks for work on one server, by annotations.
+/// A request for work on one server, made by annotations.
 #[derive(Clone, Debug)]
 pub struct ReconcileRequest {
-    /// The server.
+    /// The key of the server.
     pub key: ObjectKey,
-    /// Its uid: another server of the same name is not meant.
+    /// The uid of the server. The request does not apply to another server of the same name.
     pub uid: Arc<str>,
-    /// Those of [`REQUESTS`](crate::resource::REQUESTS) to set, or (`None`) to take back.
+    /// The annotations to set, or to remove (`None`), out of
+    /// [`REQUEST_ANNOTATIONS`](crate::resource::REQUEST_ANNOTATIONS).
     pub annotations: Vec<(&'static str, Option<String>)>,
 }
 
-/// Takes requests. They are kept in memory until their server is gone or the process ends.
+/// A handle that accepts reconcile requests. They are kept in memory until their server is gone or the process ends.
 #[derive(Clone, Debug)]
 pub struct ReconcileRequests(watch::Sender<RequestedWork>);
 
 impl ReconcileRequests {
-    /// Asks for work. It shows as annotations of the server.
+    /// Submits a request. It becomes visible as annotations of the server.
     pub fn submit(&self, request: ReconcileRequest) {
         let ReconcileRequest { key, uid, annotations } = request;
-        self.0.send_modify(|asked| {
-            let before = asked.get(&key).filter(|before| before.uid == uid);
-            let mut values = before.map(|before| before.values.clone()).unwrap_or_default();
+        self.0.send_modify(|requests| {
+            let earlier = requests.get(&key).filter(|earlier| earlier.uid == uid);
+            let mut values = earlier.map(|earlier| earlier.values.clone()).unwrap_or_default();
             for (name, value) in annotations {
                 match value {
                     Some(value) => values.insert(name, value),
                     None => values.remove(name),
                 };
             }
-            asked.insert(key, Arc::new(RequestedAnnotations { uid, values }));
+            requests.insert(key, Arc::new(RequestedAnnotations { uid, values }));
         });
     }
 }
 
-/// A stage between a source and those who read it, which adds what was asked for to the annotations of the
-/// servers that it was asked of. Every other object keeps its `Arc`, and so do those until they change.
-pub fn requests(
+/// Adds the requested annotations to the servers that a source publishes.
+///
+/// Returns a handle to submit requests, a receiver of the merged [`Desired`], and a future that does the merging until
+/// `stop` is cancelled. An object without a request keeps its `Arc`; an object with one keeps its merged `Arc` until
+/// the object or the request changes.
+pub fn merge_requests(
     source: watch::Receiver<Arc<Desired>>,
     stop: CancellationToken,
 ) -> (ReconcileRequests, watch::Receiver<Arc<Desired>>, impl Future<Output = ()>) {
-    let (ask, asked) = watch::channel(OrdMap::new());
+    let (request_sender, requested) = watch::channel(OrdMap::new());
     let (sender, desired) = watch::channel(source.borrow().clone());
-    let requests = ReconcileRequests(ask);
-    let stage = RequestMerger { requests: requests.clone(), merged: HashMap::new() };
+    let requests = ReconcileRequests(request_sender);
+    let merger = RequestMerger { requests: requests.clone(), merged: HashMap::new() };
     (requests, desired, async move {
-        stop.run_until_cancelled(stage.run(source, asked, sender)).await;
+        stop.run_until_cancelled(merger.run(source, requested, sender)).await;
     })
 }
 
 struct RequestMerger {
     requests: ReconcileRequests,
-    /// What was made of a declaration and of what was asked, as long as neither changes.
+    /// The merged servers, kept as long as neither the declaration nor the request changes.
     merged: HashMap<ObjectKey, MergedServer>,
 }
 
@@ -73,58 +77,61 @@ impl RequestMerger {
     async fn run(
         mut self,
         mut source: watch::Receiver<Arc<Desired>>,
-        mut asked: watch::Receiver<RequestedWork>,
+        mut requested: watch::Receiver<RequestedWork>,
         sender: watch::Sender<Arc<Desired>>,
     ) {
         loop {
             let desired = source.borrow_and_update().clone();
-            let now = asked.borrow_and_update().clone();
-            sender.send_replace(self.merge(desired, &now));
+            let work = requested.borrow_and_update().clone();
+            sender.send_replace(self.merge(desired, &work));
             tokio::select! {
                 changed = source.changed() => if changed.is_err() { return },
-                // Never closed: `forget` is one of its senders.
-                _ = asked.changed() => {}
+                // Never closed: `self.requests` is one of its senders.
+                _ = requested.changed() => {}
             }
         }
     }
 
-    fn merge(&mut self, desired: Arc<Desired>, now: &RequestedWork) -> Arc<Desired> {
-        let mut gone = Vec::new();
+    fn merge(&mut self, desired: Arc<Desired>, work: &RequestedWork) -> Arc<Desired> {
+        let mut expired = Vec::new();
         let mut merged = None;
-        for (key, asked) in now {
-            let Some(declared) = desired.servers.get(key).filter(|server| server.meta.uid == asked.uid)
+        for (key, requested) in work {
+            let Some(declared) = desired.servers.get(key).filter(|server| server.meta.uid == requested.uid)
             else {
-                // Before the first look nothing is there, and nothing is gone.
+                // Before the source is synced a server may only be missing because it was not read yet.
                 if desired.source.synced {
-                    gone.push(key.clone());
+                    expired.push(key.clone());
                 }
                 continue;
             };
-            let known = self.merged.get(key);
-            let known =
-                known.filter(|made| Arc::ptr_eq(&made.declared, declared) && made.requested == *asked);
-            let result = match known {
-                Some(made) => made.result.clone(),
-                None => with_annotations(declared, asked),
+            let cached = self.merged.get(key);
+            let cached = cached
+                .filter(|entry| Arc::ptr_eq(&entry.declared, declared) && entry.requested == *requested);
+            let result = match cached {
+                Some(entry) => entry.result.clone(),
+                None => with_annotations(declared, requested),
             };
-            let made =
-                MergedServer { declared: declared.clone(), requested: asked.clone(), result: result.clone() };
-            self.merged.insert(key.clone(), made);
+            let entry = MergedServer {
+                declared: declared.clone(),
+                requested: requested.clone(),
+                result: result.clone(),
+            };
+            self.merged.insert(key.clone(), entry);
             let merged = merged
-                .get_or_insert_with(|| Desired { requested_work: now.clone(), ..Desired::clone(&desired) });
+                .get_or_insert_with(|| Desired { requested_work: work.clone(), ..Desired::clone(&desired) });
             merged.servers.insert(key.clone(), result);
         }
-        if !gone.is_empty() {
-            self.discard_requests(&gone);
+        if !expired.is_empty() {
+            self.discard_requests(&expired);
         }
         merged.map_or(desired, Arc::new)
     }
 
-    fn discard_requests(&mut self, gone: &[ObjectKey]) {
-        self.merged.retain(|key, _| !gone.contains(key));
-        self.requests.0.send_if_modified(|asked| {
-            for key in gone {
-                asked.remove(key);
+    fn discard_requests(&mut self, expired: &[ObjectKey]) {
+        self.merged.retain(|key, _| !expired.contains(key));
+        self.requests.0.send_if_modified(|work| {
+            for key in expired {
+                work.remove(key);
             }
             false
         });
@@ -133,10 +140,10 @@ impl RequestMerger {
 
 fn with_annotations(
     declared: &DeclaredObject<McpServerSpec>,
-    asked: &RequestedAnnotations,
+    requested: &RequestedAnnotations,
 ) -> Arc<DeclaredObject<McpServerSpec>> {
     let mut annotations = declared.meta.annotations.clone();
-    annotations.extend(asked.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    annotations.extend(requested.values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     let meta = DeclaredMeta { annotations, ..declared.meta.clone() };
     Arc::new(DeclaredObject { meta, ..declared.clone() })
 }
@@ -161,37 +168,37 @@ mod tests {
 
     #[tokio::test]
     async fn request_changes_only_its_server() {
-        let (declare, source) = watch::channel(Arc::default());
+        let (source_sender, source) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
-        let (requests, mut reader, stage) = requests(source, stop.clone());
+        let (requests, mut reader, stage) = merge_requests(source, stop.clone());
         let task = tokio::spawn(stage);
         let first = desired(&["a", "b"]);
-        declare.send(first.clone()).unwrap();
-        let told = |desired: &Desired, name| {
+        source_sender.send(first.clone()).unwrap();
+        let requested_at = |desired: &Desired, name| {
             desired
                 .servers
                 .get(&key(name))
                 .and_then(|server| server.meta.annotations.get(RECONCILE_REQUESTED_AT).cloned())
         };
         requests.submit(request("a", Some("1")));
-        let asked = reader.wait_for(|now| told(now, "a").is_some()).await.unwrap().clone();
-        assert!(Arc::ptr_eq(&asked.servers[&key("b")], &first.servers[&key("b")]));
+        let merged = reader.wait_for(|now| requested_at(now, "a").is_some()).await.unwrap().clone();
+        assert!(Arc::ptr_eq(&merged.servers[&key("b")], &first.servers[&key("b")]));
 
-        // Another object changes: what was made for this one stays.
+        // Another object changes: the merged object of this one keeps its `Arc`.
         let mut second = Desired::clone(&first);
         second.servers.insert(key("c"), Arc::new(declared_server("c", 1)));
-        declare.send(Arc::new(second)).unwrap();
+        source_sender.send(Arc::new(second)).unwrap();
         let third = reader.wait_for(|now| now.servers.len() == 3).await.unwrap().clone();
-        assert!(Arc::ptr_eq(&asked.servers[&key("a")], &third.servers[&key("a")]));
+        assert!(Arc::ptr_eq(&merged.servers[&key("a")], &third.servers[&key("a")]));
 
         requests.submit(request("a", None));
-        let back = reader.wait_for(|now| told(now, "a").is_none()).await.unwrap().clone();
-        assert_eq!(back.servers.len(), 3);
+        let withdrawn = reader.wait_for(|now| requested_at(now, "a").is_none()).await.unwrap().clone();
+        assert_eq!(withdrawn.servers.len(), 3);
 
-        // Gone with its server, and not for another of that name.
+        // The request ends with its server and does not apply to another server of the same name.
         requests.submit(request("a", Some("2")));
-        reader.wait_for(|now| told(now, "a").is_some()).await.unwrap();
-        declare.send(desired(&["b"])).unwrap();
+        reader.wait_for(|now| requested_at(now, "a").is_some()).await.unwrap();
+        source_sender.send(desired(&["b"])).unwrap();
         reader.wait_for(|now| now.servers.len() == 1).await.unwrap();
         assert!(requests.0.borrow().is_empty());
         stop.cancel();

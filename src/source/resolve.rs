@@ -1,5 +1,5 @@
-//! A spec with its references, as the endpoint that a connection is made from. Pure: what the environment
-//! and the secrets hold is asked of the caller.
+//! Resolves the references of a spec into the endpoint that a connection is made from. Pure: the caller supplies the
+//! environment and the secrets.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::resource::{
     StdioEndpoint, StdioTransport, Transport, ValueFrom, is_inherited_variable,
 };
 
-/// Evenkeel's own environment as it was at the start, for `valueFrom.env`.
+/// The environment of the evenkeel process at its start, for `valueFrom.env`.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(Arc<HashMap<String, SecretString>>);
 
@@ -27,27 +27,27 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
 }
 
 impl Environment {
-    /// The value of a variable, for the one server that it is for.
+    /// Returns the value of a variable. It is meant only for the server that refers to it.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(ExposeSecret::expose_secret)
     }
 }
 
-/// What became of a look at a secret.
+/// The result of a lookup of a secret.
 #[derive(Clone, Debug)]
 pub(super) enum SecretLookup {
     Found(SecretString),
-    /// Neither the secret nor the key is there.
+    /// The secret or its key does not exist.
     Missing,
-    /// It is there, and why it cannot be used.
+    /// It exists but cannot be used; holds the reason.
     Unusable(String),
-    /// It cannot be looked at, and why.
+    /// It cannot be read; holds the reason.
     Denied(Problem),
 }
 
-/// Where the values of references come from.
+/// The sources of the values of references.
 pub(super) struct ReferenceValues<'a> {
-    /// Where a secret is looked for; for messages.
+    /// Returns the location of a secret, for messages.
     pub secret_location: &'a dyn Fn(&SecretKeyRef) -> String,
     pub environment: &'a Environment,
     pub policy: &'a StdioPolicy,
@@ -56,22 +56,23 @@ pub(super) struct ReferenceValues<'a> {
 }
 
 impl ReferenceValues<'_> {
-    /// The endpoint of `spec`, declared in a file of `folder`, if in a file; or which reference was not
-    /// found, or why it may not run.
+    /// Returns the endpoint of `spec`. `folder` is the folder of the declaring file, if `spec` is declared in a file.
     ///
-    /// A process runs in `cwd`, which is relative to the folder of the declaring file; if there is none, in that
-    /// folder itself or where the policy says. A `command` with a slash is relative to where the process runs.
-    /// Without a folder both are as they are declared. A secret is passed on byte for byte, except that a header loses
-    /// the line break at its end: no header can hold one. `filled` are values that references in the spec were replaced
-    /// by before.
+    /// A process runs in `cwd`, which is relative to the folder of the declaring file; without `cwd` it runs in that
+    /// folder, or in the working directory of the policy. A `command` with a slash is relative to the working directory
+    /// of the process. Without a folder both are used as declared. A secret is passed on byte for byte, except that a
+    /// header value loses the line break at its end, because no header can contain one. `filled_values` are the values
+    /// that already replaced references in the spec.
+    ///
+    /// Errors: a reference that was not found, or the policy rule that denies the server.
     pub fn resolve(
         &self,
         spec: &McpServerSpec,
         folder: Option<&Path>,
-        filled: Vec<SecretString>,
+        filled_values: Vec<SecretString>,
     ) -> Result<Arc<Endpoint>, Problem> {
         self.policy.check(spec)?;
-        let mut referenced = filled;
+        let mut referenced = filled_values;
         let transport = match (&spec.stdio, &spec.http) {
             (Some(stdio), _) => Transport::Stdio(self.resolve_stdio(stdio, folder, &mut referenced)?),
             (None, Some(http)) => Transport::Http(self.resolve_http(http)?),
@@ -91,14 +92,14 @@ impl ReferenceValues<'_> {
         let command = command
             .into_os_string()
             .into_string()
-            .map_err(|_| invalid_spec("spec.stdio.command: its folder has a name that is not UTF-8"))?;
+            .map_err(|_| invalid_spec("spec.stdio.command: the path of its folder is not valid UTF-8"))?;
         let mut env = Vec::with_capacity(stdio.env.len());
         for var in &stdio.env {
-            let place = format!("variable {}", var.name);
-            if let Some(value) = self.resolve_value(&place, var.value.as_ref(), var.value_from.as_ref())? {
+            let field = format!("variable {}", var.name);
+            if let Some(value) = self.resolve_value(&field, var.value.as_ref(), var.value_from.as_ref())? {
                 if value.expose_secret().contains('\0') {
                     return Err(invalid_spec(&format!(
-                        "{place}: its value holds a NUL, which no variable can"
+                        "{field}: the value contains a NUL character, which a variable cannot contain"
                     )));
                 }
                 let variable = var.value_from.as_ref().and_then(|from| from.env.as_deref());
@@ -115,9 +116,9 @@ impl ReferenceValues<'_> {
         let url = Url::parse(&http.url).map_err(|error| invalid_spec(&format!("spec.http.url: {error}")))?;
         let mut headers = Vec::with_capacity(http.headers.len());
         for header in &http.headers {
-            let place = format!("header {}", header.name);
+            let field = format!("header {}", header.name);
             let Some(value) =
-                self.resolve_value(&place, header.value.as_ref(), header.value_from.as_ref())?
+                self.resolve_value(&field, header.value.as_ref(), header.value_from.as_ref())?
             else {
                 continue;
             };
@@ -125,10 +126,10 @@ impl ReferenceValues<'_> {
             let text = text.strip_suffix('\n').unwrap_or(text);
             let text = text.strip_suffix('\r').unwrap_or(text);
             let name = HeaderName::from_bytes(header.name.as_bytes())
-                .map_err(|_| invalid_spec(&format!("{place}: the name is not a header's")))?;
+                .map_err(|_| invalid_spec(&format!("{field}: the name is not a valid header name")))?;
             if HeaderValue::from_str(text).is_err() {
                 return Err(invalid_spec(&format!(
-                    "{place}: its value holds a line break or another character that no header can"
+                    "{field}: the value contains a line break or another character that a header cannot contain"
                 )));
             }
             headers.push((name, SecretString::from(text)));
@@ -140,55 +141,55 @@ impl ReferenceValues<'_> {
         Ok(HttpEndpoint { url, headers, ca })
     }
 
-    /// A value, or `None` if it is left out because an optional secret is missing.
+    /// Resolves a value; returns `None` if it is omitted because an optional secret is missing.
     fn resolve_value(
         &self,
-        place: &str,
+        field: &str,
         literal: Option<&Literal>,
-        from: Option<&ValueFrom>,
+        value_from: Option<&ValueFrom>,
     ) -> Result<Option<SecretString>, Problem> {
         if let Some(literal) = literal {
             return Ok(Some(SecretString::from(literal.expose())));
         }
-        if let Some(reference) = from.and_then(|from| from.secret_key_ref.as_ref()) {
-            return self.resolve_secret(place, reference);
+        if let Some(reference) = value_from.and_then(|value_from| value_from.secret_key_ref.as_ref()) {
+            return self.resolve_secret(field, reference);
         }
-        let Some(name) = from.and_then(|from| from.env.as_ref()) else {
-            return Err(invalid_spec(&format!("{place}: has neither value nor valueFrom")));
+        let Some(name) = value_from.and_then(|value_from| value_from.env.as_ref()) else {
+            return Err(invalid_spec(&format!("{field}: neither value nor valueFrom is set")));
         };
         match self.environment.0.get(name) {
             Some(value) => Ok(Some(value.clone())),
             None => Err(Problem::new(
                 Reason::VariableNotFound,
                 format!(
-                    "{place}: the variable {name:?} is not set in evenkeel's environment; set it and start again"
+                    "{field}: the variable {name:?} is not set in evenkeel's environment; set it and restart evenkeel"
                 ),
             )),
         }
     }
 
-    fn resolve_secret(&self, place: &str, reference: &SecretKeyRef) -> Result<Option<SecretString>, Problem> {
+    fn resolve_secret(&self, field: &str, reference: &SecretKeyRef) -> Result<Option<SecretString>, Problem> {
         let SecretKeyRef { name, key, optional } = reference;
         let not_found = |message: String| Problem::new(Reason::SecretNotFound, message);
         match (self.lookup_secret)(reference) {
             SecretLookup::Found(value) => Ok(Some(value)),
             SecretLookup::Missing if *optional => Ok(None),
             SecretLookup::Missing => Err(not_found(format!(
-                "{place}: secret {name:?} with key {key:?} was not found; it is looked for in {}",
+                "{field}: secret {name:?} with key {key:?} was not found in {}",
                 (self.secret_location)(reference)
             ))),
-            SecretLookup::Unusable(why) => Err(not_found(format!(
-                "{place}: secret {name:?} with key {key:?} cannot be used: {} {why}",
+            SecretLookup::Unusable(reason) => Err(not_found(format!(
+                "{field}: secret {name:?} with key {key:?} cannot be used: {} {reason}",
                 (self.secret_location)(reference)
             ))),
             SecretLookup::Denied(Problem { reason, message }) => {
-                Err(Problem::new(reason, format!("{place}: secret {name:?} cannot be read: {message}")))
+                Err(Problem::new(reason, format!("{field}: secret {name:?} cannot be read: {message}")))
             }
         }
     }
 }
 
-/// The secrets that a spec names.
+/// Returns the secrets that a spec refers to.
 pub(super) fn secret_references(spec: &McpServerSpec) -> impl Iterator<Item = &SecretKeyRef> {
     let env = spec.stdio.iter().flat_map(|stdio| &stdio.env).map(|var| &var.value_from);
     let headers = spec.http.iter().flat_map(|http| &http.headers).map(|header| &header.value_from);
@@ -218,10 +219,10 @@ mod tests {
         }
     }
 
-    /// The endpoint on one line, with its values.
+    /// Returns the endpoint with its values, or the problem, on one line.
     fn resolve_to_text(spec: Value) -> String {
         let environment = Environment::from_iter([("PROXY", "hunter3"), ("EMPTY", "")]);
-        let sources = ReferenceValues {
+        let references = ReferenceValues {
             secret_location: &|reference| format!("/run/secrets/{}/{}", reference.name, reference.key),
             environment: &environment,
             policy: &StdioPolicy::allow_all(),
@@ -234,7 +235,7 @@ mod tests {
                 |(name, value): &(String, SecretString)| format!(" {name}={:?}", value.expose_secret());
             pairs.iter().map(pair).collect::<String>()
         };
-        match sources.resolve(&spec, Some(Path::new("/srv/fleet/team")), Vec::new()) {
+        match references.resolve(&spec, Some(Path::new("/srv/fleet/team")), Vec::new()) {
             Ok(endpoint) => match &endpoint.transport {
                 Transport::Stdio(stdio) => {
                     let cwd = stdio.cwd.as_ref().unwrap().display();
@@ -303,7 +304,7 @@ mod tests {
             (
                 "stdio",
                 from("github", "no"),
-                "SecretNotFound: variable x: secret \"github\" with key \"no\" was not found; it is looked for in /run/secrets/github/no",
+                "SecretNotFound: variable x: secret \"github\" with key \"no\" was not found in /run/secrets/github/no",
             ),
             (
                 "http",
@@ -315,17 +316,17 @@ mod tests {
                 from("huge", "token"),
                 "SecretNotFound: header x: secret \"huge\" with key \"token\" cannot be used: /run/secrets/huge/token is larger than 1 MiB",
             ),
-            ("http", from("github", "lines"), "InvalidSpec: header x: its value holds a line break"),
-            ("stdio", from("github", "nul"), "InvalidSpec: variable x: its value holds a NUL"),
+            ("http", from("github", "lines"), "InvalidSpec: header x: the value contains a line break"),
+            ("stdio", from("github", "nul"), "InvalidSpec: variable x: the value contains a NUL"),
         ] {
             let item = json!([{ "name": "x", "valueFrom": value_from }]);
             let spec = match transport {
                 "stdio" => json!({ "stdio": { "command": "c", "env": item } }),
                 _ => json!({ "http": { "url": "https://a/mcp", "headers": item } }),
             };
-            let told = resolve_to_text(spec);
-            assert!(told.starts_with(expected), "{told}");
-            assert!(!told.contains("hunter"), "{told}");
+            let message = resolve_to_text(spec);
+            assert!(message.starts_with(expected), "{message}");
+            assert!(!message.contains("hunter"), "{message}");
         }
     }
 

@@ -14,75 +14,76 @@ use crate::state_dir::StateDir;
 
 /// A source of declarations that has not been started.
 pub trait Source: Send + Sync {
-    /// Gives what others may know of the source. Nothing outside `source/` depends on which source it is but by this.
+    /// Returns the description of the source. Code outside `source/` depends on the kind of a source only through it.
     fn info(&self) -> &SourceInfo;
 
-    /// Begins to watch. Tasks run on the tracker until they are told to stop.
-    fn start(self: Box<Self>, start: SourceContext) -> SourceHandle;
+    /// Starts to watch. Its tasks run on the tracker of `context` until `context.stop` is cancelled.
+    fn start(self: Box<Self>, context: SourceContext) -> SourceHandle;
 }
 
-/// What others may know of a source.
+/// The description of a source.
 #[derive(Clone)]
 pub struct SourceInfo {
-    /// What it is, and where.
+    /// The kind of the source and its location.
     pub id: SourceId,
-    /// Tells it from others on this machine: the path as given, or a text in its place.
+    /// An identity that is unique among the sources on this machine: the path as given, or a text in its place.
     pub identity: PathBuf,
-    /// The directory that the paths of files are relative to, as it was given, if there are files.
+    /// The directory, as it was given, that the paths of files are relative to; `None` if there are no files.
     pub root: Option<PathBuf>,
     /// The namespace of objects whose names carry none, if there is one.
     pub default_namespace: Option<Arc<str>>,
-    /// Which stdio servers may run.
+    /// The policy for stdio servers.
     pub policy: StdioPolicy,
-    /// What somebody does who wants to change what is declared: `edit the files in …`.
+    /// An instruction for a person who wants to change a declaration, such as `edit the files in …`.
     pub edit_instruction: Arc<str>,
-    /// Where its objects are, if that is an API server: statuses are written there, and the replicas share what else is
-    /// kept there.
+    /// The API server that holds the objects, if there is one: statuses are written to it, and the replicas share its
+    /// other objects.
     pub api_server: Option<ApiServer>,
 }
 
-/// The API server that holds the objects, and what this process has there.
+/// The API server that holds the objects, and the objects that this process uses in it.
 #[derive(Clone)]
 pub struct ApiServer {
-    /// Its client.
+    /// The client of the API server.
     pub client: Client,
     /// The namespace of the Lease and of the session key.
     pub namespace: String,
-    /// The Lease that the replica holds that writes statuses.
+    /// The name of the Lease. The replica that holds it writes statuses.
     pub lease: String,
-    /// The Secret with the key of session ids, and the key in it.
+    /// The Secret with the key of session ids, and the key within the Secret.
     pub session_key: Option<(String, String)>,
-    /// The name of this replica: another for every process, so that no two take one Lease for theirs.
+    /// The name of this replica. It is unique for every process, so two processes never use one Lease as the same
+    /// holder.
     pub instance: Arc<str>,
 }
 
-/// What a source is started with.
+/// The context in which a source is started.
 pub struct SourceContext {
-    /// Where it may keep what must outlive the process; the lock is held.
+    /// The state directory for what must outlive the process; its lock is held.
     pub state_dir: Arc<StateDir>,
     /// The key of connection digests.
     pub digest_key: DigestKey,
-    /// What it counts.
+    /// The counters of the source.
     pub metrics: SourceMetrics,
-    /// Where its tasks run.
+    /// The tracker that its tasks run on.
     pub tracker: TaskTracker,
-    /// Ends them.
+    /// Cancels the tasks.
     pub stop: CancellationToken,
 }
 
-/// What a source gives.
+/// The handle to a started source.
 pub struct SourceHandle {
-    /// What is declared; at first nothing that is synced.
+    /// The declared objects; the first value is not synced.
     pub desired: watch::Receiver<Arc<Desired>>,
-    /// Where work is asked for, if not at the objects themselves.
+    /// The handle that accepts reconcile requests; `None` if requests are made on the objects themselves.
     pub requests: Option<ReconcileRequests>,
-    /// What may be asked of the source itself; `None` of one that tells every change by itself.
+    /// The control of the source itself; `None` for a source that is notified of every change.
     pub control: Option<SourceControl>,
-    /// The statuses that the source holds of its objects.
+    /// The statuses that the source stores for its objects.
     pub stored_statuses: watch::Receiver<StoredStatuses>,
 }
 
-/// What a person may ask of a source that is looked at. Cheap to clone.
+/// Operations on a source that scans. Cheap to clone.
 #[derive(Clone)]
 pub struct SourceControl {
     confirm_removal: Arc<dyn Fn() + Send + Sync>,
@@ -90,22 +91,22 @@ pub struct SourceControl {
 }
 
 impl SourceControl {
-    /// Makes a handle of what a source does when it is asked.
+    /// Creates a control from the two operations of a source.
     pub fn new(
         confirm_removal: impl Fn() + Send + Sync + 'static,
-        look: impl Fn() -> BoxFuture<'static, Arc<Desired>> + Send + Sync + 'static,
+        rescan: impl Fn() -> BoxFuture<'static, Arc<Desired>> + Send + Sync + 'static,
     ) -> Self {
-        Self { confirm_removal: Arc::new(confirm_removal), rescan: Arc::new(look) }
+        Self { confirm_removal: Arc::new(confirm_removal), rescan: Arc::new(rescan) }
     }
 
-    /// Says that an empty source is meant: what is held back, because the last declarations vanished, is taken away.
-    /// Means nothing where nothing is held back.
+    /// Confirms that an empty source is intended: the removals that are held, because the last declarations
+    /// disappeared, are applied. Has no effect if nothing is held.
     pub fn confirm_removal(&self) {
         (self.confirm_removal)();
     }
 
-    /// Asks for a look at everything, waits until it is done, and gives what is declared then. Those who follow the
-    /// source take it up a moment later: [`Desired::number`] tells when they have.
+    /// Requests a complete scan, waits until it is done, and returns the objects that are declared then. Subscribers of
+    /// the source apply them a moment later: [`Desired::sequence`] shows when they have.
     pub async fn rescan(&self) -> Arc<Desired> {
         (self.rescan)().await
     }
@@ -113,6 +114,6 @@ impl SourceControl {
 
 impl fmt::Debug for SourceControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Wishes")
+        f.write_str("SourceControl")
     }
 }

@@ -4,25 +4,26 @@ use imbl::OrdMap;
 
 use crate::resource::{McpServerStatus, ObjectKey, SkillStatus};
 
-/// The statuses that the source itself holds of its objects: what an earlier run, another replica or this one
-/// wrote there. Stays empty for a source that holds none.
+/// The statuses that the source itself stores for its objects: those that an earlier run, another replica or this
+/// process wrote there. Stays empty for a source that stores none.
 #[derive(Clone, Debug, Default)]
 pub struct StoredStatuses {
-    /// Of the servers.
+    /// The statuses of the servers.
     pub servers: OrdMap<ObjectKey, Arc<StoredStatus<McpServerStatus>>>,
-    /// Of the skills.
+    /// The statuses of the skills.
     pub skills: OrdMap<ObjectKey, Arc<StoredStatus<SkillStatus>>>,
 }
 
-/// The status of one object as its source holds it.
+/// The status of one object as its source stores it.
 #[derive(Debug, PartialEq)]
 pub struct StoredStatus<T> {
-    /// The object's.
+    /// The uid of the object.
     pub uid: Arc<str>,
-    /// Grows with every change of the object.
+    /// The resourceVersion, which grows with every change of the object.
     pub resource_version: u64,
-    /// `None` if there is none, or none that can be read.
+    /// The status; `None` if there is none or if it cannot be decoded.
     pub status: Option<T>,
-    /// The generation of an object that is being deleted while somebody's finalizer holds it: it is declared no more.
+    /// The generation of an object that is being deleted while a finalizer holds it; such an object is no longer
+    /// declared.
     pub terminating_generation: Option<i64>,
 }

@@ -1,9 +1,8 @@
-//! What evenkeel does, as spans for a tracing system: one for each request that a server answers, each attempt to
-//! attach a server, and each reconcile.
+//! Spans for a tracing system: one for each request to a server, each attempt to attach a server, and each reconcile.
 //!
-//! Promises that nothing is made while nobody wants spans, that telling of one never waits, and that none holds an
-//! argument, a result, a URL, a header or a session id. With the feature `otlp`, [`otlp`] sends them to a
-//! collector, with the metrics. Log lines of the work carry its ids. Never decides anything.
+//! Promises that no span is created while none is exported, that recording a span never waits, and that no span
+//! contains an argument, a result, a URL, a header or a session id. With the feature `otlp`, [`otlp`] sends spans and
+//! metrics to a collector. Log lines within a span have its ids. Never influences behavior.
 
 #[cfg(feature = "otlp")]
 pub mod otlp;

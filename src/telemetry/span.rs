@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::TraceParent;
 
-/// Where spans go; nowhere by default. Cheap to clone.
+/// A sender for spans. The default value discards them. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct SpanSender(Option<SpanChannel>);
 
@@ -16,57 +16,58 @@ struct SpanChannel {
     dropped: Counter,
 }
 
-/// Something that was done, from its start to its end.
+/// A completed operation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Span {
-    /// The trace that it belongs to.
+    /// The id of the trace.
     pub trace_id: [u8; 16],
-    /// Its own id.
+    /// The id of the span.
     pub span_id: [u8; 8],
-    /// What it is part of.
+    /// The id of the parent span.
     pub parent_id: Option<[u8; 8]>,
-    /// What is known of it at its start, and was added since.
+    /// The name, kind and attributes.
     pub data: SpanData,
-    /// When it began.
+    /// The start time.
     pub start: Timestamp,
-    /// When it ended.
+    /// The end time.
     pub end: Timestamp,
-    /// In what way it failed: one of few words (`error.type`).
+    /// The type of the error if the operation failed (`error.type`), from a small set of values.
     pub error_type: Option<String>,
 }
 
-/// What a span says beside its times. No secrets.
+/// The name, kind and attributes of a span, without secrets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpanData {
-    /// One of few names.
+    /// The name, from a small set of values.
     pub name: String,
-    /// For whom it was done.
+    /// The kind.
     pub kind: SpanKind,
-    /// Keys and values, by the semantic conventions of OpenTelemetry where they have a key.
+    /// The attributes. Keys follow the OpenTelemetry semantic conventions where those define one.
     pub attributes: Vec<(&'static str, AttributeValue)>,
 }
 
-/// For whom something is done.
+/// The kind of a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpanKind {
-    /// For an agent that asked.
+    /// A request from an agent.
     Server,
-    /// To reach a server.
+    /// A request to a server.
     Client,
-    /// For ourselves.
+    /// An internal operation.
     Internal,
 }
 
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttributeValue {
-    /// A text.
+    /// A text value.
     Text(String),
-    /// A number.
+    /// An integer value.
     Number(i64),
 }
 
-/// A span that has not ended. Dropped, it ends as `cancelled`. Small, for there is none most of the time.
+/// A span that has not ended. If it is dropped, it ends with the error type `cancelled`. The content is boxed to keep
+/// `Option<OpenSpan>` small, because it is usually `None`.
 #[derive(Debug)]
 pub struct OpenSpan(Box<SpanInProgress>);
 
@@ -76,90 +77,90 @@ struct SpanInProgress {
     started_at: Instant,
     trace_id: [u8; 16],
     span_id: [u8; 8],
-    /// Taken at the end.
+    /// `None` once the span has ended.
     data: Option<SpanData>,
     parent_id: Option<[u8; 8]>,
-    /// What log lines of the work are in.
+    /// The `tracing` span for the log lines of the operation.
     log_span: tracing::Span,
 }
 
 impl SpanSender {
-    /// Spans that somebody reads, and the reader. What finds `capacity` of them waiting is dropped and counted.
+    /// Creates a sender and its receiver. If `capacity` spans are queued, further spans are dropped and counted.
     pub fn channel(capacity: usize, dropped: Counter) -> (Self, mpsc::Receiver<Span>) {
-        let (spans, reader) = mpsc::channel(capacity);
-        (Self(Some(SpanChannel { spans, dropped })), reader)
+        let (spans, receiver) = mpsc::channel(capacity);
+        (Self(Some(SpanChannel { spans, dropped })), receiver)
     }
 
-    /// Begins a span; nothing is asked, and nothing begins, while nobody reads.
-    pub fn begin(&self, draft: impl FnOnce() -> SpanData) -> Option<OpenSpan> {
-        self.begin_child(|| None, draft)
+    /// Begins a span. Returns `None` without calling `data` if spans are discarded.
+    pub fn begin(&self, data: impl FnOnce() -> SpanData) -> Option<OpenSpan> {
+        self.begin_child(|| None, data)
     }
 
-    /// Begins a span that is part of another, if there is one. A trace that is not recorded where it began is
-    /// not recorded here.
+    /// Begins a span as a child of `parent`, if there is one. Returns `None` if the parent is not sampled, or if spans
+    /// are discarded.
     pub fn begin_child(
         &self,
         parent: impl FnOnce() -> Option<TraceParent>,
-        draft: impl FnOnce() -> SpanData,
+        data: impl FnOnce() -> SpanData,
     ) -> Option<OpenSpan> {
-        let sink = self.0.clone()?;
+        let channel = self.0.clone()?;
         let parent = parent();
         if parent.is_some_and(|parent| !parent.sampled) {
             return None;
         }
         let mut ids = [0; 24];
-        // Without randomness nothing would tell this span from others.
+        // Without random ids the span could not be distinguished from others.
         if SystemRandom::new().fill(&mut ids).is_err() {
-            sink.dropped.inc();
+            channel.dropped.inc();
             return None;
         }
-        let (own, id) = split_ids(ids);
-        let trace = parent.map_or(own, |parent| parent.trace_id);
+        let (new_trace_id, span_id) = split_ids(ids);
+        let trace_id = parent.map_or(new_trace_id, |parent| parent.trace_id);
         Some(OpenSpan(Box::new(SpanInProgress {
-            channel: sink,
+            channel,
             started_at: Instant::now(),
-            trace_id: trace,
-            span_id: id,
-            data: Some(draft()),
+            trace_id,
+            span_id,
+            data: Some(data()),
             parent_id: parent.map(|parent| parent.span_id),
-            log_span: log_span(trace, id),
+            log_span: log_span(trace_id, span_id),
         })))
     }
 }
 
 impl OpenSpan {
-    /// Adds what has become known.
+    /// Adds an attribute.
     pub fn add_attribute(&mut self, key: &'static str, value: impl Into<AttributeValue>) {
-        if let Some(draft) = &mut self.0.data {
-            draft.attributes.push((key, value.into()));
+        if let Some(data) = &mut self.0.data {
+            data.attributes.push((key, value.into()));
         }
     }
 
-    /// Gives the `tracing` span in which log lines of the work are written, so that they carry `trace_id` and `span_id`;
-    /// an empty one for work whose span nobody wants.
-    pub fn log_span(open: Option<&Self>) -> tracing::Span {
-        open.map_or_else(tracing::Span::none, |open| open.0.log_span.clone())
+    /// Returns the `tracing` span in which log lines of the operation are written, so that they have the fields
+    /// `trace_id` and `span_id`; a disabled span for `None`.
+    pub fn log_span(span: Option<&Self>) -> tracing::Span {
+        span.map_or_else(tracing::Span::none, |span| span.0.log_span.clone())
     }
 
-    /// Ends the span, with the word for the failure if it failed.
-    pub fn end(mut self, error: Option<String>) {
-        self.0.finish(error);
+    /// Ends the span, with the error type if the operation failed.
+    pub fn end(mut self, error_type: Option<String>) {
+        self.0.finish(error_type);
     }
 }
 
 impl SpanInProgress {
-    fn finish(&mut self, error: Option<String>) {
-        let Some(draft) = self.data.take() else { return };
+    fn finish(&mut self, error_type: Option<String>) {
+        let Some(data) = self.data.take() else { return };
         let end = Timestamp::now();
-        let took = SignedDuration::try_from(self.started_at.elapsed()).unwrap_or_default();
+        let elapsed = SignedDuration::try_from(self.started_at.elapsed()).unwrap_or_default();
         let span = Span {
             trace_id: self.trace_id,
             span_id: self.span_id,
             parent_id: self.parent_id,
-            data: draft,
-            start: end.saturating_sub(took).unwrap_or(end),
+            data,
+            start: end.saturating_sub(elapsed).unwrap_or(end),
             end,
-            error_type: error,
+            error_type,
         };
         if self.channel.spans.try_send(span).is_err() {
             self.channel.dropped.inc();
@@ -173,21 +174,21 @@ impl Drop for OpenSpan {
     }
 }
 
-/// Of the highest level, so that it is there for lines of every level that is written.
-fn log_span(trace: [u8; 16], id: [u8; 8]) -> tracing::Span {
-    let (trace, id) = (u128::from_be_bytes(trace), u64::from_be_bytes(id));
+/// Creates the `tracing` span. It has the level `ERROR`, so that it is enabled for log lines of every level.
+fn log_span(trace_id: [u8; 16], span_id: [u8; 8]) -> tracing::Span {
+    let (trace_id, span_id) = (u128::from_be_bytes(trace_id), u64::from_be_bytes(span_id));
     tracing::error_span!(
         parent: None,
         "span",
-        trace_id = format_args!("{trace:032x}"),
-        span_id = format_args!("{id:016x}"),
+        trace_id = format_args!("{trace_id:032x}"),
+        span_id = format_args!("{span_id:016x}"),
     )
 }
 
 fn split_ids(bytes: [u8; 24]) -> ([u8; 16], [u8; 8]) {
-    let (mut trace, mut id) = ([0; 16], [0; 8]);
-    trace.iter_mut().chain(&mut id).zip(bytes).for_each(|(to, from)| *to = from);
-    (trace, id)
+    let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
+    trace_id.iter_mut().chain(&mut span_id).zip(bytes).for_each(|(to, from)| *to = from);
+    (trace_id, span_id)
 }
 
 impl From<String> for AttributeValue {
@@ -218,33 +219,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn span_records_parent_duration_and_outcome() {
-        let (spans, mut reader) = SpanSender::channel(8, Counter::default());
+        let (spans, mut receiver) = SpanSender::channel(8, Counter::default());
         let parent = TraceParent { trace_id: [1; 16], span_id: [2; 8], sampled: true };
-        let mut open = spans.begin_child(|| Some(parent), span_data).unwrap();
+        let mut span = spans.begin_child(|| Some(parent), span_data).unwrap();
         tokio::time::advance(std::time::Duration::from_secs(3)).await;
-        open.add_attribute("k", 7);
-        open.end(None);
+        span.add_attribute("k", 7);
+        span.end(None);
         drop(spans.begin(span_data));
-        let part = reader.recv().await.unwrap();
-        assert_eq!((part.trace_id, part.parent_id, part.error_type), ([1; 16], Some([2; 8]), None));
-        assert_eq!(part.end.duration_since(part.start), SignedDuration::from_secs(3));
-        assert_eq!(part.data.attributes, [("k", AttributeValue::Number(7))]);
-        let alone = reader.recv().await.unwrap();
-        assert_eq!((alone.parent_id, alone.error_type.as_deref()), (None, Some("cancelled")));
-        assert_ne!(alone.trace_id, part.trace_id);
+        let child = receiver.recv().await.unwrap();
+        assert_eq!((child.trace_id, child.parent_id, child.error_type), ([1; 16], Some([2; 8]), None));
+        assert_eq!(child.end.duration_since(child.start), SignedDuration::from_secs(3));
+        assert_eq!(child.data.attributes, [("k", AttributeValue::Number(7))]);
+        let root = receiver.recv().await.unwrap();
+        assert_eq!((root.parent_id, root.error_type.as_deref()), (None, Some("cancelled")));
+        assert_ne!(root.trace_id, child.trace_id);
     }
 
     #[test]
     fn full_queue_drops_spans_and_disabled_sender_makes_none() {
         let dropped = Counter::default();
-        let (spans, mut reader) = SpanSender::channel(2, dropped.clone());
+        let (spans, mut receiver) = SpanSender::channel(2, dropped.clone());
         for _ in 0..5 {
             spans.begin(span_data).unwrap().end(None);
         }
-        assert_eq!((reader.len(), dropped.get()), (2, 3));
-        let unrecorded = TraceParent { trace_id: [1; 16], span_id: [2; 8], sampled: false };
-        assert!(spans.begin_child(|| Some(unrecorded), span_data).is_none());
-        assert!(SpanSender::default().begin(|| panic!("nobody wants it")).is_none());
-        assert!(reader.try_recv().is_ok());
+        assert_eq!((receiver.len(), dropped.get()), (2, 3));
+        let unsampled = TraceParent { trace_id: [1; 16], span_id: [2; 8], sampled: false };
+        assert!(spans.begin_child(|| Some(unsampled), span_data).is_none());
+        assert!(SpanSender::default().begin(|| panic!("a disabled sender must not call this")).is_none());
+        assert!(receiver.try_recv().is_ok());
     }
 }

@@ -1,29 +1,29 @@
-/// The span that another is part of: a `traceparent` of the W3C recommendation Trace Context.
+/// The parent of a span: a `traceparent` of the W3C recommendation Trace Context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
-    /// The trace of both.
+    /// The id of the trace.
     pub trace_id: [u8; 16],
-    /// The parent itself.
+    /// The id of the parent span.
     pub span_id: [u8; 8],
-    /// False if whoever began the trace does not record it.
+    /// True if the origin of the trace records it.
     pub sampled: bool,
 }
 
 impl TraceParent {
-    /// Reads a `traceparent`; `None` for what is not one.
+    /// Parses a `traceparent`; `None` if it is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let [version] = parse_hex(parts.next()?)?;
-        let (trace, span) = (parse_hex::<16>(parts.next()?)?, parse_hex::<8>(parts.next()?)?);
+        let (trace_id, span_id) = (parse_hex::<16>(parts.next()?)?, parse_hex::<8>(parts.next()?)?);
         let [flags] = parse_hex(parts.next()?)?;
-        // A later version may add parts; the one of today has four.
+        // Version 0 has exactly four parts; later versions may add more.
         let complete = version != 0 || parts.next().is_none();
-        let valid = version != 0xff && complete && trace != [0; 16] && span != [0; 8];
-        valid.then_some(Self { trace_id: trace, span_id: span, sampled: flags & 1 == 1 })
+        let valid = version != 0xff && complete && trace_id != [0; 16] && span_id != [0; 8];
+        valid.then_some(Self { trace_id, span_id, sampled: flags & 1 == 1 })
     }
 }
 
-/// Exactly so many bytes as lowercase hexadecimal digits.
+/// Parses exactly `N` bytes of lower-case hexadecimal digits.
 fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != 2 * N || !text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return None;

@@ -12,9 +12,10 @@ use super::lists::ServerLists;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::wire::{Connection, ListKind};
 
-/// The way to one server for calls; lives as long as the server is declared, whatever its connection does.
+/// A handle for calls to one server. It exists as long as the server is declared, independent of its connection.
 ///
-/// Catalog routes hold clones. [`UpstreamHandle::begin_call`] takes no lock that another server's calls take.
+/// Catalog routes hold clones. [`UpstreamHandle::begin_call`] never takes a lock that is shared with calls to other
+/// servers.
 #[derive(Clone, Debug)]
 pub struct UpstreamHandle(Arc<Inner>);
 
@@ -22,7 +23,7 @@ pub struct UpstreamHandle(Arc<Inner>);
 struct Inner {
     key: ObjectKey,
     state: ArcSwap<State>,
-    /// Everything that the server lists, as far as it was read.
+    /// Everything that the server lists, as far as it has been read.
     lists: ArcSwap<ServerLists>,
     state_changed: Notify,
     wake_requested: Notify,
@@ -31,121 +32,125 @@ struct Inner {
 #[derive(Clone, Debug)]
 enum State {
     Live(Arc<CountedConnection>),
-    /// An attempt is under way; a call waits for its end, but not longer than this.
+    /// An attempt is in progress. Calls wait for its end, at most until the deadline, and then fail with the problem.
     Pending {
         problem: Problem,
         deadline: Instant,
     },
-    /// There is no connection until somebody calls; a call waits for it, so long at most.
+    /// There is no connection until the next call, which waits for it, at most for the timeout.
     Idle {
         connect_timeout: Duration,
     },
     Refused(CallRefusal),
 }
 
-/// Why a call cannot begin. Nothing has been dispatched.
+/// The reason for which a call cannot begin. Nothing was sent to the server.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CallRefusal {
-    /// The server was taken away: retrying is no use.
+    /// The server was removed. Retrying is useless.
     #[error("{0}")]
     Removed(Problem),
-    /// The server has no connection now; it may have one again later.
+    /// The server has no connection at the moment. A later call may succeed.
     #[error("{0}")]
     Unavailable(Problem),
 }
 
-/// One connection and the calls in flight on it.
+/// A connection with the number of calls in flight on it.
 #[derive(Debug)]
 struct CountedConnection {
     connection: Connection,
-    /// The calls in flight, and in the top bit whether the lane is closed to new ones.
+    /// The number of calls in flight. The top bit, [`CLOSED_BIT`], is set if no new calls are accepted.
     calls: AtomicU64,
     drained: Notify,
     connected_at: Instant,
-    /// When the last call ended, in milliseconds after `since`.
+    /// The end of the last call, in milliseconds after `connected_at`.
     last_call_end_millis: AtomicU64,
 }
 
+/// The bit of `CountedConnection::calls` that closes a connection to new calls.
 const CLOSED_BIT: u64 = 1 << 63;
-/// How long a call waits for what becomes of a connection whose end is known.
+/// The time for which a call on a failed connection waits for the next state.
 const LOST_CONNECTION_WAIT: Duration = Duration::from_secs(1);
 
 impl UpstreamHandle {
-    /// The server.
+    /// Returns the key of the server.
     pub fn key(&self) -> &ObjectKey {
         &self.0.key
     }
 
-    /// Begins a call on the live connection; the guard counts as in flight until it is dropped.
+    /// Begins a call on the live connection. The call counts as in flight until the guard is dropped.
     ///
-    /// Waits only while a lost server is being connected again, and no longer than the attempt and the
-    /// server's grace period allow. Whoever waited looks whether what it calls is still the same:
-    /// [`CallGuard::waited`].
+    /// Waits only while a lost or idle server is being connected, and at most until the end of the attempt and of the
+    /// server's grace period. After waiting ([`CallGuard::waited`]), the caller must check that the called item is
+    /// unchanged.
     pub async fn begin_call(&self) -> Result<CallGuard, CallRefusal> {
-        let (mut asleep_until, mut lost_until) = (None, None);
+        let (mut idle_deadline, mut lost_deadline) = (None, None);
         let mut waited = false;
         loop {
             let changed = self.0.state_changed.notified();
-            let (why, until) = match &**self.0.state.load() {
+            let (problem, deadline) = match &**self.0.state.load() {
                 State::Refused(refusal) => return Err(refusal.clone()),
-                State::Live(lane) => match CallGuard::try_begin(lane, waited) {
-                    // Its end is known, and what follows is about to be decided.
-                    Some(guard) if let Some(why) = guard.connection().end_problem() => {
-                        (why, *lost_until.get_or_insert_with(|| Instant::now() + LOST_CONNECTION_WAIT))
+                State::Live(counted) => match CallGuard::try_begin(counted, waited) {
+                    // The connection has failed, and the actor is about to publish the next state.
+                    Some(guard) if let Some(problem) = guard.connection().end_problem() => {
+                        (problem, *lost_deadline.get_or_insert_with(|| Instant::now() + LOST_CONNECTION_WAIT))
                     }
                     Some(guard) => {
+                        // A server that sent Retry-After must not get a request before the delay has passed.
                         return guard
                             .connection()
                             .retry_after_problem()
-                            .map_or(Ok(guard), |why| Err(CallRefusal::Unavailable(why)));
+                            .map_or(Ok(guard), |problem| Err(CallRefusal::Unavailable(problem)));
                     }
-                    // Closed between the load and the entry: its successor is in place already.
+                    // The connection was closed after the load; the next state is already published.
                     None => continue,
                 },
-                State::Pending { problem: why, deadline: until } => (why.clone(), *until),
-                State::Idle { connect_timeout: limit } => {
-                    let until = *asleep_until.get_or_insert_with(|| Instant::now() + *limit);
+                State::Pending { problem, deadline } => (problem.clone(), *deadline),
+                State::Idle { connect_timeout } => {
+                    let deadline = *idle_deadline.get_or_insert_with(|| Instant::now() + *connect_timeout);
                     self.0.wake_requested.notify_one();
-                    let message = format!("not connected within {} s", limit.as_secs_f64());
-                    (Problem::new(Reason::Timeout, message), until)
+                    let message = format!("not connected within {} s", connect_timeout.as_secs_f64());
+                    (Problem::new(Reason::Timeout, message), deadline)
                 }
             };
             waited = true;
-            if tokio::time::timeout_at(until, changed).await.is_err() {
-                return Err(CallRefusal::Unavailable(why));
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return Err(CallRefusal::Unavailable(problem));
             }
         }
     }
 
-    /// True if the server, as far as its lists were read, lists this very item.
+    /// Returns true if the server lists exactly this item, as far as its lists have been read.
     pub fn lists_item(&self, list: ListKind, item: &Item) -> bool {
         let lists = self.0.lists.load();
         let items = lists.items(list);
         items
             .binary_search_by(|listed| listed.name().cmp(item.name()))
-            .is_ok_and(|at| items.get(at) == Some(item))
+            .is_ok_and(|index| items.get(index) == Some(item))
     }
 
-    /// The live connection, if there is one just now.
+    /// Returns the live connection; `None` if there is none at the moment.
     pub fn live_connection(&self) -> Option<Connection> {
         match &**self.0.state.load() {
-            State::Live(lane) => Some(lane.connection.clone()),
+            State::Live(counted) => Some(counted.connection.clone()),
             _ => None,
         }
     }
 
-    /// Gives how long the live connection has had no call in flight; `None` if it has one now.
+    /// Returns the time for which the live connection has had no call in flight; `None` if it has one, or if there is
+    /// no live connection.
     pub fn idle_for(&self) -> Option<Duration> {
         match &**self.0.state.load() {
-            State::Live(lane) if lane.calls.load(Ordering::Acquire) == 0 => {
-                let last = Duration::from_millis(lane.last_call_end_millis.load(Ordering::Acquire));
-                Some(lane.connected_at.elapsed().saturating_sub(last))
+            State::Live(counted) if counted.calls.load(Ordering::Acquire) == 0 => {
+                let last_call_end =
+                    Duration::from_millis(counted.last_call_end_millis.load(Ordering::Acquire));
+                Some(counted.connected_at.elapsed().saturating_sub(last_call_end))
             }
             _ => None,
         }
     }
 
-    /// Wakes the server if it is asleep, without calling it.
+    /// Requests a connection if the server is idle, without making a call.
     pub fn wake(&self) {
         if matches!(&**self.0.state.load(), State::Idle { .. }) {
             self.0.wake_requested.notify_one();
@@ -153,12 +158,12 @@ impl UpstreamHandle {
     }
 }
 
-/// Puts the connections of one server in place and takes them away; held by the server's actor alone.
+/// Sets the connection state of one server. Only the server's connection actor holds it.
 #[derive(Debug)]
 pub struct UpstreamControl(UpstreamHandle);
 
 impl UpstreamControl {
-    /// A server with no connection yet.
+    /// Creates the control of a server without a connection.
     pub fn new(key: ObjectKey, refusal: CallRefusal) -> Self {
         Self(UpstreamHandle(Arc::new(Inner {
             key,
@@ -169,64 +174,65 @@ impl UpstreamControl {
         })))
     }
 
-    /// Gives the handle for calls.
+    /// Returns the handle for calls.
     pub fn handle(&self) -> &UpstreamHandle {
         &self.0
     }
 
-    /// Takes note of what the server lists. To be told before the connection on which it was read is put in place.
+    /// Stores the lists of the server. Must be called before [`set_connection`](Self::set_connection) for the
+    /// connection from which they were read.
     pub fn set_lists(&self, lists: Arc<ServerLists>) {
         self.0.0.lists.store(lists);
     }
 
-    /// Puts a connection in place. Returns the one before, closed to new calls.
-    pub fn set_connection(&self, link: Connection) -> Option<DrainingConnection> {
-        let lane = Arc::new(CountedConnection {
-            connection: link,
+    /// Sets the live connection. Returns the previous one, which no longer accepts calls.
+    pub fn set_connection(&self, connection: Connection) -> Option<DrainingConnection> {
+        let counted = Arc::new(CountedConnection {
+            connection,
             calls: AtomicU64::new(0),
             drained: Notify::new(),
             connected_at: Instant::now(),
             last_call_end_millis: AtomicU64::new(0),
         });
-        self.swap(State::Live(lane))
+        self.swap(State::Live(counted))
     }
 
-    /// Lets calls wait for an attempt that is under way. Returns the connection before, closed to new calls.
-    pub fn set_pending(&self, why: Problem, until: Instant) -> Option<DrainingConnection> {
-        self.swap(State::Pending { problem: why, deadline: until })
+    /// Makes calls wait for an attempt in progress. Returns the previous connection, which no longer accepts calls.
+    pub fn set_pending(&self, problem: Problem, deadline: Instant) -> Option<DrainingConnection> {
+        self.swap(State::Pending { problem, deadline })
     }
 
-    /// Lets go of the connection until somebody calls. Returns it, closed to new calls.
-    pub fn set_idle(&self, limit: Duration) -> Option<DrainingConnection> {
-        // Whoever called before was served by the connection that goes.
+    /// Removes the connection until the next call. Returns it; it no longer accepts calls.
+    pub fn set_idle(&self, connect_timeout: Duration) -> Option<DrainingConnection> {
+        // Earlier wake requests were satisfied by the previous connection.
         let _ = self.0.0.wake_requested.notified().now_or_never();
-        self.swap(State::Idle { connect_timeout: limit })
+        self.swap(State::Idle { connect_timeout })
     }
 
-    /// Waits until somebody calls a server that is asleep.
+    /// Waits until a call needs the connection of an idle server.
     pub async fn wake_requested(&self) {
         self.0.0.wake_requested.notified().await;
     }
 
-    /// Takes the connection away. Returns it, closed to new calls.
+    /// Removes the connection and makes calls fail. Returns it; it no longer accepts calls.
     pub fn set_refused(&self, refusal: CallRefusal) -> Option<DrainingConnection> {
         self.swap(State::Refused(refusal))
     }
 
     fn swap(&self, state: State) -> Option<DrainingConnection> {
-        let before = self.0.0.state.swap(Arc::new(state));
+        let previous = self.0.0.state.swap(Arc::new(state));
         self.0.0.state_changed.notify_waiters();
-        match &*before {
-            State::Live(lane) => {
-                lane.calls.fetch_or(CLOSED_BIT, Ordering::AcqRel);
-                Some(DrainingConnection(lane.clone()))
+        match &*previous {
+            State::Live(counted) => {
+                counted.calls.fetch_or(CLOSED_BIT, Ordering::AcqRel);
+                Some(DrainingConnection(counted.clone()))
             }
             State::Pending { .. } | State::Idle { .. } | State::Refused(_) => None,
         }
     }
 }
 
-/// A call in flight.
+/// A call in flight. It ends when this guard is dropped.
 #[derive(Debug)]
 pub struct CallGuard {
     counted: Arc<CountedConnection>,
@@ -234,19 +240,19 @@ pub struct CallGuard {
 }
 
 impl CallGuard {
-    fn try_begin(lane: &Arc<CountedConnection>, waited: bool) -> Option<Self> {
-        let before = lane.calls.fetch_add(1, Ordering::AcqRel);
-        // The guard is made first, so that a refused entry is counted out again.
-        let guard = Self { counted: lane.clone(), waited };
+    fn try_begin(counted: &Arc<CountedConnection>, waited: bool) -> Option<Self> {
+        let before = counted.calls.fetch_add(1, Ordering::AcqRel);
+        // The guard is created first, so that dropping it decrements the count if the connection is closed.
+        let guard = Self { counted: counted.clone(), waited };
         (before & CLOSED_BIT == 0).then_some(guard)
     }
 
-    /// True if the call waited for the connection: what it is for may have changed meanwhile.
+    /// Returns true if the call waited for the connection. The called item may have changed in the meantime.
     pub fn waited(&self) -> bool {
         self.waited
     }
 
-    /// The connection to call on.
+    /// Returns the connection for the call.
     pub fn connection(&self) -> &Connection {
         &self.counted.connection
     }
@@ -263,7 +269,7 @@ impl Drop for CallGuard {
     }
 }
 
-/// A connection that takes no new calls.
+/// A connection that accepts no new calls.
 #[derive(Debug)]
 pub struct DrainingConnection(Arc<CountedConnection>);
 
@@ -279,12 +285,12 @@ impl DrainingConnection {
         }
     }
 
-    /// The calls in flight.
+    /// Returns the number of calls in flight.
     pub fn in_flight(&self) -> u64 {
         self.0.calls.load(Ordering::Acquire) & !CLOSED_BIT
     }
 
-    /// The connection, to close it.
+    /// Returns the connection, for closing it.
     pub fn connection(&self) -> &Connection {
         &self.0.connection
     }
@@ -307,11 +313,11 @@ mod tests {
         let control = control();
         let handle = control.handle().clone();
         assert!(matches!(handle.begin_call().await, Err(CallRefusal::Removed(_))));
-        let until = Instant::now() + Duration::from_secs(5);
-        control.set_pending(problem(Reason::Exited), until);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        control.set_pending(problem(Reason::Exited), deadline);
         let refusal = handle.begin_call().await.unwrap_err();
         assert!(matches!(refusal, CallRefusal::Unavailable(problem) if problem.reason == Reason::Exited));
-        assert!(Instant::now() >= until);
+        assert!(Instant::now() >= deadline);
     }
 
     #[test]
@@ -321,7 +327,7 @@ mod tests {
         control.set_idle(Duration::from_secs(1));
         handle.wake();
         assert!(control.wake_requested().now_or_never().is_some());
-        // Two called at once, and one connection was enough for both.
+        // A wake request that the previous connection satisfied does not count.
         handle.wake();
         control.set_idle(Duration::from_secs(1));
         assert!(control.wake_requested().now_or_never().is_none());

@@ -4,23 +4,24 @@ use std::sync::Arc;
 
 use crate::wire::{JsonEdit, ListKind, members};
 
-/// One item of a list, read once: whoever lists it or routes to it shares this.
+/// One item of a server's list, parsed once and shared by lists and routes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Item {
     name: Arc<str>,
     raw: Arc<str>,
-    /// Where the name's JSON stands in it.
+    /// The range of the name's JSON in `raw`.
     name_range: Range<usize>,
 }
 
-/// Many parsers give up on JSON that is nested more deeply, some at 128 levels; one such item would cost an agent the
-/// list of all servers.
+/// The maximum nesting depth of an item. Many JSON parsers reject deeper nesting, some at 128 levels, so one such item
+/// could make the merged list unreadable for an agent.
 const MAX_JSON_DEPTH: usize = 100;
 
 impl Item {
-    /// An entry of a server's list; or why it cannot be one of ours.
+    /// Parses an entry of a server's list. The error says why it cannot be exposed.
     ///
-    /// Of a name that stands twice the last counts, and the other goes: agents would not all read the same.
+    /// If the name member occurs more than once, only the last one is kept, because agents would interpret duplicates
+    /// differently.
     pub fn parse(list: ListKind, entry: &str) -> Result<Self, &'static str> {
         if exceeds_max_depth(entry) {
             return Err("it is nested more than 100 levels deep");
@@ -30,39 +31,39 @@ impl Item {
 
     fn with_single_name(key: &str, entry: &str) -> Option<Self> {
         let members = members(entry).ok()?;
-        let mut names = members.iter().filter(|(found, _)| found == key).map(|(_, name)| name.get());
+        let mut names = members.iter().filter(|(member, _)| member == key).map(|(_, name)| name.get());
         let name_json = names.next_back()?;
         let name = serde_json::from_str(name_json).ok()?;
         if names.next().is_none() {
             let start = name_json.as_ptr().addr() - entry.as_ptr().addr();
             return Some(Self { name, raw: entry.into(), name_range: start..start + name_json.len() });
         }
-        let rest = members.rewrite(&[JsonEdit::Remove(key)]);
+        let other_members = members.rewrite(&[JsonEdit::Remove(key)]);
         let mut json = format!(r#"{{"{key}":{name_json}"#);
-        let at = json.len() - name_json.len()..json.len();
-        if rest.len() > 2 {
+        let name_range = json.len() - name_json.len()..json.len();
+        if other_members.len() > 2 {
             json.push(',');
         }
-        json.push_str(rest.strip_prefix('{')?);
-        Some(Self { name, raw: json.into(), name_range: at })
+        json.push_str(other_members.strip_prefix('{')?);
+        Some(Self { name, raw: json.into(), name_range })
     }
 
-    /// The server's own name for it, or its URI or URI template.
+    /// Returns the name that the server uses, or the URI or URI template.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// The same as JSON text, as the server wrote it.
+    /// Returns the name as JSON text, as the server wrote it.
     pub fn name_json(&self) -> &str {
         self.raw.get(self.name_range.clone()).unwrap_or_default()
     }
 
-    /// The whole item as the server wrote it, a JSON object with its name in it once.
+    /// Returns the whole item as the server wrote it: a JSON object with exactly one name member.
     pub fn raw(&self) -> &str {
         &self.raw
     }
 
-    /// Gives what stands before and after the name's JSON.
+    /// Returns the JSON text before and after the name.
     pub fn around_name(&self) -> (&str, &str) {
         let part = |range| self.raw.get(range).unwrap_or_default();
         (part(0..self.name_range.start), part(self.name_range.end..self.raw.len()))

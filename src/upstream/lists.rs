@@ -2,21 +2,21 @@ use super::item::Item;
 use crate::resource::Digest;
 use crate::wire::ListKind;
 
-/// What a server lists, each list in the order of its items' names and each name once.
+/// The lists of a server. Each list is sorted by name and contains each name once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerLists {
-    /// Tools.
+    /// The tools.
     pub tools: Vec<Item>,
-    /// Prompts.
+    /// The prompts.
     pub prompts: Vec<Item>,
-    /// Resources, by URI.
+    /// The resources, by URI.
     pub resources: Vec<Item>,
-    /// Resource templates, by URI template.
+    /// The resource templates, by URI template.
     pub templates: Vec<Item>,
 }
 
 impl ServerLists {
-    /// One of the lists.
+    /// Returns one of the lists.
     pub fn items(&self, list: ListKind) -> &[Item] {
         match list {
             ListKind::Tools => &self.tools,
@@ -26,7 +26,7 @@ impl ServerLists {
         }
     }
 
-    /// The same, to be changed.
+    /// Returns one of the lists, mutable.
     pub fn items_mut(&mut self, list: ListKind) -> &mut Vec<Item> {
         match list {
             ListKind::Tools => &mut self.tools,
@@ -36,7 +36,7 @@ impl ServerLists {
         }
     }
 
-    /// Digest of all that is listed.
+    /// Returns the digest of all items.
     pub fn digest(&self) -> Digest {
         let items = ListKind::ALL.into_iter().flat_map(|list| self.items(list));
         Digest::of_parts(items.flat_map(|item| [item.raw().as_bytes(), b"\n"]))

@@ -2,7 +2,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::resource::NameFilter;
 
-/// A filter that holds something back, ready to be asked.
+/// A compiled [`NameFilter`] that excludes some names.
 #[derive(Clone, Debug)]
 pub struct NameMatcher {
     filter: NameFilter,
@@ -11,7 +11,7 @@ pub struct NameMatcher {
 }
 
 impl NameMatcher {
-    /// `None` for a filter that lets everything through: nearly every one does.
+    /// Compiles a filter; `None` if it permits every name, as nearly all filters do.
     pub fn from_filter(filter: &NameFilter) -> Option<Self> {
         if *filter == NameFilter::default() {
             return None;
@@ -19,7 +19,7 @@ impl NameMatcher {
         Some(Self { filter: filter.clone(), allow: glob_set(&filter.allow), deny: glob_set(&filter.deny) })
     }
 
-    /// True if the name, or URI, is let through.
+    /// Returns true if the filter permits this name or URI.
     pub fn permits(&self, name: &str) -> bool {
         self.allow.is_match(name) && !self.deny.is_match(name)
     }
@@ -31,7 +31,7 @@ impl PartialEq for NameMatcher {
     }
 }
 
-/// Globs are checked where specs are read; one that is not valid matches nothing.
+/// Compiles globs. Specs are validated before, so an invalid glob is simply ignored.
 fn glob_set(globs: &[String]) -> GlobSet {
     let mut builder = GlobSetBuilder::new();
     globs.iter().filter_map(|glob| Glob::new(glob).ok()).for_each(|glob| {

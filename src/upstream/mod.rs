@@ -1,7 +1,8 @@
-//! What servers and skills give to agents: sections with what they list, and the way to whoever answers.
+//! The upstream servers and skills as the gateway sees them: sections with their lists, and handles for calls.
 //!
-//! Promises that a call takes no lock that another server's calls take, and that a handle lives as long as its server is
-//! declared, whatever its connection does. Never connects: the fleet holds the [`UpstreamControl`] of each server.
+//! Promises that a call never takes a lock that is shared with calls to other servers, and that a handle exists as long
+//! as its server is declared, independent of its connection. Never connects; the fleet holds the [`UpstreamControl`] of
+//! each server.
 
 mod handle;
 mod item;

@@ -6,21 +6,21 @@ use serde_json::value::RawValue;
 use super::handle::UpstreamHandle;
 use crate::wire::{Members, RpcResponse};
 
-/// Who answers requests for what a section lists.
+/// The component that handles requests for the items of a section.
 #[derive(Clone, Debug)]
 pub enum Responder {
-    /// A server, over its connection.
+    /// A server, through its connection.
     Server(UpstreamHandle),
-    /// Evenkeel itself.
+    /// Evenkeel itself, such as for skills.
     Local(Arc<dyn LocalResponder>),
 }
 
-/// Answers requests with no server behind it.
+/// Handles requests without a server.
 pub trait LocalResponder: fmt::Debug + Send + Sync {
-    /// Answers a request for an item of the section, `name` being its name or URI. Must not block.
+    /// Handles a request for an item of the section. `name` is the name or URI of the item. Must not block.
     fn respond(&self, method: &str, name: &str, params: &Members<'_>) -> RpcResponse;
 
-    /// Gives the skill that the section stands for, if it does.
+    /// Returns the skill that the section represents; `None` if it does not represent one.
     fn skill(&self) -> Option<SkillEntry<'_>> {
         None
     }
@@ -29,8 +29,8 @@ pub trait LocalResponder: fmt::Debug + Send + Sync {
 /// A skill of the Skills extension (SEP-2640).
 #[derive(Clone, Copy, Debug)]
 pub struct SkillEntry<'a> {
-    /// The URI of its SKILL.md.
+    /// The URI of SKILL.md.
     pub uri: &'a str,
-    /// The skill as `skills/list` gives it.
+    /// The skill as an item of `skills/list`.
     pub json: &'a RawValue,
 }

@@ -10,27 +10,28 @@ use crate::plan::ConnectionTarget;
 use crate::resource::ObjectKey;
 use crate::wire::ListKind;
 
-/// What one server offers, after its filters: made once per change of the server, shared by generations.
+/// The items that one server offers, after its filters. Created once per change of the server and shared by catalog
+/// generations.
 #[derive(Debug)]
 pub struct Section {
-    /// The server.
+    /// The key of the server.
     pub key: ObjectKey,
-    /// Stands before the names of tools and prompts; empty for none.
+    /// The prefix of the names of tools and prompts; empty for no prefix.
     pub prefix: String,
-    /// What it lists, after the filters.
+    /// The lists, after the filters.
     pub lists: Arc<ServerLists>,
-    /// Which resources may be read beside those that are listed; `None` for all.
+    /// The filter for reading resources, including resources that are not listed; `None` permits all.
     pub resource_filter: Option<Box<NameMatcher>>,
-    /// What the server wants models to know of it; its own words.
+    /// The instructions for models that the server sends. Not trusted.
     pub instructions: Option<Arc<str>>,
-    /// Who answers.
+    /// The component that handles requests.
     pub responder: Responder,
-    /// How long a call may take.
+    /// The time limit of a call.
     pub call_timeout: Duration,
 }
 
 impl Section {
-    /// What a target exposes of what its server lists.
+    /// Applies the filters of a target to the lists of its server.
     pub fn new(
         target: &ConnectionTarget,
         lists: &Arc<ServerLists>,
@@ -40,7 +41,7 @@ impl Section {
         let expose = &target.spec.expose;
         let [tools, prompts, resources] =
             [&expose.tools, &expose.prompts, &expose.resources].map(NameMatcher::from_filter);
-        let chosen = |list, matcher: &Option<NameMatcher>| {
+        let filtered = |list, matcher: &Option<NameMatcher>| {
             let exposed = |item: &&Item| matcher.as_ref().is_none_or(|matcher| matcher.permits(item.name()));
             lists.items(list).iter().filter(exposed).cloned().collect()
         };
@@ -48,10 +49,10 @@ impl Section {
             lists.clone()
         } else {
             Arc::new(ServerLists {
-                tools: chosen(ListKind::Tools, &tools),
-                prompts: chosen(ListKind::Prompts, &prompts),
-                resources: chosen(ListKind::Resources, &resources),
-                templates: chosen(ListKind::Templates, &resources),
+                tools: filtered(ListKind::Tools, &tools),
+                prompts: filtered(ListKind::Prompts, &prompts),
+                resources: filtered(ListKind::Resources, &resources),
+                templates: filtered(ListKind::Templates, &resources),
             })
         };
         Self {
@@ -65,7 +66,7 @@ impl Section {
         }
     }
 
-    /// True if publishing this in place of `other` would change nothing.
+    /// Returns true if publishing this in place of `other` would change nothing.
     pub fn is_equivalent_to(&self, other: &Self) -> bool {
         self.prefix == other.prefix
             && self.call_timeout == other.call_timeout
@@ -74,7 +75,7 @@ impl Section {
             && self.instructions == other.instructions
     }
 
-    /// True if agents may read this resource of the server, listed or not.
+    /// Returns true if agents may read this resource of the server, listed or not.
     pub fn permits_resource(&self, uri: &str) -> bool {
         self.resource_filter.as_ref().is_none_or(|matcher| matcher.permits(uri))
     }

@@ -10,15 +10,16 @@ use super::view_name::ViewName;
 use crate::resource::ObjectKey;
 use crate::wire::{LogLevel, NotificationHandler, ServerNotification, notification_level};
 
-/// What is told and not read yet; who reads more slowly is told that something was lost.
+/// The number of notifications that are kept for slow receivers. A receiver that is slower gets a `Lagged` error.
 const NOTIFICATION_QUEUE_CAPACITY: usize = 256;
-/// A longer log message is not passed on to agents: with as many as are kept, it bounds what they hold.
+/// The maximum size of a log message that is forwarded to agents, in bytes. With the queue capacity it bounds the
+/// memory of queued messages.
 const MAX_LOG_MESSAGE_BYTES: usize = 64 << 10;
 
-/// What agents want to hear of servers, and what servers tell them. Cheap to clone; one for the process.
+/// The subscriptions of agents, and the notifications from servers. Cheap to clone; there is one per process.
 ///
-/// Both sides are level-triggered: a connection asks its server for what is wanted now, whenever that changes and
-/// whenever it is made again, and a reader that was too slow acts as if everything had been told.
+/// Both directions are level-triggered. A connection requests the current subscriptions from its server whenever they
+/// change and after each reconnect. A receiver that lagged acts as if every notification had been sent.
 #[derive(Clone, Debug)]
 pub struct Subscriptions(Arc<Inner>);
 
@@ -30,57 +31,57 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct SubscriptionCounts {
-    /// By server and its own URI: how many want to know.
+    /// The number of resource subscriptions, by server and by the server's URI.
     resources: BTreeMap<ObjectKey, BTreeMap<Arc<str>, usize>>,
-    /// By view and level.
+    /// The number of log subscriptions, by view and level.
     levels: BTreeMap<(ViewName, LogLevel), usize>,
-    /// Wakes those who ask a server.
+    /// The senders that notify the connections of a server about changed subscriptions.
     change_senders: BTreeMap<ObjectKey, watch::Sender<()>>,
 }
 
-/// Something that a server told.
+/// A notification from a server.
 #[derive(Debug)]
 pub struct PublishedNotification {
-    /// The server.
+    /// The key of the server.
     pub server: ObjectKey,
-    /// What it told.
+    /// The content.
     pub content: NotificationContent,
 }
 
-/// What servers tell unasked.
+/// The content of a notification.
 #[derive(Debug)]
 pub enum NotificationContent {
-    /// The resource with this URI of the server changed, or may have.
+    /// The resource with this URI of the server changed, or may have changed.
     ResourceUpdated(String),
     /// A log message of this level, as the whole JSON-RPC notification.
     LogMessage(LogLevel, Bytes),
 }
 
-/// What agents want to hear of one server now.
+/// The notifications that agents currently request from one server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestedNotifications {
-    /// Log messages from this level on.
+    /// The lowest level of requested log messages; `None` if no log messages are requested.
     pub log_level: Option<LogLevel>,
-    /// Changes of these resources.
+    /// The URIs of the resources whose changes are requested.
     pub resource_uris: BTreeSet<Arc<str>>,
 }
 
-/// Somebody wants to hear of a resource, until this is dropped.
+/// A subscription to changes of a resource. It ends when this is dropped.
 #[derive(Debug)]
 pub struct ResourceSubscription {
     subscriptions: Subscriptions,
-    /// The server.
+    /// The key of the server.
     pub server: ObjectKey,
-    /// The server's own URI.
+    /// The URI that the server uses.
     pub uri: Arc<str>,
 }
 
-/// Somebody wants log messages, until this is dropped.
+/// A subscription to log messages. It ends when this is dropped.
 #[derive(Debug)]
 pub struct LogSubscription {
     subscriptions: Subscriptions,
     view: ViewName,
-    /// From this level on.
+    /// The lowest level.
     pub level: LogLevel,
 }
 
@@ -94,116 +95,115 @@ impl Default for Subscriptions {
 }
 
 impl Subscriptions {
-    /// Wants to hear when a resource of a server changes.
+    /// Subscribes to changes of a resource of a server.
     pub fn subscribe_resource(&self, server: &ObjectKey, uri: &str) -> ResourceSubscription {
         let uri: Arc<str> = uri.into();
-        let mut asked = self.0.counts.lock();
-        *asked.resources.entry(server.clone()).or_default().entry(uri.clone()).or_default() += 1;
-        asked.notify_changed(server);
-        drop(asked);
+        let mut counts = self.0.counts.lock();
+        *counts.resources.entry(server.clone()).or_default().entry(uri.clone()).or_default() += 1;
+        counts.notify_changed(server);
+        drop(counts);
         ResourceSubscription { subscriptions: self.clone(), server: server.clone(), uri }
     }
 
-    /// Wants the log messages, from this level on, of all servers that a view shows.
+    /// Subscribes to log messages of at least this level from all servers that a view shows.
     pub fn subscribe_logs(&self, view: &ViewName, level: LogLevel) -> LogSubscription {
-        let mut asked = self.0.counts.lock();
-        *asked.levels.entry((view.clone(), level)).or_default() += 1;
-        asked.notify_all_changed();
-        drop(asked);
+        let mut counts = self.0.counts.lock();
+        *counts.levels.entry((view.clone(), level)).or_default() += 1;
+        counts.notify_all_changed();
+        drop(counts);
         LogSubscription { subscriptions: self.clone(), view: view.clone(), level }
     }
 
-    /// Hears all that any server tells from now on.
+    /// Returns a receiver of all notifications that are published from now on, from all servers.
     pub fn notifications(&self) -> broadcast::Receiver<Arc<PublishedNotification>> {
         self.0.notifications.subscribe()
     }
 
-    /// Gives what a connection of a server calls with its notices.
+    /// Returns the handler that a connection of a server calls with each notification.
     pub fn notification_handler(&self, server: &ObjectKey) -> NotificationHandler {
-        let (listeners, server, complained) = (self.clone(), server.clone(), AtomicBool::default());
-        NotificationHandler::new(move |notice| match notice {
-            ServerNotification::ResourceUpdated(uri) => listeners.publish_resource_update(&server, uri),
+        let (subscriptions, server, oversize_logged) = (self.clone(), server.clone(), AtomicBool::default());
+        NotificationHandler::new(move |notification| match notification {
+            ServerNotification::ResourceUpdated(uri) => subscriptions.publish_resource_update(&server, uri),
             ServerNotification::LogMessage(message) => {
-                listeners.publish_log_message(&server, message, &complained)
+                subscriptions.publish_log_message(&server, message, &oversize_logged);
             }
         })
     }
 
-    /// Tells that a resource changed.
+    /// Publishes that a resource changed, if there is a subscription to it.
     pub fn publish_resource_update(&self, server: &ObjectKey, uri: &str) {
-        let wanted = self.0.counts.lock().resources.get(server).is_some_and(|uris| uris.contains_key(uri));
-        if wanted {
+        let is_requested =
+            self.0.counts.lock().resources.get(server).is_some_and(|uris| uris.contains_key(uri));
+        if is_requested {
             self.publish(server, NotificationContent::ResourceUpdated(uri.to_owned()));
         }
     }
 
-    /// Passes a log message on. `complained` says whether it was logged already that this connection's server sends
-    /// messages that are too long.
-    fn publish_log_message(&self, server: &ObjectKey, message: &Bytes, complained: &AtomicBool) {
-        let Some(wanted) = self.0.counts.lock().lowest_level(server) else { return };
+    /// Publishes a log message if its level is requested and its size permitted. `oversize_logged` is true if an
+    /// oversized message from this connection was already logged.
+    fn publish_log_message(&self, server: &ObjectKey, message: &Bytes, oversize_logged: &AtomicBool) {
+        let Some(lowest_level) = self.0.counts.lock().lowest_level(server) else { return };
         if message.len() > MAX_LOG_MESSAGE_BYTES {
-            if !complained.swap(true, Ordering::Relaxed) {
+            if !oversize_logged.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     %server,
                     bytes = message.len(),
-                    "a log message is longer than {} KiB; agents do not get it, nor others like it",
+                    "a log message longer than {} KiB was dropped; further ones on this connection are not logged",
                     MAX_LOG_MESSAGE_BYTES >> 10
                 );
             }
             return;
         }
-        if let Some(level) = notification_level(message).filter(|level| *level >= wanted) {
-            // A copy: what came may be a part of something longer.
+        if let Some(level) = notification_level(message).filter(|level| *level >= lowest_level) {
+            // Copied, because the message may be a slice of a larger buffer.
             self.publish(server, NotificationContent::LogMessage(level, Bytes::copy_from_slice(message)));
         }
     }
 
-    /// Gives what agents want to hear of a server now.
+    /// Returns the notifications that agents currently request from a server.
     pub fn requested(&self, server: &ObjectKey) -> RequestedNotifications {
-        let asked = self.0.counts.lock();
-        let uris = asked.resources.get(server).into_iter().flat_map(BTreeMap::keys);
+        let counts = self.0.counts.lock();
+        let uris = counts.resources.get(server).into_iter().flat_map(BTreeMap::keys);
         RequestedNotifications {
-            log_level: asked.lowest_level(server),
+            log_level: counts.lowest_level(server),
             resource_uris: uris.cloned().collect(),
         }
     }
 
-    /// Wakes whenever what is wanted of a server may have changed.
+    /// Returns a receiver that is notified whenever the requested notifications of a server may have changed.
     pub fn changes(&self, server: &ObjectKey) -> SubscriptionChanges {
-        let woken = self.0.counts.lock().change_senders.entry(server.clone()).or_default().subscribe();
-        SubscriptionChanges { subscriptions: self.clone(), server: server.clone(), receiver: woken }
+        let receiver = self.0.counts.lock().change_senders.entry(server.clone()).or_default().subscribe();
+        SubscriptionChanges { subscriptions: self.clone(), server: server.clone(), receiver }
     }
 
-    fn publish(&self, server: &ObjectKey, word: NotificationContent) {
-        // Nobody listens just now.
-        let _ = self
-            .0
-            .notifications
-            .send(Arc::new(PublishedNotification { server: server.clone(), content: word }));
+    fn publish(&self, server: &ObjectKey, content: NotificationContent) {
+        // An error only means that there is no receiver.
+        let _ =
+            self.0.notifications.send(Arc::new(PublishedNotification { server: server.clone(), content }));
     }
 }
 
 impl SubscriptionCounts {
-    /// The lowest level that somebody wants of a server.
+    /// Returns the lowest requested level of a server's log messages.
     fn lowest_level(&self, server: &ObjectKey) -> Option<LogLevel> {
-        let shown = self.levels.keys().filter(|(view, _)| view.shows(&server.namespace));
-        shown.map(|(_, level)| *level).min()
+        let levels = self.levels.keys().filter(|(view, _)| view.shows(&server.namespace));
+        levels.map(|(_, level)| *level).min()
     }
 
     fn notify_changed(&self, server: &ObjectKey) {
-        if let Some(changed) = self.change_senders.get(server) {
-            changed.send_replace(());
+        if let Some(sender) = self.change_senders.get(server) {
+            sender.send_replace(());
         }
     }
 
     fn notify_all_changed(&self) {
-        for changed in self.change_senders.values() {
-            changed.send_replace(());
+        for sender in self.change_senders.values() {
+            sender.send_replace(());
         }
     }
 }
 
-/// Tells whoever asks one server of changes in what is wanted of it.
+/// A receiver of changes to the requested notifications of one server.
 pub struct SubscriptionChanges {
     subscriptions: Subscriptions,
     server: ObjectKey,
@@ -211,15 +211,15 @@ pub struct SubscriptionChanges {
 }
 
 impl SubscriptionChanges {
-    /// Waits for the next change; one since the last [`mark_seen`](Self::mark_seen) counts. Cancel safe.
+    /// Waits for a change since the last call or the last [`mark_seen`](Self::mark_seen). Cancel safe.
     pub async fn changed(&mut self) {
         if self.receiver.changed().await.is_err() {
-            // The sender is kept for as long as this is.
+            // Unreachable: the sender exists as long as this receiver.
             std::future::pending::<()>().await;
         }
     }
 
-    /// What changed so far is known.
+    /// Marks all changes so far as seen.
     pub fn mark_seen(&mut self) {
         self.receiver.mark_unchanged();
     }
@@ -227,33 +227,33 @@ impl SubscriptionChanges {
 
 impl Drop for SubscriptionChanges {
     fn drop(&mut self) {
-        let mut asked = self.subscriptions.0.counts.lock();
-        let others =
-            asked.change_senders.get(&self.server).is_some_and(|changed| changed.receiver_count() > 1);
-        if !others {
-            asked.change_senders.remove(&self.server);
+        let mut counts = self.subscriptions.0.counts.lock();
+        let has_other_receivers =
+            counts.change_senders.get(&self.server).is_some_and(|sender| sender.receiver_count() > 1);
+        if !has_other_receivers {
+            counts.change_senders.remove(&self.server);
         }
     }
 }
 
 impl Drop for ResourceSubscription {
     fn drop(&mut self) {
-        let mut asked = self.subscriptions.0.counts.lock();
-        if let Some(uris) = asked.resources.get_mut(&self.server) {
+        let mut counts = self.subscriptions.0.counts.lock();
+        if let Some(uris) = counts.resources.get_mut(&self.server) {
             decrement(uris, &self.uri);
             if uris.is_empty() {
-                asked.resources.remove(&self.server);
+                counts.resources.remove(&self.server);
             }
         }
-        asked.notify_changed(&self.server);
+        counts.notify_changed(&self.server);
     }
 }
 
 impl Drop for LogSubscription {
     fn drop(&mut self) {
-        let mut asked = self.subscriptions.0.counts.lock();
-        decrement(&mut asked.levels, &(self.view.clone(), self.level));
-        asked.notify_all_changed();
+        let mut counts = self.subscriptions.0.counts.lock();
+        decrement(&mut counts.levels, &(self.view.clone(), self.level));
+        counts.notify_all_changed();
     }
 }
 
@@ -279,54 +279,56 @@ mod tests {
 
     #[test]
     fn subscription_lasts_until_its_last_holder_is_dropped() {
-        let listeners = Subscriptions::default();
+        let subscriptions = Subscriptions::default();
         let (a, b) = (ObjectKey::new("default", "a"), ObjectKey::new("team", "b"));
-        let woken = |changes: &mut SubscriptionChanges| {
+        let is_notified = |changes: &mut SubscriptionChanges| {
             futures_util::FutureExt::now_or_never(changes.changed()).is_some()
         };
-        let (mut changes, mut others) = (listeners.changes(&a), listeners.changes(&b));
-        let first = listeners.subscribe_resource(&a, "x:1");
-        let second = listeners.subscribe_resource(&a, "x:1");
-        assert!(woken(&mut changes) && !woken(&mut changes));
+        let (mut changes, mut other_changes) = (subscriptions.changes(&a), subscriptions.changes(&b));
+        let first = subscriptions.subscribe_resource(&a, "x:1");
+        let second = subscriptions.subscribe_resource(&a, "x:1");
+        assert!(is_notified(&mut changes) && !is_notified(&mut changes));
         drop(first);
-        assert_eq!(listeners.requested(&a).resource_uris, ["x:1".into()].into());
-        assert!(listeners.requested(&b).resource_uris.is_empty());
+        assert_eq!(subscriptions.requested(&a).resource_uris, ["x:1".into()].into());
+        assert!(subscriptions.requested(&b).resource_uris.is_empty());
         drop(second);
         assert!(
-            listeners.requested(&a).resource_uris.is_empty() && woken(&mut changes) && !woken(&mut others)
+            subscriptions.requested(&a).resource_uris.is_empty()
+                && is_notified(&mut changes)
+                && !is_notified(&mut other_changes)
         );
-        assert!(listeners.0.counts.lock().resources.is_empty());
+        assert!(subscriptions.0.counts.lock().resources.is_empty());
 
-        let all = listeners.subscribe_logs(&ViewName::All, LogLevel::Warning);
-        let team = listeners.subscribe_logs(&ViewName::Namespace("team".into()), LogLevel::Debug);
+        let all = subscriptions.subscribe_logs(&ViewName::All, LogLevel::Warning);
+        let team = subscriptions.subscribe_logs(&ViewName::Namespace("team".into()), LogLevel::Debug);
         assert_eq!(
-            (listeners.requested(&a).log_level, listeners.requested(&b).log_level),
+            (subscriptions.requested(&a).log_level, subscriptions.requested(&b).log_level),
             (Some(LogLevel::Warning), Some(LogLevel::Debug))
         );
-        assert!(woken(&mut changes) && woken(&mut others));
+        assert!(is_notified(&mut changes) && is_notified(&mut other_changes));
         drop((all, team));
-        assert_eq!(listeners.requested(&b), RequestedNotifications::default());
-        assert!(listeners.0.counts.lock().levels.is_empty());
+        assert_eq!(subscriptions.requested(&b), RequestedNotifications::default());
+        assert!(subscriptions.0.counts.lock().levels.is_empty());
 
-        // Of two connections of a server the one that goes leaves the other awake.
-        drop((listeners.changes(&a), others));
-        let _subscription = listeners.subscribe_resource(&a, "x:1");
-        assert!(woken(&mut changes));
+        // Dropping one of two receivers of a server does not affect the other.
+        drop((subscriptions.changes(&a), other_changes));
+        let _subscription = subscriptions.subscribe_resource(&a, "x:1");
+        assert!(is_notified(&mut changes));
         drop(changes);
-        assert!(listeners.0.counts.lock().change_senders.is_empty());
+        assert!(subscriptions.0.counts.lock().change_senders.is_empty());
     }
 
     #[test]
     fn only_requested_notifications_are_published() {
-        let listeners = Subscriptions::default();
+        let subscriptions = Subscriptions::default();
         let key = ObjectKey::new("default", "a");
-        let handler = listeners.notification_handler(&key);
-        let mut told = listeners.notifications();
+        let handler = subscriptions.notification_handler(&key);
+        let mut notifications = subscriptions.notifications();
         handler.call(ServerNotification::LogMessage(&log_message("error")));
         handler.call(ServerNotification::ResourceUpdated("x:1"));
-        assert!(told.try_recv().is_err());
-        let _log = listeners.subscribe_logs(&ViewName::All, LogLevel::Warning);
-        let _resource = listeners.subscribe_resource(&key, "x:1");
+        assert!(notifications.try_recv().is_err());
+        let _log = subscriptions.subscribe_logs(&ViewName::All, LogLevel::Warning);
+        let _resource = subscriptions.subscribe_resource(&key, "x:1");
         for level in ["info", "error", "nonsense"] {
             handler.call(ServerNotification::LogMessage(&log_message(level)));
         }
@@ -336,11 +338,11 @@ mod tests {
         handler.call(ServerNotification::ResourceUpdated("x:2"));
         handler.call(ServerNotification::ResourceUpdated("x:1"));
         assert!(
-            matches!(&told.try_recv().unwrap().content, NotificationContent::LogMessage(LogLevel::Error, text) if *text == log_message("error"))
+            matches!(&notifications.try_recv().unwrap().content, NotificationContent::LogMessage(LogLevel::Error, text) if *text == log_message("error"))
         );
         assert!(
-            matches!(&told.try_recv().unwrap().content, NotificationContent::ResourceUpdated(uri) if uri == "x:1")
+            matches!(&notifications.try_recv().unwrap().content, NotificationContent::ResourceUpdated(uri) if uri == "x:1")
         );
-        assert!(told.try_recv().is_err());
+        assert!(notifications.try_recv().is_err());
     }
 }

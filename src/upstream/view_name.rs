@@ -1,16 +1,16 @@
 use std::sync::Arc;
 
-/// Which view: the path that an agent connects to.
+/// The name of a view, from the endpoint path that an agent connects to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ViewName {
-    /// `/mcp`: all that this process reconciles.
+    /// `/mcp`: all namespaces that this process reconciles.
     All,
     /// `/ns/NAMESPACE/mcp`: one namespace.
     Namespace(Arc<str>),
 }
 
 impl ViewName {
-    /// The one namespace that is seen here; `None` for all.
+    /// Returns the only namespace that the view shows; `None` for all namespaces.
     pub fn namespace(&self) -> Option<&Arc<str>> {
         match self {
             Self::All => None,
@@ -18,8 +18,8 @@ impl ViewName {
         }
     }
 
-    /// True if objects of this namespace are seen here.
+    /// Returns true if the view shows objects of this namespace.
     pub fn shows(&self, namespace: &str) -> bool {
-        self.namespace().is_none_or(|own| **own == *namespace)
+        self.namespace().is_none_or(|shown| **shown == *namespace)
     }
 }

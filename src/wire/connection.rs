@@ -22,7 +22,7 @@ use super::server_message::{self, LISTEN_METHOD};
 use super::{Era, HandshakeResult, InstanceId, ListKind, LogLevel, LoopKind, RetryAfter, VIA_KEY, stdio};
 use crate::resource::{Problem, Reason};
 
-/// A live connection to one server, shared by every call on it. Cheap to clone.
+/// A live MCP connection to one server, shared by every call on it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connection(Arc<Inner>);
 
@@ -36,7 +36,7 @@ struct Inner {
     notifications: NotificationDispatcher,
     instance: InstanceId,
     retry_after: RetryAfter,
-    /// The tools whose arguments are repeated as headers, by name.
+    /// The `Mcp-Param-…` headers of each tool that has any, by tool name.
     param_headers: ArcSwap<HashMap<String, ParamHeaders>>,
 }
 
@@ -46,39 +46,39 @@ pub(super) enum ConnectionTransport {
     Http(HttpClient),
 }
 
-/// A request to a server, as the agent wrote it and with what must change.
+/// A request to a server: the agent's params and the edits to apply to them.
 ///
-/// The link adds what the connection needs: an id of its own, a progress token of its own in place of the
-/// agent's, and in the modern era the `_meta` of the connection in place of the agent's.
+/// [`Connection::call`] adds what belongs to the connection: its own id, its own progress token in place of the
+/// agent's, and in the modern era its own `_meta` members in place of the agent's.
 #[derive(Clone, Copy, Debug)]
 pub struct UpstreamRequest<'a> {
     /// The method.
     pub method: &'a str,
-    /// Its `params`.
+    /// The `params`.
     pub params: &'a RequestParams<'a>,
-    /// Changes to `params`.
+    /// The edits to apply to `params`.
     pub edits: &'a [JsonEdit<'a>],
     /// The server's own name of the tool or prompt, or the resource's URI: the `Mcp-Name` header.
     pub name: Option<&'a str>,
-    /// From which level on the server is to tell its log messages with this request, if the agent's own
-    /// `_meta` does not say so.
+    /// The minimum level of the log messages that the server may send for this request. Used if the agent's own
+    /// `_meta` has no log level.
     pub log_level: Option<LogLevel>,
 }
 
 impl<'a> UpstreamRequest<'a> {
-    /// A request without params.
+    /// Returns a request without params.
     pub fn new(method: &'a str) -> Self {
-        static NONE: LazyLock<RequestParams<'static>> = LazyLock::new(RequestParams::default);
-        Self { method, params: &NONE, edits: &[], name: None, log_level: None }
+        static NO_PARAMS: LazyLock<RequestParams<'static>> = LazyLock::new(RequestParams::default);
+        Self { method, params: &NO_PARAMS, edits: &[], name: None, log_level: None }
     }
 }
 
-/// A request in flight. Dropping it before the answer tells the server that it is cancelled.
+/// A request in flight. Dropping it before the response has arrived cancels it at the server.
 #[derive(Debug)]
 pub struct UpstreamExchange {
     connection: Connection,
     id: u64,
-    /// The agent's progress token, to put back into what comes.
+    /// The agent's progress token, restored in progress notifications.
     progress_token: Option<JsonRpcId>,
     state: ExchangeState,
 }
@@ -87,54 +87,55 @@ pub struct UpstreamExchange {
 enum ExchangeState {
     Stdio(stdio::PendingCall),
     Http(Box<HttpExchange>),
-    /// Answered, failed or abandoned: nothing to cancel.
+    /// The request was answered, failed or was abandoned: there is nothing to cancel.
     Finished,
 }
 
-/// What a connection tells without being asked.
+/// An event of a connection that belongs to no request.
 #[derive(Debug)]
 pub enum ConnectionEvent {
-    /// A list changed, or may have changed while nobody listened.
+    /// A list changed, or may have changed while no notification stream was open.
     ListChanged(ListKind),
-    /// The connection is gone.
+    /// The connection has ended.
     Lost(ConnectionError),
 }
 
 impl Connection {
     pub(super) fn new(
         transport: ConnectionTransport,
-        lost: Arc<ConnectionEnd>,
-        ears: NotificationDispatcher,
-        host: &ConnectionContext,
+        end: Arc<ConnectionEnd>,
+        notifications: NotificationDispatcher,
+        context: &ConnectionContext,
     ) -> Self {
         Self(Arc::new(Inner {
             handshake: OnceLock::new(),
             next_id: AtomicU64::new(1),
             transport,
-            end: lost,
-            tasks: host.tasks.clone(),
-            instance: host.instance.clone(),
-            retry_after: host.retry_after.clone(),
-            notifications: ears,
+            end,
+            tasks: context.tasks.clone(),
+            instance: context.instance.clone(),
+            retry_after: context.retry_after.clone(),
+            notifications,
             param_headers: ArcSwap::default(),
         }))
     }
 
-    /// What the handshake told of the server.
+    /// Returns the result of the handshake; before it, a result without capabilities.
     pub fn handshake(&self) -> &HandshakeResult {
         static BEFORE_HANDSHAKE: OnceLock<HandshakeResult> = OnceLock::new();
         self.0.handshake.get().unwrap_or_else(|| BEFORE_HANDSHAKE.get_or_init(HandshakeResult::unknown))
     }
 
-    pub(super) fn set_handshake(&self, peer: HandshakeResult) {
+    /// Records the result of the handshake. Later calls have no effect on it.
+    pub(super) fn set_handshake(&self, handshake: HandshakeResult) {
         if let ConnectionTransport::Http(client) = &self.0.transport {
-            client.apply_handshake(&peer);
+            client.apply_handshake(&handshake);
         }
-        // Set once, by the handshake.
-        let _ = self.0.handshake.set(peer);
+        // The handshake sets it once; an error would mean a second call.
+        let _ = self.0.handshake.set(handshake);
     }
 
-    /// Sends a request. The answer may take as long as it likes: the caller bounds it.
+    /// Sends a request. Sets no time limit on the response; the caller does.
     pub async fn call(&self, request: UpstreamRequest<'_>) -> Result<UpstreamExchange, ConnectionError> {
         if let Some(error) = self.0.end.get() {
             return Err(error.clone());
@@ -142,15 +143,15 @@ impl Connection {
         let id = self.next_id();
         let RequestParams { members, meta } = request.params;
         let (meta, token) = self.handshake().request_meta(meta.as_ref(), id, request.log_level);
-        // What is no object is left out: no server is to see what was not looked at.
+        // A `_meta` that is not an object was not inspected, so it is removed.
         let meta = meta.as_deref().map_or(JsonEdit::Remove("_meta"), |meta| JsonEdit::Set("_meta", meta));
         let edits = request.edits.iter().copied().chain([meta]);
         let message = server_message::request(id, request.method, members, edits);
         self.dispatch(id, token, request.method, request.name, self.param_headers(&request), message).await
     }
 
-    /// Learns which arguments of these tools, given as raw JSON by name, are to be repeated as headers.
-    /// Gives the names of the tools that must not be used, each with why.
+    /// Records which arguments of these tools are also sent as headers. Each tool is given by its name and raw JSON.
+    /// Returns the names of the tools that must not be used, each with the reason.
     pub fn set_param_headers<'a>(
         &self,
         tools: impl Iterator<Item = (&'a str, &'a str)>,
@@ -158,47 +159,48 @@ impl Connection {
         if self.handshake().era == Era::Legacy || !matches!(self.0.transport, ConnectionTransport::Http(_)) {
             return Vec::new();
         }
-        let (mut mirrors, mut unusable) = (HashMap::new(), Vec::new());
+        let (mut param_headers, mut unusable) = (HashMap::new(), Vec::new());
         for (name, raw) in tools {
             match ParamHeaders::from_tool(raw.as_bytes()) {
-                Ok(found) if found.is_empty() => {}
-                Ok(found) => drop(mirrors.insert(name.to_owned(), found)),
-                Err(why) => unusable.push((name.to_owned(), why)),
+                Ok(headers) if headers.is_empty() => {}
+                Ok(headers) => drop(param_headers.insert(name.to_owned(), headers)),
+                Err(reason) => unusable.push((name.to_owned(), reason)),
             }
         }
-        self.0.param_headers.store(Arc::new(mirrors));
+        self.0.param_headers.store(Arc::new(param_headers));
         unusable
     }
 
     fn param_headers(&self, request: &UpstreamRequest<'_>) -> Vec<(HeaderName, HeaderValue)> {
-        let mirrors = self.0.param_headers.load();
+        let by_tool = self.0.param_headers.load();
         let tool = request.name.filter(|_| request.method == "tools/call");
-        let Some(mirrors) = tool.and_then(|name| mirrors.get(name)) else {
+        let Some(param_headers) = tool.and_then(|name| by_tool.get(name)) else {
             return Vec::new();
         };
         let arguments = request.params.members.get("arguments");
-        arguments.map(|arguments| mirrors.header_values(arguments.get())).unwrap_or_default()
+        arguments.map(|arguments| param_headers.header_values(arguments.get())).unwrap_or_default()
     }
 
-    /// Sends a request that is complete.
+    /// Sends a complete JSON-RPC request.
     pub(super) async fn dispatch(
         &self,
         id: u64,
         token: Option<JsonRpcId>,
         method: &str,
         name: Option<&str>,
-        mirrored: Vec<(HeaderName, HeaderValue)>,
+        param_headers: Vec<(HeaderName, HeaderValue)>,
         message: Bytes,
     ) -> Result<UpstreamExchange, ConnectionError> {
         let state = match &self.0.transport {
             ConnectionTransport::Stdio(pipes) => {
-                let listens = method == LISTEN_METHOD;
-                ExchangeState::Stdio(pipes.request(id, (token.is_some() || listens, listens), message).await?)
+                let is_listen = method == LISTEN_METHOD;
+                let wants_notifications = token.is_some() || is_listen;
+                ExchangeState::Stdio(pipes.request(id, (wants_notifications, is_listen), message).await?)
             }
             ConnectionTransport::Http(client) => ExchangeState::Http(Box::new(client.request(
                 method,
                 name,
-                mirrored,
+                param_headers,
                 message,
                 self.0.end.clone(),
             ))),
@@ -219,7 +221,7 @@ impl Connection {
         }
     }
 
-    /// Asks for a page of a list: the first, or the one at a cursor.
+    /// Requests one page of a list: the first, or the one at `cursor`.
     pub async fn list_page(
         &self,
         list: ListKind,
@@ -231,16 +233,16 @@ impl Connection {
         let edits: Vec<_> = cursor.iter().map(|cursor| JsonEdit::Set("cursor", cursor)).collect();
         let request =
             UpstreamRequest { params: &params, edits: &edits, ..UpstreamRequest::new(list.method()) };
-        let reply = self.call(request).await?.response().await?;
-        match &reply {
-            RpcResponse::Error(error) => {
-                LoopKind::from_error(error).map_or(Ok(reply), |ring| Err(ring.connection_error()))
-            }
-            RpcResponse::Result(_) => Ok(reply),
+        let response = self.call(request).await?.response().await?;
+        match &response {
+            RpcResponse::Error(error) => LoopKind::from_error(error)
+                .map_or(Ok(response), |loop_kind| Err(loop_kind.connection_error())),
+            RpcResponse::Result(_) => Ok(response),
         }
     }
 
-    /// These params with a word on who asks, should the server be an evenkeel.
+    /// Returns `params` with the ids of this instance and its callers in `_meta`. A server that is an evenkeel instance
+    /// detects loops by them ([`VIA_KEY`]).
     pub(super) fn with_via(&self, params: &str) -> Result<String, ConnectionError> {
         let RequestParams { members, meta } =
             RequestParams::parse(params).map_err(|error| malformed_request(&error.into()))?;
@@ -248,15 +250,15 @@ impl Connection {
         Ok(members.rewrite(&[JsonEdit::Set("_meta", &meta)]))
     }
 
-    /// Asks for a sign of life: `ping`, or `server/discover` in the modern era. Any answer is one, unless it says that
-    /// the server no longer knows the session.
+    /// Checks that the server responds: by `ping`, or by `server/discover` in the modern era. Any response counts as
+    /// success, unless it says that the session is unknown.
     pub async fn check_health(&self) -> Result<(), ConnectionError> {
         let method = match self.handshake().era {
             Era::Legacy => "ping",
             Era::Modern => "server/discover",
         };
-        let reply = self.call(UpstreamRequest::new(method)).await?.response().await?;
-        match (&reply, &self.0.transport) {
+        let response = self.call(UpstreamRequest::new(method)).await?.response().await?;
+        match (&response, &self.0.transport) {
             (RpcResponse::Error(error), ConnectionTransport::Http(client)) => {
                 client.health_check_session_error(error).map_or(Ok(()), Err)
             }
@@ -264,15 +266,15 @@ impl Connection {
         }
     }
 
-    /// Asks a modern server to tell, for as long as the exchange is kept, of changes that this filter names.
-    /// Its acknowledgement is the first thing that comes back.
+    /// Sends `subscriptions/listen` to a modern server. `filter` selects the notifications. They arrive for as long as
+    /// the exchange is kept. The first message of the exchange is the server's acknowledgement.
     pub async fn listen(&self, filter: &str) -> Result<UpstreamExchange, ConnectionError> {
         let edits = &[JsonEdit::Set("notifications", filter)];
         self.call(UpstreamRequest { edits, ..UpstreamRequest::new(LISTEN_METHOD) }).await
     }
 
-    /// Words of the server as they may be told: without the values that it was given, on one line of at most `limit`
-    /// characters.
+    /// Redacts the values that evenkeel passed to the server from a text of that server. Returns one line of at most
+    /// `limit` characters.
     pub fn redacted_line(&self, text: &str, limit: usize) -> String {
         self.mask().redacted_line(text, limit)
     }
@@ -281,47 +283,47 @@ impl Connection {
         self.0.notifications.mask()
     }
 
-    /// Why nothing is sent just now: the server wants to be left alone for a while.
+    /// Returns a problem while no requests are sent because the server sent Retry-After.
     pub fn retry_after_problem(&self) -> Option<Problem> {
         self.0.retry_after.problem()
     }
 
-    /// Until when; `None` if it may be asked.
+    /// Returns when requests are sent again; `None` if no Retry-After is in effect.
     pub fn retry_after_until(&self) -> Option<Instant> {
         self.0.retry_after.ends_at()
     }
 
-    /// True if the server has said anything since this was asked last: an answer, progress, a notice.
+    /// True if a message (response, progress or other notification) has arrived since the last call of this method.
     pub fn received_since_last_check(&self) -> bool {
         self.0.notifications.received_since_last_check()
     }
 
-    /// Waits until a response casts doubt on the connection: the server rejects credentials that it took before, or
-    /// may have forgotten the session. Cancel safe.
+    /// Waits until a response calls for a health check: the server rejects credentials that it accepted before, or the
+    /// session may be gone. Cancel safe.
     pub async fn health_check_requested(&self) {
         self.0.notifications.health_check_requested().await;
     }
 
-    /// The reason why the connection is dead, once that is known.
+    /// Returns why the connection has ended, if it has.
     pub fn end_problem(&self) -> Option<Problem> {
         self.0.end.get().map(|error| error.problem.clone())
     }
 
-    /// Declares the connection dead: [`ConnectionEvent::Lost`] tells it.
+    /// Marks the connection as ended; [`ConnectionEvent::Lost`] reports it.
     pub fn mark_ended(&self, error: ConnectionError) {
         self.0.end.mark(error);
     }
 
-    /// Lets go of what only a busy connection needs and would not be of use after a pause; the next call gets it
-    /// again.
+    /// Closes idle HTTP connections that would have expired once `pause` has passed. The next call opens new ones. Does
+    /// nothing over stdio.
     pub fn close_idle_connections(&self, pause: Duration) {
         if let ConnectionTransport::Http(client) = &self.0.transport {
             client.close_idle_connections(pause);
         }
     }
 
-    /// Ends the connection: the session by DELETE, or the process by closing its stdin, then SIGTERM, then
-    /// SIGKILL to its group. Bounded by a few seconds.
+    /// Ends the connection. Over HTTP this ends the session by DELETE. Over stdio it closes the process's stdin, then
+    /// sends SIGTERM and SIGKILL to the process group. Takes a few seconds at most.
     pub async fn close(&self) {
         self.0.end.mark(ConnectionError::new(Reason::Detached, "the connection was closed"));
         match &self.0.transport {
@@ -330,7 +332,7 @@ impl Connection {
         }
     }
 
-    /// Waits until nothing works for the connection any more, once it was closed.
+    /// Waits until all tasks of the connection have ended. Call it after [`Self::close`].
     pub async fn wait_for_tasks(&self) {
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -346,32 +348,32 @@ impl Connection {
 }
 
 impl UpstreamExchange {
-    /// The next thing that comes back. After an answer or an error nothing more comes. Cancel safe.
+    /// Returns the next message for the request. Nothing follows a response or an error. Cancel safe.
     pub async fn next(&mut self) -> Result<ResponseMessage, ConnectionError> {
-        let (state, id, lost) = (&mut self.state, self.id, &self.connection.0.end);
-        let incoming = async {
+        let (state, id, end) = (&mut self.state, self.id, &self.connection.0.end);
+        let message = async {
             match state {
-                ExchangeState::Stdio(waiting) => waiting.next().await,
-                ExchangeState::Http(answering) => answering.next(id).await,
+                ExchangeState::Stdio(pending) => pending.next().await,
+                ExchangeState::Http(exchange) => exchange.next(id).await,
                 ExchangeState::Finished => {
                     Err(ConnectionError::new(Reason::Detached, "the exchange is over"))
                 }
             }
         };
-        let incoming = tokio::select! {
+        let message = tokio::select! {
             biased;
-            incoming = incoming => incoming,
-            // Over HTTP the response could go on without the connection that it belongs to.
-            error = lost.wait() => Err(error.into_dispatched()),
+            message = message => message,
+            // Over HTTP a response stream can outlive the MCP connection that it belongs to.
+            error = end.wait() => Err(error.into_dispatched()),
         };
-        match incoming {
+        match message {
             Ok(ResponseMessage::Notification(message) | ResponseMessage::Progress(message)) => {
                 self.with_agent_token(message)
             }
-            Ok(answer) => {
+            Ok(response) => {
                 self.connection.0.notifications.mark_received();
                 self.finish();
-                Ok(answer)
+                Ok(response)
             }
             Err(error) => {
                 self.finish();
@@ -380,16 +382,16 @@ impl UpstreamExchange {
         }
     }
 
-    /// Waits for the answer, leaving out what comes before it.
+    /// Waits for the response and discards notifications before it.
     pub async fn response(mut self) -> Result<RpcResponse, ConnectionError> {
         loop {
-            if let ResponseMessage::Response(reply) = self.next().await? {
-                return Ok(reply);
+            if let ResponseMessage::Response(response) = self.next().await? {
+                return Ok(response);
             }
         }
     }
 
-    /// Stops waiting without telling the server; a late answer is discarded.
+    /// Stops waiting without cancelling at the server; a late response is discarded.
     pub fn abandon(mut self) {
         self.state = ExchangeState::Finished;
     }
@@ -406,8 +408,8 @@ impl UpstreamExchange {
     }
 
     fn finish(&mut self) {
-        if let ExchangeState::Http(answering) = std::mem::replace(&mut self.state, ExchangeState::Finished) {
-            answering.recycle();
+        if let ExchangeState::Http(exchange) = std::mem::replace(&mut self.state, ExchangeState::Finished) {
+            exchange.recycle();
         }
     }
 }
@@ -416,7 +418,7 @@ impl Drop for UpstreamExchange {
     fn drop(&mut self) {
         let modern_http =
             self.connection.handshake().era == Era::Modern && matches!(self.state, ExchangeState::Http(_));
-        // Over modern HTTP the closed stream is the cancellation; before the handshake there is none.
+        // Over modern HTTP closing the stream is the cancellation; before the handshake nothing can be cancelled.
         if matches!(self.state, ExchangeState::Finished)
             || modern_http
             || self.connection.0.handshake.get().is_none()
@@ -428,15 +430,16 @@ impl Drop for UpstreamExchange {
         let message = server_message::message(None, method, Some(&params));
         match &self.connection.0.transport {
             ConnectionTransport::Stdio(pipes) => pipes.try_send(message),
-            // The response stays open until then: to a legacy server its end says nothing, or the wrong thing.
+            // The response stays open until the notification is posted: a legacy server does not take its end as a
+            // cancellation, or misinterprets it.
             ConnectionTransport::Http(client) => {
-                let held = std::mem::replace(&mut self.state, ExchangeState::Finished);
-                client.post_in_background(method, message, Some(Box::new(held)));
+                let open_response = std::mem::replace(&mut self.state, ExchangeState::Finished);
+                client.post_in_background(method, message, Some(Box::new(open_response)));
             }
         }
     }
 }
 
 fn malformed_request(error: &MalformedMessage) -> ConnectionError {
-    ConnectionError::new(Reason::InvalidSpec, format!("the request could not be read: {error}"))
+    ConnectionError::new(Reason::InvalidSpec, format!("cannot parse the request's params: {error}"))
 }

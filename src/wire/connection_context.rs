@@ -6,24 +6,25 @@ use super::notifications::NotificationHandler;
 use super::process::{ProcessActivity, ProcessGuard, StderrTail};
 use super::retry_after::RetryAfter;
 
-/// What a connection needs of the process it lives in.
+/// The parts of the evenkeel process that a connection uses.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionContext {
-    /// What works for this connection: its child, the child's pumps, the end of its session. To be waited for
-    /// before evenkeel ends, and before another connection where two must not run side by side.
+    /// The tasks of this connection: its child process, the tasks that read and write the child's pipes, the DELETE of
+    /// its session. Wait for them before evenkeel exits, and before opening another connection where two must not
+    /// exist at the same time.
     pub tasks: TaskTracker,
-    /// Ends the children should evenkeel be killed.
+    /// Kills the child processes if evenkeel is killed.
     pub guard: Option<ProcessGuard>,
-    /// Where goes what the server logs.
+    /// Receives the server's log lines.
     pub log: ServerLog,
-    /// Who hears what the server says to agents unasked.
+    /// Receives the notifications that the server sends for agents.
     pub notifications: Option<NotificationHandler>,
-    /// What its child writes to stderr, for who has to tell why the connection was not made.
+    /// The last stderr output of the child process, for the message of a failed attempt.
     pub stderr_tail: StderrTail,
-    /// Who asks, should the server be an evenkeel.
+    /// The id of this evenkeel instance, sent to servers to detect loops.
     pub instance: InstanceId,
-    /// Until when the server wants to be left alone.
+    /// The server's Retry-After, shared by all connections to it.
     pub retry_after: RetryAfter,
-    /// Where the process is told that the connection consists of, if it does.
+    /// The process of the connection; stays empty over HTTP.
     pub process_activity: ProcessActivity,
 }

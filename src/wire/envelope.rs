@@ -5,9 +5,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// A JSON-RPC 2.0 message with its parts as the bytes they came in.
+/// A JSON-RPC 2.0 message whose parts are the bytes as received.
 ///
-/// A request has `id` and `method`, a notification `method` alone, an answer `id` and one of `result` and
+/// A request has `id` and `method`, a notification only `method`, a response `id` and one of `result` and
 /// `error`. Unknown members are ignored.
 #[derive(Debug, Deserialize)]
 pub struct Envelope<'a> {
@@ -20,10 +20,10 @@ pub struct Envelope<'a> {
     /// The method of a request or notification.
     #[serde(borrow, default)]
     pub method: Option<Cow<'a, str>>,
-    /// Its parameters: an object.
+    /// The parameters: an object.
     #[serde(borrow, default)]
     pub params: Option<&'a RawValue>,
-    /// The answer.
+    /// The result.
     #[serde(borrow, default)]
     pub result: Option<&'a RawValue>,
     /// The error: an object with `code` and `message`.
@@ -31,19 +31,19 @@ pub struct Envelope<'a> {
     pub error: Option<&'a RawValue>,
 }
 
-/// What is wrong with a message.
+/// The reason why a message is not a valid JSON-RPC message.
 #[derive(Debug, thiserror::Error)]
 pub enum MalformedMessage {
     /// Not JSON, or not an object with members of the right types.
-    #[error("something that is not JSON-RPC: {0}")]
+    #[error("a message that is not valid JSON-RPC: {0}")]
     Json(#[from] serde_json::Error),
-    /// JSON, but not of one of the three forms.
-    #[error("something that is not JSON-RPC 2.0: {0}")]
+    /// JSON, but not a request, notification or response.
+    #[error("a message that is not valid JSON-RPC 2.0: {0}")]
     NotJsonRpc(&'static str),
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads one message. Batches are refused: no revision that we speak has them, save one that nobody used.
+    /// Parses one message. Rejects batches: of the supported MCP revisions only one has them, and it was not used.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, MalformedMessage> {
         let envelope: Self = serde_json::from_slice(bytes)?;
         if envelope.jsonrpc.as_deref() != Some("2.0") {
@@ -59,10 +59,12 @@ impl<'a> Envelope<'a> {
         {
             return Err(MalformedMessage::NotJsonRpc("\"params\" must be an object"));
         }
-        let answers = usize::from(envelope.result.is_some()) + usize::from(envelope.error.is_some());
-        match (&envelope.method, answers) {
+        let outcomes = usize::from(envelope.result.is_some()) + usize::from(envelope.error.is_some());
+        match (&envelope.method, outcomes) {
             (Some(_), 0) | (None, 1) => Ok(envelope),
-            _ => Err(MalformedMessage::NotJsonRpc("needs one of \"method\", \"result\" and \"error\"")),
+            _ => Err(MalformedMessage::NotJsonRpc(
+                "it needs exactly one of \"method\", \"result\" and \"error\"",
+            )),
         }
     }
 
@@ -82,17 +84,17 @@ impl<'a> Envelope<'a> {
 pub struct JsonRpcId(Bytes);
 
 impl JsonRpcId {
-    /// The raw text of an id that [`Envelope::parse`] accepted.
+    /// Copies the raw text of an id that [`Envelope::parse`] accepted.
     pub fn from_raw(raw: &RawValue) -> Self {
         Self(Bytes::copy_from_slice(raw.get().as_bytes()))
     }
 
-    /// A number of our own.
+    /// Returns a numeric id.
     pub fn from_number(number: u64) -> Self {
         Self(number.to_string().into())
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -113,11 +115,11 @@ mod tests {
         let request = Envelope::parse(br#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"a": 1}}"#).unwrap();
         assert!(request.is_request());
         assert_eq!(request.params.unwrap().get(), r#"{"a": 1}"#);
-        let notice = Envelope::parse(br#"{"jsonrpc":"2.0","method":"m","id":null}"#).unwrap();
-        assert!(notice.is_notification());
-        let answer = Envelope::parse(br#"{"result":{},"id":"x","jsonrpc":"2.0","extra":[]}"#).unwrap();
+        let notification = Envelope::parse(br#"{"jsonrpc":"2.0","method":"m","id":null}"#).unwrap();
+        assert!(notification.is_notification());
+        let response = Envelope::parse(br#"{"result":{},"id":"x","jsonrpc":"2.0","extra":[]}"#).unwrap();
         assert_eq!(
-            JsonRpcId::from_raw(answer.id.unwrap()),
+            JsonRpcId::from_raw(response.id.unwrap()),
             JsonRpcId::from_raw(&RawValue::from_string("\"x\"".into()).unwrap())
         );
     }

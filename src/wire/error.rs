@@ -1,4 +1,4 @@
-//! What goes wrong with a connection, and where it is written down that it is over.
+//! Errors of connections and requests, and the record of how a connection ended.
 
 use std::time::Duration;
 
@@ -6,37 +6,37 @@ use tokio::sync::SetOnce;
 
 use crate::resource::{Problem, Reason};
 
-/// Why a connection could not be made, or a request not be carried out.
+/// An error of a connection attempt or of a request.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{problem}")]
 pub struct ConnectionError {
-    /// What happened, for conditions and for the caller.
+    /// The reason and message, for conditions and for the caller.
     pub problem: Problem,
-    /// True if the request may have reached the server: it must not be sent again.
+    /// True if the request may have reached the server. It must not be sent again.
     pub dispatched: bool,
-    /// What the server asked for with Retry-After.
+    /// The delay that the server requested with Retry-After.
     pub retry_after: Option<Duration>,
-    /// What shows that it went wrong.
+    /// The evidence of the failure.
     pub failure_source: FailureSource,
 }
 
-/// What shows that a connection or a request failed.
+/// The evidence that a connection or a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureSource {
-    /// The connection itself: it could not be made, it broke, or makes no sense.
+    /// The connection itself: it could not be opened, it broke, or its messages are invalid.
     Connection,
-    /// A response with this HTTP status.
+    /// An HTTP response with this status.
     Status(http::StatusCode),
-    /// The server no longer knows the session.
+    /// The server does not recognize the session any more.
     Session,
-    /// The end of the server's process, which had run for so long.
+    /// The exit of the server's process, which had run for this long.
     Exit(Duration),
-    /// Nothing was sent, for the server wants to be left alone (Retry-After). The connection is as good as before.
+    /// Nothing was sent because a Retry-After of the server is in effect. The connection is unaffected.
     RetryAfter,
 }
 
 impl ConnectionError {
-    /// An error of a request that was not dispatched.
+    /// Returns an error of a request that was not sent.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             problem: Problem::new(reason, message),
@@ -46,7 +46,7 @@ impl ConnectionError {
         }
     }
 
-    /// True if it is not one request that failed, but the connection or its session.
+    /// True if the connection or its session failed, and not only one request.
     pub fn ends_connection(&self) -> bool {
         match self.failure_source {
             FailureSource::Connection | FailureSource::Exit(_) => !self.dispatched,
@@ -55,20 +55,20 @@ impl ConnectionError {
         }
     }
 
-    /// The same for a request that may have reached the server.
+    /// Returns the error marked as that of a request that may have reached the server.
     #[must_use]
     pub fn into_dispatched(self) -> Self {
         Self { dispatched: true, ..self }
     }
 }
 
-/// Where the end of a connection is written down, by whoever notices first.
+/// The error that ended a connection, set once by the task that detects it first.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionEnd(SetOnce<ConnectionError>);
 
 impl ConnectionEnd {
+    /// Records the end of the connection. Has no effect if it is recorded already.
     pub(super) fn mark(&self, error: ConnectionError) {
-        // Whoever comes later adds nothing.
         let _ = self.0.set(error);
     }
 
@@ -76,6 +76,7 @@ impl ConnectionEnd {
         self.0.get()
     }
 
+    /// Waits until the connection has ended. Cancel safe.
     pub(super) async fn wait(&self) -> ConnectionError {
         self.0.wait().await.clone()
     }
@@ -87,14 +88,14 @@ mod tests {
 
     #[tokio::test]
     async fn first_mark_is_kept_and_wakes_waiters() {
-        let lost = ConnectionEnd::default();
-        assert!(lost.get().is_none());
-        let (first, ()) = tokio::join!(lost.wait(), async {
-            lost.mark(ConnectionError::new(Reason::Exited, "first"));
-            lost.mark(ConnectionError::new(Reason::Exited, "second"));
+        let end = ConnectionEnd::default();
+        assert!(end.get().is_none());
+        let (first, ()) = tokio::join!(end.wait(), async {
+            end.mark(ConnectionError::new(Reason::Exited, "first"));
+            end.mark(ConnectionError::new(Reason::Exited, "second"));
         });
-        let later = lost.wait().await;
-        for error in [Some(&first), Some(&later), lost.get()] {
+        let later = end.wait().await;
+        for error in [Some(&first), Some(&later), end.get()] {
             assert_eq!(error.unwrap().problem.message, "first");
         }
     }

@@ -1,7 +1,7 @@
-//! The opening handshake: rmcp speaks it, over the raw requests that calls use too, and then steps aside.
+//! The MCP handshake. rmcp runs it over the same raw requests that calls use; afterwards rmcp is not involved.
 //!
-//! rmcp knows the revisions and negotiates between the eras. Its running service is not kept: measured, its
-//! idle channels alone cost 25 KiB per connection, and what is left to do (notices, pings) is raw JSON anyway.
+//! rmcp implements the revisions and negotiates between the eras. Its running service is not kept: measured, its
+//! idle channels alone cost 25 KiB per connection, and the remaining work (notifications, pings) is raw JSON anyway.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,21 +29,22 @@ use super::{
 };
 use crate::resource::{Reason, ServerInfo};
 
-/// How long a server that has just answered may take to answer again.
+/// The timeout of a second `server/discover`, to a server that has just responded.
 const SECOND_DISCOVER_TIMEOUT: Duration = Duration::from_secs(5);
-/// So much of a server's instructions is kept, in characters.
+/// The part of a server's instructions that is kept, in characters.
 const MAX_INSTRUCTIONS_CHARS: usize = 4_096;
-/// The same of each of its names.
+/// The maximum length of the server's name and version, in characters.
 const MAX_NAME_CHARS: usize = 256;
 
-/// Opens the conversation. A remembered era spares the probe, which a silent legacy server lets run out.
+/// Performs the handshake. A cached era makes the `server/discover` probe unnecessary, to which some legacy servers
+/// never respond.
 pub(super) async fn negotiate(
-    link: &Connection,
-    remembered: Option<Era>,
+    connection: &Connection,
+    cached_era: Option<Era>,
 ) -> Result<HandshakeResult, ConnectionError> {
     let modern = vec![ProtocolVersion::V_2026_07_28];
     let discover = ClientLifecycleMode::Discover { preferred_versions: modern.clone() };
-    let mode = match remembered {
+    let mode = match cached_era {
         Some(Era::Legacy) => ClientLifecycleMode::Initialize,
         Some(Era::Modern) => discover.clone(),
         None => ClientLifecycleMode::Auto {
@@ -51,25 +52,26 @@ pub(super) async fn negotiate(
             legacy_version: Some(ProtocolVersion::V_2025_11_25),
         },
     };
-    let running = match run_rmcp_handshake(link, mode).await {
+    let running = match run_rmcp_handshake(connection, mode).await {
         Ok(running) => running,
-        Err(HandshakeError { error, probe_timed_out: slow }) => {
-            // A modern server that took longer to start than the probe waits is there now.
-            let again = async {
-                timeout(SECOND_DISCOVER_TIMEOUT, run_rmcp_handshake(link, discover)).await.ok()?.ok()
+        Err(HandshakeError { error, probe_timed_out }) => {
+            // A modern server that started more slowly than the probe's timeout is ready by now.
+            let second_discover = async {
+                timeout(SECOND_DISCOVER_TIMEOUT, run_rmcp_handshake(connection, discover)).await.ok()?.ok()
             };
-            let running = if slow { again.await } else { None };
+            let running = if probe_timed_out { second_discover.await } else { None };
             running.ok_or(error)?
         }
     };
-    let known =
-        running.peer_info().ok_or_else(|| handshake_failed(link, "the server told nothing of itself"))?;
-    let era = if known.protocol_version.has_initialize() { Era::Legacy } else { Era::Modern };
-    let info = known.server_info.as_ref().map(|info| ServerInfo {
-        name: link.redacted_line(&info.name, MAX_NAME_CHARS),
-        version: link.redacted_line(&info.version, MAX_NAME_CHARS),
+    let server = running
+        .peer_info()
+        .ok_or_else(|| handshake_failed(connection, "the server sent no description of itself"))?;
+    let era = if server.protocol_version.has_initialize() { Era::Legacy } else { Era::Modern };
+    let info = server.server_info.as_ref().map(|info| ServerInfo {
+        name: connection.redacted_line(&info.name, MAX_NAME_CHARS),
+        version: connection.redacted_line(&info.version, MAX_NAME_CHARS),
     });
-    let offered = &known.capabilities;
+    let offered = &server.capabilities;
     let capabilities = ServerCapabilities {
         tools: offered.tools.as_ref().map(|tools| tools.list_changed == Some(true)),
         prompts: offered.prompts.as_ref().map(|prompts| prompts.list_changed == Some(true)),
@@ -78,61 +80,65 @@ pub(super) async fn negotiate(
         completions: offered.completions.is_some(),
         logging: offered.logging.is_some(),
     };
-    let instructions = known.instructions.as_deref().map(str::trim).filter(|text| !text.is_empty());
-    let instructions = instructions
-        .map(|text| link.mask().redact(text).chars().take(MAX_INSTRUCTIONS_CHARS).collect::<String>().into());
-    let version = known.protocol_version.to_string();
-    if !ProtocolVersion::KNOWN_VERSIONS.contains(&known.protocol_version) {
-        let known = ProtocolVersion::KNOWN_VERSIONS.iter().map(ProtocolVersion::as_str);
-        let known = known.collect::<Vec<_>>().join(", ");
-        return Err(handshake_failed(link, &format!("it speaks MCP {version:?}, which is none of {known}")));
+    let instructions = server.instructions.as_deref().map(str::trim).filter(|text| !text.is_empty());
+    let instructions = instructions.map(|text| {
+        connection.mask().redact(text).chars().take(MAX_INSTRUCTIONS_CHARS).collect::<String>().into()
+    });
+    let version = server.protocol_version.to_string();
+    if !ProtocolVersion::KNOWN_VERSIONS.contains(&server.protocol_version) {
+        let supported = ProtocolVersion::KNOWN_VERSIONS.iter().map(ProtocolVersion::as_str);
+        let supported = supported.collect::<Vec<_>>().join(", ");
+        return Err(handshake_failed(
+            connection,
+            &format!("the server selected MCP version {version:?}; supported are {supported}"),
+        ));
     }
-    let about =
+    let description =
         ServerDescription { server_info: info.unwrap_or_default(), protocol_version: version, instructions };
-    let peer = HandshakeResult::new(era, about, capabilities);
-    drop(known);
-    // Ends rmcp's task; closing the stage closes nothing of ours.
+    let handshake = HandshakeResult::new(era, description, capabilities);
+    drop(server);
+    // Ends rmcp's task. Closing its transport does not close the connection.
     let _ = running.cancel().await;
-    Ok(peer)
+    Ok(handshake)
 }
 
-/// Why a conversation was not opened.
+/// The error of one handshake.
 struct HandshakeError {
     error: ConnectionError,
-    /// The server did not answer the probe in time, and then refused what a legacy server takes.
+    /// True if the server did not respond to the probe in time and then rejected `initialize`.
     probe_timed_out: bool,
 }
 
-/// Has rmcp open the conversation in one way.
+/// Runs rmcp's handshake in one lifecycle mode.
 async fn run_rmcp_handshake(
-    link: &Connection,
+    connection: &Connection,
     mode: ClientLifecycleMode,
 ) -> Result<RunningService<RoleClient, ClientConfig>, HandshakeError> {
-    let (failure, missed) = (FirstError::default(), Arc::new(AtomicBool::new(false)));
-    let (sent, pending) = mpsc::unbounded_channel();
-    let stage = HandshakeTransport {
-        connection: link.clone(),
-        request_sender: sent,
-        request_receiver: pending,
+    let (first_error, probe_unanswered) = (FirstError::default(), Arc::new(AtomicBool::new(false)));
+    let (request_sender, request_receiver) = mpsc::unbounded_channel();
+    let transport = HandshakeTransport {
+        connection: connection.clone(),
+        request_sender,
+        request_receiver,
         current: None,
-        first_error: failure.clone(),
-        probe_unanswered: missed.clone(),
+        first_error: first_error.clone(),
+        probe_unanswered: probe_unanswered.clone(),
     };
     let mut config = ClientConfig::default();
     config.protocol_version = ProtocolVersion::V_2025_11_25;
     config.capabilities = ClientCapabilities::default();
     config.client_info = Implementation::new("evenkeel", env!("CARGO_PKG_VERSION"));
-    Box::pin(config.serve_with_lifecycle(stage, mode)).await.map_err(|error| {
-        let failure = failure.take();
-        let refused = failure.as_ref().is_none_or(rejects_method);
+    Box::pin(config.serve_with_lifecycle(transport, mode)).await.map_err(|error| {
+        let transport_error = first_error.take();
+        let rejected = transport_error.as_ref().is_none_or(rejects_method);
         HandshakeError {
-            probe_timed_out: refused && missed.load(Ordering::Relaxed),
-            error: failure.unwrap_or_else(|| handshake_failed(link, &describe_error(&error))),
+            probe_timed_out: rejected && probe_unanswered.load(Ordering::Relaxed),
+            error: transport_error.unwrap_or_else(|| handshake_failed(connection, &describe_error(&error))),
         }
     })
 }
 
-/// Why the handshake failed, where it is known better than rmcp can say.
+/// The first transport error of the handshake, which is more precise than rmcp's.
 #[derive(Clone, Default)]
 struct FirstError(Arc<Mutex<Option<ConnectionError>>>);
 
@@ -147,49 +153,50 @@ impl FirstError {
 }
 
 fn describe_error(error: &ClientInitializeError) -> String {
-    use ClientInitializeError as Failed;
+    use ClientInitializeError as InitializeError;
     match error {
-        Failed::JsonRpcError(error) => format!("the server answered: {}", error.message),
-        Failed::LegacyFallbackFailed { discover, fallback } => {
+        InitializeError::JsonRpcError(error) => format!("the server returned an error: {}", error.message),
+        InitializeError::LegacyFallbackFailed { discover, fallback } => {
             let (discover, fallback) = (describe_error(discover), describe_error(fallback));
-            // Most servers know one of the two, and refuse the other as unknown.
-            let unknown = discover == fallback || discover.to_lowercase().contains("method not found");
-            if unknown {
+            // Most servers implement one of the two and reject the other as an unknown method.
+            let is_unknown_method =
+                discover == fallback || discover.to_lowercase().contains("method not found");
+            if is_unknown_method {
                 fallback
             } else {
                 format!("{discover} (server/discover), and {fallback} (initialize)")
             }
         }
-        Failed::ExpectedInitResponse(_) | Failed::ExpectedInitResult(_) => {
-            "its answer is not one of an MCP server".to_owned()
+        InitializeError::ExpectedInitResponse(_) | InitializeError::ExpectedInitResult(_) => {
+            "the response is not one of an MCP server".to_owned()
         }
         other => other.to_string(),
     }
 }
 
-fn handshake_failed(link: &Connection, why: &str) -> ConnectionError {
+fn handshake_failed(connection: &Connection, reason: &str) -> ConnectionError {
     ConnectionError::new(
         Reason::HandshakeFailed,
-        format!("the MCP handshake failed: {}", link.redacted_line(why, 300)),
+        format!("the MCP handshake failed: {}", connection.redacted_line(reason, 300)),
     )
 }
 
-/// What rmcp takes for a transport: its requests go out as raw requests of the link.
+/// The transport that rmcp uses. Sends rmcp's requests as raw requests of the connection.
 struct HandshakeTransport {
     connection: Connection,
     request_sender: mpsc::UnboundedSender<PendingHandshakeRequest>,
     request_receiver: mpsc::UnboundedReceiver<PendingHandshakeRequest>,
     current: Option<PendingHandshakeRequest>,
     first_error: FirstError,
-    /// Set when the probe went unanswered.
+    /// Set if the probe got no response.
     probe_unanswered: Arc<AtomicBool>,
 }
 
-/// A request under way.
+/// A request in flight.
 struct PendingHandshakeRequest {
     id: RequestId,
     exchange: UpstreamExchange,
-    /// The question that only a modern server knows.
+    /// True for `server/discover`, which only a modern server implements.
     is_probe: bool,
 }
 
@@ -200,28 +207,28 @@ impl Transport<RoleClient> for HandshakeTransport {
         &mut self,
         item: ClientJsonRpcMessage,
     ) -> impl Future<Output = Result<(), ConnectionError>> + Send + 'static {
-        let (link, sent, failure) =
+        let (connection, request_sender, first_error) =
             (self.connection.clone(), self.request_sender.clone(), self.first_error.clone());
         async move {
-            let result = send_message(&link, item, &sent).await;
-            result.inspect_err(|error| failure.set(error.clone()))
+            let result = send_message(&connection, item, &request_sender).await;
+            result.inspect_err(|error| first_error.set(error.clone()))
         }
     }
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
         loop {
             tokio::select! {
-                // A request that replaces an unanswered one (the probe of a silent server) comes first.
+                // A new request comes first: it replaces one without a response (the probe of a silent server).
                 biased;
-                asked = self.request_receiver.recv() => {
-                    if let Some(unanswered) = self.current.replace(asked?) {
+                request = self.request_receiver.recv() => {
+                    if let Some(unanswered) = self.current.replace(request?) {
                         self.probe_unanswered.fetch_or(unanswered.is_probe, Ordering::Relaxed);
                         unanswered.exchange.abandon();
                     }
                 }
-                answer = next_response(&self.connection, &mut self.current) => {
+                response = next_response(&self.connection, &mut self.current) => {
                     self.current = None;
-                    return answer.inspect_err(|error| self.first_error.set(error.clone())).ok();
+                    return response.inspect_err(|error| self.first_error.set(error.clone())).ok();
                 }
             }
         }
@@ -232,43 +239,46 @@ impl Transport<RoleClient> for HandshakeTransport {
     }
 }
 
+/// Sends a message of rmcp. A request is handed to [`HandshakeTransport`], which waits for its response.
 async fn send_message(
-    link: &Connection,
+    connection: &Connection,
     item: ClientJsonRpcMessage,
-    sent: &mpsc::UnboundedSender<PendingHandshakeRequest>,
+    request_sender: &mpsc::UnboundedSender<PendingHandshakeRequest>,
 ) -> Result<(), ConnectionError> {
-    let text = serde_json::to_string(&item).map_err(|error| handshake_failed(link, &error.to_string()))?;
+    let text =
+        serde_json::to_string(&item).map_err(|error| handshake_failed(connection, &error.to_string()))?;
     let envelope =
-        Envelope::parse(text.as_bytes()).map_err(|error| handshake_failed(link, &error.to_string()))?;
+        Envelope::parse(text.as_bytes()).map_err(|error| handshake_failed(connection, &error.to_string()))?;
     let Some(method) = envelope.method.as_deref() else {
         return Ok(());
     };
     let params = envelope.params.map(RawValue::get);
     let JsonRpcMessage::Request(request) = &item else {
-        return link.notify(method, params).await;
+        return connection.notify(method, params).await;
     };
     let id = request.id.clone();
-    let number = link.next_id();
-    let params = link.with_via(params.unwrap_or("{}"))?;
-    let message = server_message::message(Some(number), method, Some(&params));
-    let exchange = link.dispatch(number, None, method, None, Vec::new(), message).await?;
+    let request_id = connection.next_id();
+    let params = connection.with_via(params.unwrap_or("{}"))?;
+    let message = server_message::message(Some(request_id), method, Some(&params));
+    let exchange = connection.dispatch(request_id, None, method, None, Vec::new(), message).await?;
     let request = PendingHandshakeRequest { id, exchange, is_probe: method == "server/discover" };
-    // The stage is dropped only with the handshake.
-    let _ = sent.send(request);
+    // The receiver is dropped only with the handshake.
+    let _ = request_sender.send(request);
     Ok(())
 }
 
+/// True for a client error by which an HTTP server may reject an unknown method; not for 401, 403, 408, 425 and 429.
 fn rejects_method(error: &ConnectionError) -> bool {
     let FailureSource::Status(status) = error.failure_source else { return false };
     status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 425 | 429)
 }
 
-/// The answer to what was asked last.
+/// Waits for the response to the current request.
 async fn next_response(
-    link: &Connection,
-    waiting: &mut Option<PendingHandshakeRequest>,
+    connection: &Connection,
+    current: &mut Option<PendingHandshakeRequest>,
 ) -> Result<ServerJsonRpcMessage, ConnectionError> {
-    let Some(PendingHandshakeRequest { id, exchange, is_probe: probe }) = waiting else {
+    let Some(PendingHandshakeRequest { id, exchange, is_probe }) = current else {
         return std::future::pending().await;
     };
     let (member, raw) = loop {
@@ -276,13 +286,13 @@ async fn next_response(
             Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_)) => {}
             Ok(ResponseMessage::Response(RpcResponse::Result(raw))) => break ("result", raw),
             Ok(ResponseMessage::Response(RpcResponse::Error(raw))) => match LoopKind::from_error(&raw) {
-                Some(ring) => return Err(ring.connection_error()),
+                Some(loop_kind) => return Err(loop_kind.connection_error()),
                 None => break ("error", raw),
             },
-            // A client error that is no JSON-RPC: whatever stands there does not know the probe.
-            Err(error) if *probe && rejects_method(&error) => {
-                let unknown = ErrorData::invalid_request(error.problem.message, None);
-                return Ok(ServerJsonRpcMessage::error(unknown, Some(id.clone())));
+            // A client error without a JSON-RPC body: the server does not implement the probe.
+            Err(error) if *is_probe && rejects_method(&error) => {
+                let error = ErrorData::invalid_request(error.problem.message, None);
+                return Ok(ServerJsonRpcMessage::error(error, Some(id.clone())));
             }
             Err(error) => return Err(error),
         }
@@ -290,5 +300,5 @@ async fn next_response(
     let id = serde_json::to_string(id).unwrap_or_default();
     let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#, String::from_utf8_lossy(&raw));
     serde_json::from_str(&text)
-        .map_err(|error| handshake_failed(link, &format!("its answer could not be read: {error}")))
+        .map_err(|error| handshake_failed(connection, &format!("cannot parse the response: {error}")))
 }

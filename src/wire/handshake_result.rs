@@ -8,64 +8,65 @@ use super::json_edit::{JsonEdit, Members, json_string};
 use super::{ListKind, LogLevel};
 use crate::resource::ServerInfo;
 
-/// The modern revision that evenkeel speaks.
+/// The modern MCP revision that evenkeel implements.
 pub(super) const MODERN_VERSION: &str = "2026-07-28";
 
-/// Which of the two protocols a server speaks.
+/// The protocol era of a server or agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Era {
-    /// 2024-11-05 to 2025-11-25: `initialize`, sessions.
+    /// 2024-11-05 to 2025-11-25: `initialize` and sessions.
     Legacy,
-    /// 2026-07-28 on: `server/discover`, no session, `_meta` on every request.
+    /// 2026-07-28 and later: `server/discover`, no sessions, `_meta` on every request.
     Modern,
 }
 
-/// What the handshake told of a server.
+/// The result of the handshake with a server.
 #[derive(Clone, Debug)]
 pub struct HandshakeResult {
-    /// The protocol it speaks.
+    /// The negotiated era.
     pub era: Era,
-    /// What it told of itself.
+    /// The server's description of itself.
     pub description: Arc<ServerDescription>,
-    /// What it offers.
+    /// The server's capabilities.
     pub capabilities: ServerCapabilities,
-    /// The members of `_meta` that belong to a connection, with what every modern request must say there.
+    /// The members of `_meta` that belong to a connection, with their values for every modern request. `None` in the
+    /// legacy era.
     connection_meta: [(&'static str, Option<String>); 3],
 }
 
-/// What a server told of itself, in its own words.
+/// A server's description of itself. The texts are the server's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerDescription {
-    /// What it calls itself.
+    /// The server's name and version.
     pub server_info: ServerInfo,
-    /// The revision that was agreed on.
+    /// The negotiated revision.
     pub protocol_version: String,
-    /// What it wants models to know of it.
+    /// The server's instructions for models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<Arc<str>>,
 }
 
-/// What a server offers, as far as evenkeel uses it.
+/// The capabilities of a server that evenkeel uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServerCapabilities {
-    /// It has tools, and whether it says when they change.
+    /// `Some` if the server has tools; true if it sends `list_changed` for them.
     pub tools: Option<bool>,
-    /// It has prompts, and whether it says when they change.
+    /// `Some` if the server has prompts; true if it sends `list_changed` for them.
     pub prompts: Option<bool>,
-    /// It has resources, and whether it says when they change.
+    /// `Some` if the server has resources; true if it sends `list_changed` for them.
     pub resources: Option<bool>,
-    /// It says when a resource changes that it was asked to watch.
+    /// The server supports `resources/subscribe`.
     pub subscribe: bool,
-    /// It completes arguments.
+    /// The server completes arguments.
     pub completions: bool,
-    /// It sends log messages, from a level on that it can be told.
+    /// The server sends log messages and accepts a minimum level for them.
     pub logging: bool,
 }
 
 impl ServerCapabilities {
-    /// Whether it has this list at all, and if so, whether it says when it changes.
+    /// Returns `Some` if the server has this list; true if it sends `list_changed` for it.
     pub fn list_changed(self, list: ListKind) -> Option<bool> {
         match list {
             ListKind::Tools => self.tools,
@@ -74,7 +75,7 @@ impl ServerCapabilities {
         }
     }
 
-    /// The lists that it has.
+    /// Returns the lists that the server has.
     pub fn offered_lists(self) -> impl Iterator<Item = ListKind> {
         ListKind::ALL.into_iter().filter(move |list| self.list_changed(*list).is_some())
     }
@@ -87,29 +88,29 @@ const LOG_LEVEL_KEY: &str = "io.modelcontextprotocol/logLevel";
 const PROGRESS_TOKEN_KEY: &str = "progressToken";
 
 impl HandshakeResult {
-    /// What is known before the handshake: nothing is added to requests.
+    /// Returns the value before the handshake: nothing is added to requests.
     pub(super) fn unknown() -> Self {
         Self::new(Era::Legacy, ServerDescription::default(), ServerCapabilities::default())
     }
 
-    /// A peer after its handshake.
-    pub(super) fn new(era: Era, about: ServerDescription, capabilities: ServerCapabilities) -> Self {
-        let own = |value: serde_json::Value| (era == Era::Modern).then(|| value.to_string());
-        let meta = [
-            (PROTOCOL_VERSION_KEY, own(json!(about.protocol_version))),
-            (CLIENT_INFO_KEY, own(client_info())),
-            (CLIENT_CAPABILITIES_KEY, own(json!({}))),
+    /// Builds the result of a completed handshake.
+    pub(super) fn new(era: Era, description: ServerDescription, capabilities: ServerCapabilities) -> Self {
+        let if_modern = |value: serde_json::Value| (era == Era::Modern).then(|| value.to_string());
+        let connection_meta = [
+            (PROTOCOL_VERSION_KEY, if_modern(json!(description.protocol_version))),
+            (CLIENT_INFO_KEY, if_modern(client_info())),
+            (CLIENT_CAPABILITIES_KEY, if_modern(json!({}))),
         ];
-        Self { era, description: Arc::new(about), capabilities, connection_meta: meta }
+        Self { era, description: Arc::new(description), capabilities, connection_meta }
     }
 
-    /// The `_meta` of a request on this connection, made from the agent's: what belongs to the agent's own
-    /// connection is taken out, what this one needs is put in, and the progress token becomes `token`.
+    /// Builds the `_meta` of a request on this connection from the agent's: removes the members that belong to the
+    /// agent's own connection, adds those of this one, and replaces the progress token with `token`.
     ///
-    /// A modern server sends log messages only where a request says from which level on: that of the agent's
-    /// session, where the agent's own request does not say so itself.
+    /// A modern server sends log messages for a request only if its `_meta` has a minimum level. `level` is that of the
+    /// agent's session; it is used if the agent's request has none.
     ///
-    /// Returns the text, if there is to be a `_meta`, and the agent's progress token, if it sent one.
+    /// Returns the JSON text, if the request needs a `_meta`, and the agent's progress token, if there is one.
     pub(super) fn request_meta(
         &self,
         agent: Option<&Members<'_>>,
@@ -119,9 +120,9 @@ impl HandshakeResult {
         if agent.is_none() && self.era == Era::Legacy {
             return (None, None);
         }
-        let nothing = Members::default();
-        let agent = agent.unwrap_or(&nothing);
-        let own = self.connection_meta.each_ref().map(|(key, value)| match value {
+        let empty = Members::default();
+        let agent = agent.unwrap_or(&empty);
+        let connection_edits = self.connection_meta.each_ref().map(|(key, value)| match value {
             Some(value) => JsonEdit::Set(key, value),
             None => JsonEdit::Remove(key),
         });
@@ -134,7 +135,7 @@ impl HandshakeResult {
         let progress = agent.get(PROGRESS_TOKEN_KEY).map(JsonRpcId::from_raw);
         let token = progress.as_ref().map(|_| token.to_string());
         let token = token.as_deref().map(|token| JsonEdit::Set(PROGRESS_TOKEN_KEY, token));
-        let edits = own.into_iter().chain(level).chain(token);
+        let edits = connection_edits.into_iter().chain(level).chain(token);
         let mut text = String::with_capacity(agent.max_len(edits.clone()));
         agent.rewrite_into(edits, &mut text);
         (Some(text), progress)
@@ -142,16 +143,18 @@ impl HandshakeResult {
 }
 
 impl HandshakeResult {
-    /// What a modern server is asked to tell, as the filter of `subscriptions/listen`; `None` if it tells nothing.
+    /// Returns the filter for `subscriptions/listen` that selects all list changes. `None` for a legacy server, and for
+    /// one that sends no list changes.
     pub(super) fn listen_filter(&self) -> Option<String> {
         let lists = [ListKind::Tools, ListKind::Prompts, ListKind::Resources].into_iter();
-        let told = lists.filter(|list| self.capabilities.list_changed(*list) == Some(true));
-        let told: Vec<_> = told.map(|list| format!(r#""{}":true"#, list.listen_filter_member())).collect();
-        (self.era == Era::Modern && !told.is_empty()).then(|| format!("{{{}}}", told.join(",")))
+        let notified = lists.filter(|list| self.capabilities.list_changed(*list) == Some(true));
+        let members: Vec<_> =
+            notified.map(|list| format!(r#""{}":true"#, list.listen_filter_member())).collect();
+        (self.era == Era::Modern && !members.is_empty()).then(|| format!("{{{}}}", members.join(",")))
     }
 }
 
-/// How evenkeel introduces itself to servers.
+/// Returns the `clientInfo` that evenkeel sends to servers.
 pub(super) fn client_info() -> serde_json::Value {
     json!({ "name": "evenkeel", "version": env!("CARGO_PKG_VERSION") })
 }
@@ -162,9 +165,9 @@ mod tests {
     use crate::wire::members;
 
     fn handshake_result(era: Era) -> HandshakeResult {
-        let about =
+        let description =
             ServerDescription { protocol_version: "2026-07-28".into(), ..ServerDescription::default() };
-        HandshakeResult::new(era, about, ServerCapabilities::default())
+        HandshakeResult::new(era, description, ServerCapabilities::default())
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Changing a member of a JSON object without reading the rest.
+//! Edits members of a JSON object without parsing the other values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,37 +6,35 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The members of a JSON object in order, each with its decoded key and raw value.
-///
-/// A key that stands twice is there twice.
+/// The members of a JSON object in order, each with its decoded key and raw value. Duplicate keys are kept.
 #[derive(Debug, Default)]
 pub struct Members<'a>(Vec<Member<'a>>);
 
 /// A decoded key and its raw value.
 pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
 
-/// The members of a JSON object. Values nested deeper than `serde_json`'s limit are refused.
+/// Parses the members of a JSON object. Rejects values nested deeper than `serde_json`'s limit.
 pub fn members(object: &str) -> Result<Members<'_>, serde_json::Error> {
     serde_json::from_str(object)
 }
 
 impl<'a> Members<'a> {
-    /// The value of a member; of the last, if it stands twice, as most parsers have it.
+    /// Returns the value of a member. Of duplicates the last counts, as in most parsers.
     pub fn get(&self, key: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(found, _)| found == key).map(|(_, value)| *value)
     }
 
-    /// The same if it is a string, decoded.
+    /// Returns the decoded value of a member if it is a string.
     pub fn get_string(&self, key: &str) -> Option<Cow<'a, str>> {
         self.get(key).and_then(text)
     }
 
-    /// All of them, in order.
+    /// Returns all members in order.
     pub fn iter(&self) -> std::slice::Iter<'_, Member<'a>> {
         self.0.iter()
     }
 
-    /// The object with the edits applied; every other member keeps its bytes and its place.
+    /// Returns the object with the edits applied. All other members keep their bytes and position.
     pub fn rewrite(&self, edits: &[JsonEdit<'_>]) -> String {
         let edits = edits.iter().copied();
         let mut object = String::with_capacity(self.max_len(edits.clone()));
@@ -44,13 +42,13 @@ impl<'a> Members<'a> {
         object
     }
 
-    /// How long the object is with the edits, at most; escapes in keys aside.
+    /// Returns an upper bound of the object's length with the edits, not counting escapes in keys.
     pub(super) fn max_len<'e>(&self, edits: impl Iterator<Item = JsonEdit<'e>>) -> usize {
         let old = self.0.iter().map(|(key, value)| key.len() + value.get().len() + 4);
         old.chain(edits.map(|edit| edit.max_added_len())).sum::<usize>() + 2
     }
 
-    /// [`Self::rewrite`], appended to a text.
+    /// Appends the result of [`Self::rewrite`] to `text`.
     pub(super) fn rewrite_into<'e>(
         &self,
         edits: impl Iterator<Item = JsonEdit<'e>> + Clone,
@@ -93,7 +91,7 @@ impl<'m, 'a> IntoIterator for &'m Members<'a> {
     }
 }
 
-/// The `params` of a request: its members, and those of its `_meta`, if that is an object.
+/// The `params` of a request: the members, and those of `_meta` if that is an object.
 #[derive(Debug, Default)]
 pub struct RequestParams<'a> {
     /// All members.
@@ -103,20 +101,20 @@ pub struct RequestParams<'a> {
 }
 
 impl<'a> RequestParams<'a> {
-    /// Reads a JSON object.
+    /// Parses a JSON object.
     pub fn parse(object: &'a str) -> Result<Self, serde_json::Error> {
-        let found = members(object)?;
-        let meta = found.get("_meta").and_then(|meta| members(meta.get()).ok());
-        Ok(Self { members: found, meta })
+        let params = members(object)?;
+        let meta = params.get("_meta").and_then(|meta| members(meta.get()).ok());
+        Ok(Self { members: params, meta })
     }
 }
 
-/// One change to an object.
+/// One edit of a JSON object.
 #[derive(Clone, Copy, Debug)]
 pub enum JsonEdit<'a> {
-    /// Sets a member to this JSON text: in place if it is there, else at the end.
+    /// Sets a member to a JSON text: in place if it exists, else at the end.
     Set(&'a str, &'a str),
-    /// Takes a member out.
+    /// Removes a member.
     Remove(&'a str),
 }
 
@@ -127,7 +125,7 @@ impl JsonEdit<'_> {
         }
     }
 
-    /// How much longer it makes an object at most.
+    /// Returns an upper bound of the length that the edit adds to an object.
     fn max_added_len(&self) -> usize {
         match self {
             Self::Set(key, value) => key.len() + value.len() + 4,
@@ -136,12 +134,12 @@ impl JsonEdit<'_> {
     }
 }
 
-/// An object with the edits applied; every other member keeps its bytes and its place.
+/// Parses an object and returns it with the edits applied. All other members keep their bytes and position.
 pub fn rewrite(object: &str, edits: &[JsonEdit<'_>]) -> Result<String, serde_json::Error> {
     Ok(members(object)?.rewrite(edits))
 }
 
-/// The text of a JSON string; `None` if it is something else.
+/// Decodes a JSON string; `None` if the value is not a string.
 pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') {
@@ -150,14 +148,14 @@ pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(inner))
 }
 
-/// A text as a JSON string.
+/// Encodes a text as a JSON string.
 pub fn json_string(text: &str) -> String {
     let mut json = String::with_capacity(text.len() + 2);
     push_json_string(text, &mut json);
     json
 }
 
-/// [`json_string`], appended to a text.
+/// Appends the result of [`json_string`] to `json`.
 pub fn push_json_string(text: &str, json: &mut String) {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
         json.push('"');
@@ -168,7 +166,7 @@ pub fn push_json_string(text: &str, json: &mut String) {
     }
 }
 
-/// A key, borrowed where it holds no escapes.
+/// A member key, borrowed if it contains no escapes.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 

@@ -1,4 +1,4 @@
-/// The lists that a server may offer.
+/// A kind of list that a server may offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListKind {
     /// `tools/list`
@@ -12,10 +12,10 @@ pub enum ListKind {
 }
 
 impl ListKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Tools, Self::Prompts, Self::Resources, Self::Templates];
 
-    /// The method that lists it.
+    /// Returns the method that requests the list.
     pub fn method(self) -> &'static str {
         match self {
             Self::Tools => "tools/list",
@@ -25,7 +25,7 @@ impl ListKind {
         }
     }
 
-    /// The member of a result that holds it.
+    /// Returns the member of the result that holds the list.
     pub fn result_member(self) -> &'static str {
         match self {
             Self::Tools => "tools",
@@ -35,7 +35,7 @@ impl ListKind {
         }
     }
 
-    /// The member that tells one of its items from another.
+    /// Returns the member that identifies an item.
     pub fn item_key(self) -> &'static str {
         match self {
             Self::Tools | Self::Prompts => "name",
@@ -44,7 +44,7 @@ impl ListKind {
         }
     }
 
-    /// What one of its items is called.
+    /// Returns the noun for one item, for messages.
     pub fn item_noun(self) -> &'static str {
         match self {
             Self::Tools => "tool",
@@ -54,7 +54,7 @@ impl ListKind {
         }
     }
 
-    /// The list whose notice tells that this one changed: templates have none of their own.
+    /// Returns the list whose `list_changed` notification covers this one. Resource templates have none of their own.
     #[must_use]
     pub fn notified_as(self) -> Self {
         match self {
@@ -63,7 +63,7 @@ impl ListKind {
         }
     }
 
-    /// The notification that says it changed.
+    /// Returns the `list_changed` notification of the list.
     pub fn changed_notification(self) -> &'static str {
         match self {
             Self::Tools => "notifications/tools/list_changed",
@@ -72,7 +72,7 @@ impl ListKind {
         }
     }
 
-    /// The member of a `subscriptions/listen` filter that asks for that notification.
+    /// Returns the member of a `subscriptions/listen` filter that selects that notification.
     pub fn listen_filter_member(self) -> &'static str {
         match self {
             Self::Tools => "toolsListChanged",
@@ -81,7 +81,7 @@ impl ListKind {
         }
     }
 
-    /// The list that a notification says has changed.
+    /// Returns the list that a `list_changed` notification names; `None` for any other method.
     pub(super) fn from_notification(method: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|list| list.changed_notification() == method)
     }

@@ -1,6 +1,6 @@
-//! What servers log, each in a ring of its own: lines of stderr, and messages of the protocol.
+//! The log lines of servers, one ring buffer per server: lines of stderr and MCP log messages.
 //!
-//! Never in the way of the server: it writes, and who reads too slowly loses the oldest lines and is told how many.
+//! Never blocks the server. A reader that is too slow loses the oldest lines and gets their number.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use super::Envelope;
 use super::process::StderrTail;
 use super::secret_mask::SecretMask;
 
-/// Lines that are kept of one server.
+/// The number of lines kept per server.
 const MAX_LINES: usize = 1_000;
-/// Bytes of text that are kept of one server.
+/// The bytes of text kept per server.
 const MAX_BYTES: usize = 256 << 10;
-/// A longer line is cut into several.
+/// The maximum length of a line in bytes. Longer lines are split.
 const MAX_LINE_BYTES: usize = 4 << 10;
-/// Lines that are handed to a reader at once.
+/// The maximum number of lines that one read returns.
 const PAGE_LINES: usize = 100;
 
-/// The last lines that one server logged, over all its connections. Cheap to clone; costs little until it logs.
+/// The last log lines of one server, across all its connections. Cheap to clone; allocates with the first line.
 #[derive(Clone, Debug, Default)]
 pub struct ServerLog(Arc<Inner>);
 
@@ -38,37 +38,37 @@ struct Inner {
 struct LineRing {
     lines: VecDeque<LogLine>,
     bytes: usize,
-    /// The number of the oldest line that is kept.
+    /// The number of the oldest kept line.
     first_number: u64,
 }
 
-/// One line.
+/// One log line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// When evenkeel read it.
+    /// The time at which evenkeel read the line.
     pub time: Timestamp,
-    /// `stderr`, or the level of a message of the protocol, such as `warning`.
+    /// `stderr`, or the level of an MCP log message, such as `warning`.
     pub level: Arc<str>,
-    /// The name that the server gives to the part of it that speaks, with a message of the protocol.
+    /// The `logger` of an MCP log message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logger: Option<Arc<str>>,
-    /// What it says; its own words, not to be trusted.
+    /// The text, as the server wrote it. Not trusted.
     pub text: Arc<str>,
 }
 
-/// What a reader gets at once.
+/// The lines that one read returns.
 #[derive(Debug)]
 pub struct LogPage {
-    /// Lines that were thrown away before they could be read.
+    /// The number of lines that were dropped before they could be read.
     pub dropped: u64,
-    /// The next lines; empty if there are no more yet.
+    /// The next lines; empty if there are none yet.
     pub lines: Vec<LogLine>,
-    /// Where to read on.
+    /// The line number at which to continue.
     pub next: u64,
 }
 
 impl ServerLog {
-    /// Where to begin to read the last `lines` lines, or all that are kept.
+    /// Returns the line number from which to read the last `lines` lines, or all kept lines.
     pub fn tail_start(&self, lines: Option<u64>) -> u64 {
         self.0.ring.lock().as_ref().map_or(0, |ring| match lines {
             Some(lines) => ring.first_number.max(ring.end().saturating_sub(lines)),
@@ -76,12 +76,12 @@ impl ServerLog {
         })
     }
 
-    /// Where the line that comes next will be.
+    /// Returns the number of the next line to be added.
     pub fn end(&self) -> u64 {
         self.0.ring.lock().as_ref().map_or(0, |ring| ring.end())
     }
 
-    /// The lines from a place on.
+    /// Returns the lines from a line number on, at most 100.
     pub fn read(&self, from: u64) -> LogPage {
         let ring = self.0.ring.lock();
         let Some(ring) = ring.as_ref() else { return LogPage { dropped: 0, lines: Vec::new(), next: from } };
@@ -92,18 +92,18 @@ impl ServerLog {
         LogPage { dropped: start - from, lines, next }
     }
 
-    /// Waits until there is something to read from a place on.
+    /// Waits until there is a line to read from a line number on. Cancel safe.
     pub async fn wait_for_line(&self, from: u64) {
         loop {
-            let news = self.0.line_added.notified();
+            let line_added = self.0.line_added.notified();
             if self.0.ring.lock().as_ref().is_some_and(|ring| ring.end() > from) {
                 return;
             }
-            news.await;
+            line_added.await;
         }
     }
 
-    /// Takes up a `notifications/message`, as it may be told.
+    /// Adds the redacted text of a `notifications/message`. Ignores anything else.
     pub(super) fn push_notification(&self, notification: &[u8], mask: &SecretMask) {
         #[derive(Deserialize)]
         struct Message {
@@ -117,9 +117,9 @@ impl ServerLog {
         let Some(Message { level, logger, data }) = message else { return };
         let text = data.as_str().map_or_else(|| data.to_string(), str::to_owned);
         let text = mask.redact(&text);
-        let cut =
+        let redact_and_cut =
             |text: String| -> Arc<str> { mask.redact(&text).chars().take(64).collect::<String>().into() };
-        let (level, logger) = (cut(level), logger.map(cut));
+        let (level, logger) = (redact_and_cut(level), logger.map(redact_and_cut));
         for line in text.lines() {
             for part in split_long_line(line.as_bytes()) {
                 self.push(level.clone(), logger.clone(), part);
@@ -129,8 +129,8 @@ impl ServerLog {
 
     fn push(&self, level: Arc<str>, logger: Option<Arc<str>>, text: &[u8]) {
         let text: Arc<str> = String::from_utf8_lossy(text).into();
-        let mut kept = self.0.ring.lock();
-        let ring = kept.get_or_insert_default();
+        let mut guard = self.0.ring.lock();
+        let ring = guard.get_or_insert_default();
         ring.bytes += text.len();
         ring.lines.push_back(LogLine { time: Timestamp::now(), level, logger, text });
         while ring.lines.len() > MAX_LINES || ring.bytes > MAX_BYTES {
@@ -138,36 +138,36 @@ impl ServerLog {
             ring.bytes -= oldest.text.len();
             ring.first_number += 1;
         }
-        drop(kept);
+        drop(guard);
         self.0.line_added.notify_waiters();
     }
 }
 
 impl LineRing {
-    /// The number of the line that comes next.
+    /// Returns the number of the next line to be added.
     fn end(&self) -> u64 {
         self.first_number + u64::try_from(self.lines.len()).unwrap_or_default()
     }
 }
 
-/// The stderr of one process, cut into lines.
+/// Splits the stderr of one process into log lines.
 #[derive(Debug)]
 pub(super) struct StderrLines {
     log: ServerLog,
     level: Arc<str>,
-    /// Where what may be told of it comes from.
+    /// Redacts the output, and keeps its end for error messages.
     tail: StderrTail,
     partial_line: Vec<u8>,
 }
 
 impl StderrLines {
-    pub(super) fn new(log: ServerLog, words: StderrTail) -> Self {
-        Self { log, level: "stderr".into(), tail: words, partial_line: Vec::new() }
+    pub(super) fn new(log: ServerLog, tail: StderrTail) -> Self {
+        Self { log, level: "stderr".into(), tail, partial_line: Vec::new() }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        let told = self.tail.push(bytes);
-        self.push_redacted(&told);
+        let redacted = self.tail.push(bytes);
+        self.push_redacted(&redacted);
     }
 
     fn push_redacted(&mut self, bytes: &[u8]) {
@@ -192,17 +192,17 @@ impl StderrLines {
 }
 
 impl Drop for StderrLines {
-    /// Last words often end without a newline.
+    /// Adds the rest of the output, which often ends without a newline.
     fn drop(&mut self) {
-        let rest = self.tail.finish();
-        self.push_redacted(&rest);
+        let redacted = self.tail.finish();
+        self.push_redacted(&redacted);
         if !self.partial_line.is_empty() {
             self.flush();
         }
     }
 }
 
-/// A line in parts that are not too long; an empty one is one part.
+/// Splits a line into parts of at most [`MAX_LINE_BYTES`]. An empty line is one part.
 fn split_long_line(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let empty = line.is_empty().then_some(line);
     empty.into_iter().chain(line.chunks(MAX_LINE_BYTES))

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::Envelope;
 
-/// How grave a log message is (RFC 5424, as MCP names them), from chatter to disaster.
+/// The severity of a log message (RFC 5424, with MCP's names), in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// `debug`
@@ -27,7 +27,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// All of them, in their order.
+    /// All levels in ascending order.
     pub const ALL: [Self; 8] = [
         Self::Debug,
         Self::Info,
@@ -39,12 +39,12 @@ impl LogLevel {
         Self::Emergency,
     ];
 
-    /// The level with this name.
+    /// Parses MCP's name of a level.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|level| level.as_str() == name)
     }
 
-    /// Its name on the wire.
+    /// Returns MCP's name of the level.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Debug => "debug",
@@ -65,7 +65,7 @@ impl fmt::Display for LogLevel {
     }
 }
 
-/// The level of a `notifications/message`; `None` if it has none that is known.
+/// Returns the level of a `notifications/message`; `None` if it is absent or unknown.
 pub fn notification_level(notification: &[u8]) -> Option<LogLevel> {
     #[derive(Deserialize)]
     struct Message<'a> {

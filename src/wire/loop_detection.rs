@@ -1,5 +1,5 @@
-//! How evenkeels that have each other as servers notice it: with each handshake and each list they say who asks, and
-//! behind whom.
+//! Detects evenkeel instances that are servers of each other. Every handshake and list request to a server carries the
+//! ids of the requesting instance and of the instances that recently sent requests to it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,77 +12,78 @@ use tokio::time::Instant;
 use super::ConnectionError;
 use crate::resource::Reason;
 
-/// The member of `_meta` that names the evenkeel that asks, and then those that asked it.
+/// The member of `_meta` with the id of the requesting instance, followed by the ids of its recent callers.
 pub const VIA_KEY: &str = "dev.evenkeel/via";
-/// The member of an error's `data` that says that an evenkeel was refused, and how they hang together.
+/// The member of an error's `data` that is present if a request was rejected because of a loop. Its value is the kind.
 pub const LOOP_KEY: &str = "dev.evenkeel/ring";
-/// So many others are remembered, and taken from one request.
+/// The maximum number of recent callers that are kept, and of ids that are read from one request.
 const MAX_INSTANCES: usize = 64;
-/// How long after its last request an evenkeel counts as one that is served here.
+/// The time after its last request for which an instance counts as a recent caller.
 const CALLER_TTL: Duration = Duration::from_mins(10);
-/// The length of a name.
+/// The length of an id in characters.
 const ID_CHARS: usize = 16;
 
-/// Who this evenkeel is, for as long as the process lives. Cheap to clone.
+/// The id of this evenkeel instance and its recent callers, for the life of the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct InstanceId(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     id: String,
-    /// The evenkeels that asked for something lately, themselves or through others.
+    /// The instances that recently sent a request, directly or through others, with the time of the last one.
     recent_callers: Mutex<HashMap<String, Instant>>,
 }
 
-/// How two evenkeels hang together that must not.
+/// The kind of a loop between evenkeel instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoopKind {
-    /// They are one.
+    /// The server is this instance's own endpoint.
     OwnEndpoint,
-    /// Each is a server of the other, directly or through others.
+    /// Two instances are servers of each other, directly or through others.
     Cycle,
 }
 
 impl Default for InstanceId {
-    /// A new one.
+    /// Generates a new id.
     fn default() -> Self {
-        let name = format!("{:016x}", uuid::Uuid::new_v4().as_u64_pair().0);
-        Self(Arc::new(Inner { id: name, recent_callers: Mutex::default() }))
+        let id = format!("{:016x}", uuid::Uuid::new_v4().as_u64_pair().0);
+        Self(Arc::new(Inner { id, recent_callers: Mutex::default() }))
     }
 }
 
 impl InstanceId {
-    /// What is said with a request: the JSON of an array of names, the own one first.
+    /// Returns the value of [`VIA_KEY`]: a JSON array of ids, this instance's first.
     pub(super) fn via_json(&self) -> String {
-        let served = self.0.recent_callers.lock();
-        let lately = served.iter().filter(|(_, at)| at.elapsed() < CALLER_TTL).map(|(name, _)| name);
-        let names: Vec<_> = std::iter::once(&self.0.id).chain(lately).collect();
-        serde_json::to_string(&names).unwrap_or_default()
+        let recent_callers = self.0.recent_callers.lock();
+        let recent = recent_callers.iter().filter(|(_, at)| at.elapsed() < CALLER_TTL).map(|(id, _)| id);
+        let ids: Vec<_> = std::iter::once(&self.0.id).chain(recent).collect();
+        serde_json::to_string(&ids).unwrap_or_default()
     }
 
-    /// Takes up what a request says of who asks; the error says that it must be refused.
+    /// Checks the [`VIA_KEY`] of a request and records the callers. Returns an error if the request must be rejected.
     ///
-    /// An opening that comes round is refused. Two that were opened in the same moment are noticed by a list that is
-    /// asked for: only the one of the greatest name refuses that, so that the ring is cut at one place.
-    pub fn check_via(&self, via: &str, opening: bool) -> Result<(), LoopKind> {
-        // Whatever else stands there was not said by an evenkeel.
-        let names: Vec<String> = serde_json::from_str(via).unwrap_or_default();
-        let well_formed =
-            |name: &&String| name.len() == ID_CHARS && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let names: Vec<_> = names.iter().filter(well_formed).take(MAX_INSTANCES).collect();
-        let own = &self.0.id;
-        if names.first() == Some(&own) {
+    /// A handshake (`is_handshake`) that closes a cycle is rejected. If the handshakes of a cycle ran at the same time,
+    /// a list request reveals it: only the instance with the greatest id rejects that, so the cycle is cut at one
+    /// place.
+    pub fn check_via(&self, via: &str, is_handshake: bool) -> Result<(), LoopKind> {
+        // Any other value was not written by an evenkeel instance.
+        let ids: Vec<String> = serde_json::from_str(via).unwrap_or_default();
+        let is_well_formed =
+            |id: &&String| id.len() == ID_CHARS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let ids: Vec<_> = ids.iter().filter(is_well_formed).take(MAX_INSTANCES).collect();
+        let own_id = &self.0.id;
+        if ids.first() == Some(&own_id) {
             return Err(LoopKind::OwnEndpoint);
         }
-        if names.contains(&own) && (opening || names.iter().all(|name| *name <= own)) {
+        if ids.contains(&own_id) && (is_handshake || ids.iter().all(|id| *id <= own_id)) {
             return Err(LoopKind::Cycle);
         }
         let now = Instant::now();
-        let mut served = self.0.recent_callers.lock();
-        served.retain(|_, at| now.duration_since(*at) < CALLER_TTL);
-        for name in names.into_iter().filter(|name| *name != own) {
-            if served.len() < MAX_INSTANCES || served.contains_key(name) {
-                served.insert(name.clone(), now);
+        let mut recent_callers = self.0.recent_callers.lock();
+        recent_callers.retain(|_, at| now.duration_since(*at) < CALLER_TTL);
+        for id in ids.into_iter().filter(|id| *id != own_id) {
+            if recent_callers.len() < MAX_INSTANCES || recent_callers.contains_key(id) {
+                recent_callers.insert(id.clone(), now);
             }
         }
         Ok(())
@@ -90,7 +91,7 @@ impl InstanceId {
 }
 
 impl LoopKind {
-    /// The word for it in an error's `data`.
+    /// Returns the value of [`LOOP_KEY`] in an error's `data`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OwnEndpoint => "own",
@@ -98,28 +99,29 @@ impl LoopKind {
         }
     }
 
-    /// Whether the `error` of a server says that it is an evenkeel that must not be one.
+    /// Reads the kind of loop from the JSON of a server's `error`; `None` if it reports no loop.
     pub(super) fn from_error(error: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct ErrorObject {
             data: HashMap<String, serde_json::Value>,
         }
         let ErrorObject { data } = serde_json::from_slice(error).ok()?;
-        let word = data.get(LOOP_KEY)?.as_str()?;
-        [Self::OwnEndpoint, Self::Cycle].into_iter().find(|ring| ring.as_str() == word)
+        let value = data.get(LOOP_KEY)?.as_str()?;
+        [Self::OwnEndpoint, Self::Cycle].into_iter().find(|kind| kind.as_str() == value)
     }
 
-    /// What becomes of the attempt to have such a server.
+    /// Returns the error of a connection to such a server.
     pub(super) fn connection_error(self) -> ConnectionError {
         ConnectionError::new(
             Reason::PolicyDenied,
             match self {
                 Self::OwnEndpoint => {
-                    "this is evenkeel's own endpoint, which cannot be a server of its own; remove the declaration"
+                    "the server is evenkeel's own endpoint, which cannot be its own server; remove the declaration"
                 }
                 Self::Cycle => {
-                    "this evenkeel is a server of the one behind this declaration, directly or through others, and what \
-                     they offer would go round and round; remove one of the declarations"
+                    "this evenkeel instance is a server of the evenkeel instance behind this declaration, directly or \
+                     through others; remove one of the declarations, because the two would list each other's items \
+                     endlessly"
                 }
             },
         )
@@ -130,8 +132,8 @@ impl LoopKind {
 mod tests {
     use super::*;
 
-    fn instance(name: &str) -> InstanceId {
-        InstanceId(Arc::new(Inner { id: name.repeat(ID_CHARS), recent_callers: Mutex::default() }))
+    fn instance(digit: &str) -> InstanceId {
+        InstanceId(Arc::new(Inner { id: digit.repeat(ID_CHARS), recent_callers: Mutex::default() }))
     }
 
     #[test]
@@ -143,11 +145,15 @@ mod tests {
             assert_eq!(a.check_via(other, true), Ok(()), "{other}");
         }
         assert_eq!(a.via_json(), format!(r#"["{}"]"#, "a".repeat(16)));
-        // A asks B, B asks C, C asks A: the last one closes the ring.
+        // A is a client of B, B of C, and C of A: the last handshake closes the cycle.
         assert_eq!(b.check_via(&a.via_json(), true), Ok(()));
         assert_eq!(c.check_via(&b.via_json(), true), Ok(()));
         assert_eq!(a.check_via(&c.via_json(), true), Err(LoopKind::Cycle));
-        assert_eq!(b.check_via(&a.via_json(), false), Ok(()), "who was refused is not served");
+        assert_eq!(
+            b.check_via(&a.via_json(), false),
+            Ok(()),
+            "a rejected instance is not recorded as a caller"
+        );
     }
 
     #[test]
@@ -173,11 +179,11 @@ mod tests {
 
     #[test]
     fn loop_kind_is_parsed_from_error_data() {
-        for ring in [LoopKind::OwnEndpoint, LoopKind::Cycle] {
+        for kind in [LoopKind::OwnEndpoint, LoopKind::Cycle] {
             let error =
-                serde_json::json!({ "code": -32600, "message": "m", "data": { LOOP_KEY: ring.as_str() } });
-            assert_eq!(LoopKind::from_error(error.to_string().as_bytes()), Some(ring));
-            assert_eq!(ring.connection_error().problem.reason, Reason::PolicyDenied);
+                serde_json::json!({ "code": -32600, "message": "m", "data": { LOOP_KEY: kind.as_str() } });
+            assert_eq!(LoopKind::from_error(error.to_string().as_bytes()), Some(kind));
+            assert_eq!(kind.connection_error().problem.reason, Reason::PolicyDenied);
         }
         for error in [r#"{"code":1,"message":"m"}"#, r#"{"data":"x"}"#, r#"{"data":{"dev.evenkeel/ring":1}}"#]
         {

@@ -1,8 +1,7 @@
-//! MCP on the wire: JSON-RPC envelopes, the two transports towards servers, and the opening handshake.
+//! MCP on the wire: JSON-RPC envelopes, the two transports to servers, and the handshake.
 //!
-//! Promises that what agents and servers say to each other passes as the bytes it came in: only what
-//! must be read is read, only what must change is changed. Sizes are bounded everywhere. Never decides
-//! whom to connect to or when to retry.
+//! Promises that messages between agents and servers keep their bytes: it parses only what it needs and changes only
+//! what must change. All sizes are bounded. Never decides which server to connect to or when to retry.
 
 mod connection;
 mod connection_context;
@@ -47,5 +46,5 @@ pub use response::{ResponseMessage, RpcResponse};
 pub use retry_after::RetryAfter;
 pub use server_message::is_unknown_method;
 
-/// The longest message taken from a server: an answer, an event or a line.
-pub const MESSAGE_LIMIT: usize = 16 << 20;
+/// The maximum size of a message from a server (a response, an event or a line), in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

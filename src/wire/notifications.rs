@@ -1,4 +1,4 @@
-//! What a server says that answers no request: to the log, to agents, and to whoever keeps its lists.
+//! Dispatches messages of a server that belong to no request: to its log, to agents, and to the list refresh.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use super::secret_mask::SecretMask;
 use super::server_message::ServerMessage;
 use super::{ListKind, ServerLog};
 
-/// Something that a server tells agents unasked.
+/// A notification of a server for agents.
 #[derive(Clone, Copy, Debug)]
 pub enum ServerNotification<'a> {
-    /// A resource changed that somebody asked to be told of, by the server's own URI.
+    /// A subscribed resource changed. Holds the server's own URI.
     ResourceUpdated(&'a str),
-    /// A log message, as the whole JSON-RPC notification.
+    /// A log message. Holds the whole JSON-RPC notification.
     LogMessage(&'a Bytes),
 }
 
-/// Called with each notice of a server. Cheap to clone.
+/// A function that is called with each notification of a server. Cheap to clone.
 #[derive(Clone)]
 pub struct NotificationHandler(Arc<dyn Fn(ServerNotification<'_>) + Send + Sync>);
 
@@ -32,19 +32,19 @@ impl NotificationHandler {
         Self(Arc::new(handle))
     }
 
-    /// Passes a notice on.
-    pub fn call(&self, notice: ServerNotification<'_>) {
-        (self.0)(notice);
+    /// Calls the function.
+    pub fn call(&self, notification: ServerNotification<'_>) {
+        (self.0)(notification);
     }
 }
 
 impl fmt::Debug for NotificationHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NoticeHandler")
+        f.write_str("NotificationHandler")
     }
 }
 
-/// The ears of one connection. Cheap to clone.
+/// The receiver of one connection's messages that belong to no request. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NotificationDispatcher(Arc<Inner>);
 
@@ -53,76 +53,76 @@ struct Inner {
     log: ServerLog,
     mask: SecretMask,
     handler: Option<NotificationHandler>,
-    /// Lists that changed and were not told of yet, each once: a burst of notices is one change.
+    /// The changed lists that were not reported yet, each once: a burst of notifications is one change.
     changed_lists: Mutex<Vec<ListKind>>,
     list_changed: Notify,
-    /// Set by every message of the server, cleared by who asks.
+    /// Set by every message of the server, cleared by [`NotificationDispatcher::received_since_last_check`].
     received: AtomicBool,
-    /// A response casts doubt on the connection.
+    /// Notified if a response calls for a health check.
     health_check_requested: Notify,
 }
 
 impl NotificationDispatcher {
-    pub(super) fn new(log: ServerLog, notices: Option<NotificationHandler>, mask: SecretMask) -> Self {
-        Self(Arc::new(Inner { log, mask, handler: notices, ..Inner::default() }))
+    pub(super) fn new(log: ServerLog, handler: Option<NotificationHandler>, mask: SecretMask) -> Self {
+        Self(Arc::new(Inner { log, mask, handler, ..Inner::default() }))
     }
 
-    /// Takes out of the server's words what it was given.
+    /// Returns the mask that redacts, in the server's texts, the values that evenkeel passed to it.
     pub(super) fn mask(&self) -> &SecretMask {
         &self.0.mask
     }
 
-    /// Notes that the server said something, whatever it was.
+    /// Records that a message of the server arrived.
     pub(super) fn mark_received(&self) {
         self.0.received.store(true, Ordering::Relaxed);
     }
 
-    /// True if it has said anything since this was asked last.
+    /// True if a message has arrived since the last call of this method.
     pub(super) fn received_since_last_check(&self) -> bool {
         self.0.received.swap(false, Ordering::Relaxed)
     }
 
-    /// Notes that a response casts doubt on the connection: a health check is due at once.
+    /// Requests an immediate health check, after a response that makes the session or the credentials doubtful.
     pub(super) fn request_health_check(&self) {
         self.0.health_check_requested.notify_one();
     }
 
-    /// Waits until one does. Cancel safe; one waits at a time.
+    /// Waits until a health check is requested. Cancel safe; only one task may wait.
     pub(super) async fn health_check_requested(&self) {
         self.0.health_check_requested.notified().await;
     }
 
-    /// Takes up a message that belongs to no request.
+    /// Handles a message that belongs to no request.
     pub(super) fn dispatch(&self, kind: &ServerMessage, message: &Bytes) {
         match kind {
             ServerMessage::ListChanged(list) => self.mark_list_changed(*list),
             ServerMessage::ResourceUpdated(uri) => {
-                if let Some(notices) = &self.0.handler {
-                    notices.call(ServerNotification::ResourceUpdated(uri));
+                if let Some(handler) = &self.0.handler {
+                    handler.call(ServerNotification::ResourceUpdated(uri));
                 }
             }
             ServerMessage::LogMessage => {
                 self.record_log_message(message);
-                if let Some(notices) = &self.0.handler {
-                    notices.call(ServerNotification::LogMessage(message));
+                if let Some(handler) = &self.0.handler {
+                    handler.call(ServerNotification::LogMessage(message));
                 }
             }
             _ => {}
         }
     }
 
-    /// Takes up a log message that its request's caller gets.
+    /// Adds a log message to the server's log. The caller of its request gets it as well.
     pub(super) fn record_log_message(&self, message: &Bytes) {
         self.0.log.push_notification(message, &self.0.mask);
     }
 
-    /// Something came that is no message at all.
+    /// Logs that an invalid message was skipped.
     pub(super) fn log_malformed(&self, error: &MalformedMessage) {
         let error = self.0.mask.redacted_line(&error.to_string(), 200);
-        tracing::debug!(error, "the server said something that is not MCP; it was skipped");
+        tracing::debug!(error, "the server sent an invalid MCP message; it is skipped");
     }
 
-    /// A list changed, or may have.
+    /// Marks a list as changed, or possibly changed.
     pub(super) fn mark_list_changed(&self, list: ListKind) {
         let mut changed = self.0.changed_lists.lock();
         if !changed.contains(&list) {
@@ -131,7 +131,7 @@ impl NotificationDispatcher {
         self.0.list_changed.notify_one();
     }
 
-    /// The next list that changed. Cancel safe; one waits at a time.
+    /// Waits for the next changed list. Cancel safe; only one task may wait.
     pub(super) async fn next_changed_list(&self) -> ListKind {
         loop {
             let list = {
@@ -154,14 +154,14 @@ mod tests {
 
     #[test]
     fn burst_of_list_changes_is_reported_once_per_list() {
-        let ears = NotificationDispatcher::default();
+        let dispatcher = NotificationDispatcher::default();
         for list in [ListKind::Tools, ListKind::Resources, ListKind::Tools, ListKind::Tools] {
-            ears.mark_list_changed(list);
+            dispatcher.mark_list_changed(list);
         }
-        assert_eq!(ears.next_changed_list().now_or_never(), Some(ListKind::Tools));
-        assert_eq!(ears.next_changed_list().now_or_never(), Some(ListKind::Resources));
-        assert_eq!(ears.next_changed_list().now_or_never(), None);
-        ears.mark_list_changed(ListKind::Prompts);
-        assert_eq!(ears.next_changed_list().now_or_never(), Some(ListKind::Prompts));
+        assert_eq!(dispatcher.next_changed_list().now_or_never(), Some(ListKind::Tools));
+        assert_eq!(dispatcher.next_changed_list().now_or_never(), Some(ListKind::Resources));
+        assert_eq!(dispatcher.next_changed_list().now_or_never(), None);
+        dispatcher.mark_list_changed(ListKind::Prompts);
+        assert_eq!(dispatcher.next_changed_list().now_or_never(), Some(ListKind::Prompts));
     }
 }

@@ -10,12 +10,12 @@ use super::notifications::NotificationDispatcher;
 use super::secret_mask::SecretMask;
 use super::subscription::ListenSubscription;
 use super::{Era, HandshakeResult, handshake, http, stdio};
-use crate::resource::{Endpoint, Transport as Declared};
+use crate::resource::{Endpoint, Transport as DeclaredTransport};
 
-/// How long a server may take to open its notice stream before its lists are read all the same.
+/// The time to wait for a server to open its notification stream. After it the lists are read without one.
 const STREAM_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a connection tells without being asked. Owned by one task, which must keep asking.
+/// The events of a connection. Owned by one task, which must keep calling [`Self::next`].
 #[derive(Debug)]
 pub struct ConnectionEvents {
     connection: Connection,
@@ -29,53 +29,53 @@ enum NotificationSource {
     Http(http::NotificationStream),
 }
 
-/// Connects to a server and agrees on a protocol with it.
+/// Connects to a server and performs the handshake.
 ///
-/// The caller bounds the time. Dropping the future closes what was opened; what that takes runs on the host's
-/// tasks, to be waited for before evenkeel ends.
+/// Sets no time limit; the caller does. Dropping the future closes what was opened. The cleanup runs on
+/// [`ConnectionContext::tasks`], which must be waited for before evenkeel exits.
 pub async fn open(
     endpoint: &Endpoint,
-    remembered: Option<Era>,
-    host: &ConnectionContext,
+    cached_era: Option<Era>,
+    context: &ConnectionContext,
 ) -> Result<(Connection, ConnectionEvents), ConnectionError> {
-    let lost = Arc::new(ConnectionEnd::default());
-    let ears = NotificationDispatcher::new(
-        host.log.clone(),
-        host.notifications.clone(),
+    let end = Arc::new(ConnectionEnd::default());
+    let notifications = NotificationDispatcher::new(
+        context.log.clone(),
+        context.notifications.clone(),
         SecretMask::for_endpoint(endpoint),
     );
     let transport = match &endpoint.transport {
-        Declared::Stdio(endpoint) => {
-            ConnectionTransport::Stdio(stdio::start(endpoint, &lost, ears.clone(), host)?)
+        DeclaredTransport::Stdio(endpoint) => {
+            ConnectionTransport::Stdio(stdio::start(endpoint, &end, notifications.clone(), context)?)
         }
-        Declared::Http(endpoint) => {
-            ConnectionTransport::Http(http::HttpClient::new(endpoint, ears.clone(), host)?)
+        DeclaredTransport::Http(endpoint) => {
+            ConnectionTransport::Http(http::HttpClient::new(endpoint, notifications.clone(), context)?)
         }
     };
-    let link = Connection::new(transport, lost.clone(), ears.clone(), host);
-    let peer = tokio::select! {
-        peer = handshake::negotiate(&link, remembered) => peer,
-        error = lost.wait() => Err(error),
+    let connection = Connection::new(transport, end.clone(), notifications.clone(), context);
+    let handshake = tokio::select! {
+        handshake = handshake::negotiate(&connection, cached_era) => handshake,
+        error = end.wait() => Err(error),
     };
-    match peer {
-        Ok(peer) => link.set_handshake(peer),
+    match handshake {
+        Ok(handshake) => connection.set_handshake(handshake),
         Err(error) => {
-            // How the process ended says more than that it did not answer.
-            link.close().await;
+            // Waits until the process has ended, so that its stderr output is complete.
+            connection.close().await;
             return Err(error);
         }
     }
-    let source = match link.transport() {
+    let source = match connection.transport() {
         ConnectionTransport::Stdio(_) => NotificationSource::Stdio(ListenSubscription::default()),
         ConnectionTransport::Http(client) => {
-            NotificationSource::Http(http::NotificationStream::new(client.clone(), link.handshake()))
+            NotificationSource::Http(http::NotificationStream::new(client.clone(), connection.handshake()))
         }
     };
-    Ok((link.clone(), ConnectionEvents { connection: link, notifications: ears, source }))
+    Ok((connection.clone(), ConnectionEvents { connection, notifications, source }))
 }
 
 impl ConnectionEvents {
-    /// Makes sure that changes are told from now on, so that lists read afterwards miss none.
+    /// Subscribes to list changes, so that none is missed for lists that are read afterwards.
     pub async fn subscribe(&mut self) -> Result<(), ConnectionError> {
         let stream = match &mut self.source {
             NotificationSource::Http(stream) => stream,
@@ -84,27 +84,27 @@ impl ConnectionEvents {
             }
         };
         let opening = stream.open(self.connection.handshake(), || self.connection.next_id());
-        // Slow: it goes on opening, and then the lists are read again.
+        // After a timeout the stream continues to open, and then the lists count as changed.
         timeout(STREAM_OPEN_TIMEOUT, opening).await.unwrap_or(Ok(()))?;
         stream.mark_lists_read();
         Ok(())
     }
 
-    /// The next event. Cancel safe. After [`ConnectionEvent::Lost`] nothing more comes.
+    /// Returns the next event. Nothing follows [`ConnectionEvent::Lost`]. Cancel safe.
     pub async fn next(&mut self) -> ConnectionEvent {
-        let lost = self.connection.end().clone();
-        let peer: &HandshakeResult = self.connection.handshake();
+        let end = self.connection.end().clone();
+        let handshake: &HandshakeResult = self.connection.handshake();
         let broken = async {
             match &mut self.source {
                 NotificationSource::Stdio(subscription) => {
                     match subscription.run(&self.connection, &self.notifications).await {}
                 }
-                NotificationSource::Http(stream) => stream.run(peer, || self.connection.next_id()).await,
+                NotificationSource::Http(stream) => stream.run(handshake, || self.connection.next_id()).await,
             }
         };
         tokio::select! {
             biased;
-            error = lost.wait() => ConnectionEvent::Lost(error),
+            error = end.wait() => ConnectionEvent::Lost(error),
             list = self.notifications.next_changed_list() => ConnectionEvent::ListChanged(list),
             error = broken => ConnectionEvent::Lost(error),
         }

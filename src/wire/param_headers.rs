@@ -1,4 +1,4 @@
-//! Arguments that a modern HTTP server wants repeated as headers (2026-07-28, SEP-2243: `x-mcp-header`).
+//! Tool arguments that are also sent as headers to a modern HTTP server (2026-07-28, SEP-2243: `x-mcp-header`).
 
 use std::collections::BTreeSet;
 
@@ -10,14 +10,14 @@ use super::http::encode_header_value;
 
 const ANNOTATION_KEY: &str = "x-mcp-header";
 
-/// The arguments of one tool that are repeated as `Mcp-Param-…` headers.
+/// The arguments of one tool that are also sent as `Mcp-Param-…` headers, each as a path of keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ParamHeaders(Vec<(Vec<String>, HeaderName)>);
 
 impl ParamHeaders {
-    /// Reads a tool's annotations. An error says why the tool must not be used over HTTP.
+    /// Reads the annotations of a tool, given as JSON. The error is the reason why the tool must not be used over HTTP.
     pub(super) fn from_tool(tool: &[u8]) -> Result<Self, String> {
-        // Nearly no tool has any: look before parsing.
+        // Few tools have annotations: search for the key before parsing.
         if memmem::find(tool, ANNOTATION_KEY.as_bytes()).is_none() {
             return Ok(Self::default());
         }
@@ -33,7 +33,7 @@ impl ParamHeaders {
         self.0.is_empty()
     }
 
-    /// The headers for these arguments, a JSON object; absent arguments have none.
+    /// Returns the headers for the arguments, a JSON object. Absent arguments get no header.
     pub(super) fn header_values(&self, arguments: &str) -> Vec<(HeaderName, HeaderValue)> {
         let Ok(arguments) = serde_json::from_str::<Value>(arguments) else {
             return Vec::new();
@@ -59,7 +59,7 @@ struct AnnotationReader {
 }
 
 impl AnnotationReader {
-    /// Walks a schema; `path` is `None` where no annotation may stand, off the chain of `properties`.
+    /// Walks a schema. `path` is `None` outside the chain of `properties`, where no annotation is allowed.
     fn read_schema(&mut self, schema: &Value, mut path: Option<&mut Vec<String>>) -> Result<(), String> {
         let Value::Object(members) = schema else {
             if let Value::Array(items) = schema {
@@ -72,8 +72,10 @@ impl AnnotationReader {
                 (ANNOTATION_KEY, Some(path)) if !path.is_empty() => {
                     self.add_annotation(schema, value, path)?
                 }
-                (ANNOTATION_KEY, _) => return Err(format!("{ANNOTATION_KEY} stands where no argument is")),
-                // Instances, not schemas.
+                (ANNOTATION_KEY, _) => {
+                    return Err(format!("{ANNOTATION_KEY} is used outside an argument's schema"));
+                }
+                // These hold values, not schemas.
                 ("default" | "const" | "enum" | "examples", _) => {}
                 ("properties", Some(path)) => {
                     for (name, schema) in value.as_object().into_iter().flatten() {
@@ -98,14 +100,17 @@ impl AnnotationReader {
     fn add_annotation(&mut self, schema: &Value, header: &Value, path: &[String]) -> Result<(), String> {
         let argument = path.join(".");
         let header = header.as_str().filter(|header| !header.is_empty());
-        let header = header.ok_or_else(|| format!("{ANNOTATION_KEY} of {argument} is not a header name"))?;
+        let header =
+            header.ok_or_else(|| format!("{ANNOTATION_KEY} of {argument} is not a valid header name"))?;
         let name = HeaderName::from_bytes(format!("mcp-param-{header}").as_bytes())
-            .map_err(|_| format!("{ANNOTATION_KEY} of {argument} is not a header name"))?;
+            .map_err(|_| format!("{ANNOTATION_KEY} of {argument} is not a valid header name"))?;
         if !self.names.insert(header.to_ascii_lowercase()) {
-            return Err(format!("{ANNOTATION_KEY} {header} is used twice"));
+            return Err(format!("{ANNOTATION_KEY} {header} is used by two arguments"));
         }
         if !matches!(schema.get("type").and_then(Value::as_str), Some("string" | "integer" | "boolean")) {
-            return Err(format!("{ANNOTATION_KEY} of {argument} needs a string, an integer or a boolean"));
+            return Err(format!(
+                "{ANNOTATION_KEY} of {argument} requires the type string, integer or boolean"
+            ));
         }
         self.headers.push((path.to_vec(), name));
         Ok(())
@@ -129,15 +134,15 @@ mod tests {
             "deep": { "type": "object", "properties": { "n": { "type": "integer", "x-mcp-header": "N" } } },
             "plain": { "type": "string" },
         }});
-        let mirrors = param_headers(&schema).unwrap();
-        let mut headers: Vec<_> = mirrors
+        let param_headers = param_headers(&schema).unwrap();
+        let mut headers: Vec<_> = param_headers
             .header_values(r#"{"region":"é","deep":{"n":7},"plain":"x"}"#)
             .into_iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
             .collect();
         headers.sort();
         assert_eq!(headers, ["mcp-param-n: 7", "mcp-param-region: =?base64?w6k=?="]);
-        assert!(mirrors.header_values("{}").is_empty());
+        assert!(param_headers.header_values("{}").is_empty());
         assert!(ParamHeaders::from_tool(b"{\"name\":\"t\"}").unwrap().is_empty());
     }
 

@@ -1,17 +1,17 @@
 use bytes::Bytes;
 
-/// What comes back for a request.
+/// A message that arrives for a request.
 #[derive(Debug)]
 pub enum ResponseMessage {
     /// A notification that belongs to this request, as a whole JSON-RPC message.
     Notification(Bytes),
-    /// The request makes progress; the notification carries the agent's own token again.
+    /// A progress notification, with the agent's own progress token restored.
     Progress(Bytes),
-    /// The answer; nothing follows.
+    /// The response. Nothing follows it.
     Response(RpcResponse),
 }
 
-/// An answer.
+/// A JSON-RPC response.
 #[derive(Clone, Debug)]
 pub enum RpcResponse {
     /// The raw JSON of `result`.

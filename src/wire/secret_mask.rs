@@ -1,5 +1,5 @@
-//! Takes the values that a server was given out of what it says, before any of that becomes ours: a message, a log
-//! line, a status. What it answers to agents is not touched. Encodings of a value, or its halves, are not known.
+//! Redacts the values that a server was given from its texts before evenkeel uses them in a message, a log line or a
+//! status. Responses to agents are not changed. Encodings and parts of a value are not recognized.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,29 +13,30 @@ use url::{Url, form_urlencoded};
 use crate::resource::{Endpoint, Transport};
 use crate::text;
 
-/// What stands in place of a value.
+/// The replacement of a value.
 const REDACTED: &[u8] = b"<redacted>";
-/// The shortest value that is masked, in characters: shorter ones are words of every sentence.
+/// The minimum length of a redacted value in characters. Shorter ones occur in ordinary text.
 const MIN_VALUE_CHARS: usize = 4;
-/// The same for a variable that is written out in the declaration, which is seldom a secret.
+/// The minimum length in characters of a literal value in the declaration, which is rarely a secret.
 const MIN_LITERAL_CHARS: usize = 8;
-/// A longer value is known by its parts, in bytes.
+/// The maximum length of a search pattern in bytes. Longer values are split into several.
 const MAX_PATTERN_BYTES: usize = 1024;
-/// So much of a line that does not end is held back, in bytes.
+/// The maximum bytes of an unfinished line that are held back.
 const MAX_HELD_BYTES: usize = 4 * MAX_PATTERN_BYTES;
 
-/// The values of one connection. Cheap to clone, and free where there are none; prints nothing of them.
+/// The values to redact for one connection. Cheap to clone; allocates nothing if there are none. `Debug` prints none of
+/// them.
 #[derive(Clone, Default)]
 pub(super) struct SecretMask(Option<Arc<MaskedValues>>);
 
 struct MaskedValues {
     values: Vec<SecretString>,
-    /// Finds them all at once. Made for the first text, which most servers over HTTP never give.
+    /// Searches for all values at once. Built for the first text; most HTTP servers never send one.
     searcher: OnceLock<Option<AhoCorasick>>,
 }
 
 impl SecretMask {
-    /// The values that `endpoint` gives to its server.
+    /// Collects the values that `endpoint` passes to its server.
     pub(super) fn for_endpoint(endpoint: &Endpoint) -> Self {
         let mut values = ValueCollector::default();
         for value in endpoint.referenced_values() {
@@ -64,15 +65,15 @@ impl SecretMask {
         Self((!values.is_empty()).then(|| Arc::new(MaskedValues { values, searcher: OnceLock::new() })))
     }
 
-    /// The text without the values.
+    /// Returns the text with the values replaced.
     pub(super) fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
         match self.redact_bytes(text.as_bytes()) {
             Cow::Borrowed(_) => Cow::Borrowed(text),
-            Cow::Owned(masked) => Cow::Owned(String::from_utf8_lossy(&masked).into_owned()),
+            Cow::Owned(redacted) => Cow::Owned(String::from_utf8_lossy(&redacted).into_owned()),
         }
     }
 
-    /// The same, for a message to a person, as [`text::bounded`] gives it.
+    /// Returns the redacted text as one line of at most `limit` characters ([`text::sanitize`]).
     pub(super) fn redacted_line(&self, text: &str, limit: usize) -> String {
         text::sanitize(&self.redact(text), limit)
     }
@@ -82,20 +83,20 @@ impl SecretMask {
         if spans.is_empty() {
             return Cow::Borrowed(text);
         }
-        let (mut masked, mut done) = (Vec::with_capacity(text.len()), 0);
+        let (mut redacted, mut done) = (Vec::with_capacity(text.len()), 0);
         for span in spans {
-            masked.extend_from_slice(text.get(done..span.start).unwrap_or_default());
-            masked.extend_from_slice(REDACTED);
+            redacted.extend_from_slice(text.get(done..span.start).unwrap_or_default());
+            redacted.extend_from_slice(REDACTED);
             done = span.end;
         }
-        masked.extend_from_slice(text.get(done..).unwrap_or_default());
-        Cow::Owned(masked)
+        redacted.extend_from_slice(text.get(done..).unwrap_or_default());
+        Cow::Owned(redacted)
     }
 
-    /// Where values stand, in order; those that touch or overlap are one.
+    /// Returns the ranges of values in order. Adjacent and overlapping ones are merged.
     fn value_spans(&self, text: &[u8]) -> Vec<Range<usize>> {
-        let Some(masked) = &self.0 else { return Vec::new() };
-        let mut spans = masked.matches(text);
+        let Some(values) = &self.0 else { return Vec::new() };
+        let mut spans = values.matches(text);
         spans.sort_by_key(|span| span.start);
         spans.dedup_by(|next, span| {
             let touches = next.start <= span.end;
@@ -110,14 +111,14 @@ impl SecretMask {
 
 impl MaskedValues {
     fn matches(&self, text: &[u8]) -> Vec<Range<usize>> {
-        let make = || {
+        let build = || {
             let values = self.values.iter().map(ExposeSecret::expose_secret);
-            // The one kind that is small: 1 to 3 KiB for what most servers are given.
+            // The only small kind: 1 to 3 KiB for the values of most servers.
             AhoCorasick::builder().kind(Some(AhoCorasickKind::ContiguousNFA)).build(values).ok()
         };
-        match self.searcher.get_or_init(make) {
+        match self.searcher.get_or_init(build) {
             Some(searcher) => searcher.find_overlapping_iter(text).map(|found| found.range()).collect(),
-            // There are too many values for one searcher, which takes gigabytes of them: nothing is told then.
+            // The values are too large for one searcher, which takes gigabytes of them: redact everything.
             None => std::iter::once(0..text.len()).collect(),
         }
     }
@@ -125,7 +126,7 @@ impl MaskedValues {
 
 impl fmt::Debug for SecretMask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Mask")
+        f.write_str("SecretMask")
     }
 }
 
@@ -133,9 +134,9 @@ impl fmt::Debug for SecretMask {
 struct ValueCollector(Vec<SecretString>);
 
 impl ValueCollector {
-    /// A value of at least `shortest` characters: each of its lines, also as it stands in JSON.
-    fn add(&mut self, value: &str, shortest: usize) {
-        let lines = value.lines().map(str::trim).filter(|line| line.chars().count() >= shortest);
+    /// Adds each line of a value that has at least `min_chars` characters, both plain and JSON-escaped.
+    fn add(&mut self, value: &str, min_chars: usize) {
+        let lines = value.lines().map(str::trim).filter(|line| line.chars().count() >= min_chars);
         for line in lines {
             self.add_line(line);
             let quoted = SecretString::from(serde_json::to_string(line).unwrap_or_default());
@@ -147,7 +148,7 @@ impl ValueCollector {
         }
     }
 
-    /// One line, in parts of the same length if it is too long for one.
+    /// Adds one line, split into parts of equal length if it is too long for one pattern.
     fn add_line(&mut self, line: &str) {
         let size = line.len().div_ceil(line.len().div_ceil(MAX_PATTERN_BYTES));
         let mut rest = line;
@@ -158,20 +159,20 @@ impl ValueCollector {
         }
     }
 
-    /// User name, password and the values of the query, as they are written and as they are meant.
+    /// Adds the user name, the password and the query values, both percent-encoded and decoded.
     fn add_url(&mut self, url: &Url) {
         let query = url.query().unwrap_or_default().split('&');
-        let in_query = query.map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value));
-        for written in [url.username(), url.password().unwrap_or_default()].into_iter().chain(in_query) {
-            self.add(written, MIN_VALUE_CHARS);
-            for (_, meant) in form_urlencoded::parse(format!("={written}").as_bytes()) {
-                self.add(&meant, MIN_VALUE_CHARS);
+        let query_values = query.map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value));
+        for encoded in [url.username(), url.password().unwrap_or_default()].into_iter().chain(query_values) {
+            self.add(encoded, MIN_VALUE_CHARS);
+            for (_, decoded) in form_urlencoded::parse(format!("={encoded}").as_bytes()) {
+                self.add(&decoded, MIN_VALUE_CHARS);
             }
         }
     }
 }
 
-/// What comes in pieces, masked: a value that is cut in two by a read, or by the length of a line, is one all the same.
+/// Redacts a byte stream that arrives in chunks. Also finds values that are split across chunks or across long lines.
 #[derive(Default)]
 pub(super) struct SecretMaskStream {
     mask: SecretMask,
@@ -183,31 +184,31 @@ impl SecretMaskStream {
         Self { mask, buffer: Vec::new() }
     }
 
-    /// Takes a piece up, and gives what can be told by now: whole lines, and most of one that is very long.
+    /// Adds a chunk and returns the redacted output so far: whole lines, and most of a very long unfinished line.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.buffer.extend_from_slice(bytes);
         let lines = self.buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let cut = if self.mask.0.is_none() {
             self.buffer.len()
         } else if self.buffer.len() - lines > MAX_HELD_BYTES {
-            // What a value may still begin in stays.
+            // A value may begin in the last bytes: keep them.
             let cut = self.buffer.len() - MAX_PATTERN_BYTES;
             let spans = self.mask.value_spans(&self.buffer);
-            let within = spans.iter().find(|span| span.contains(&cut));
-            within.map_or(cut, |span| span.end)
+            let split_value = spans.iter().find(|span| span.contains(&cut));
+            split_value.map_or(cut, |span| span.end)
         } else {
             lines
         };
-        let told = self.buffer.drain(..cut).collect::<Vec<_>>();
-        self.mask.redact_bytes(&told).into_owned()
+        let ready = self.buffer.drain(..cut).collect::<Vec<_>>();
+        self.mask.redact_bytes(&ready).into_owned()
     }
 
-    /// What was held back so far.
+    /// Returns the redacted bytes that are held back.
     pub(super) fn pending(&self) -> Cow<'_, [u8]> {
         self.mask.redact_bytes(&self.buffer)
     }
 
-    /// Gives what was held back: nothing more comes.
+    /// Returns the redacted rest. Call it at the end of the stream.
     pub(super) fn finish(&mut self) -> Vec<u8> {
         let rest = std::mem::take(&mut self.buffer);
         self.mask.redact_bytes(&rest).into_owned()
@@ -226,9 +227,9 @@ mod tests {
         )
     }
 
-    /// Of a process with these variables written out, and these values from elsewhere.
-    fn stdio_mask(written: &[&str], referenced: &[&str]) -> SecretMask {
-        let env = written.iter().map(|value| ("X".to_owned(), SecretString::from(*value))).collect();
+    /// Returns the mask of a stdio server with these literal variables and these referenced values.
+    fn stdio_mask(literals: &[&str], referenced: &[&str]) -> SecretMask {
+        let env = literals.iter().map(|value| ("X".to_owned(), SecretString::from(*value))).collect();
         let stdio = StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env };
         mask_for(Transport::Stdio(stdio), referenced)
     }
@@ -247,7 +248,7 @@ mod tests {
             (stdio_mask(&[], &["abc"]), "abc", "abc"),
             (stdio_mask(&["info"], &[]), "info", "info"),
             (stdio_mask(&["postgres://u:p@h"], &[]), "no postgres://u:p@h", "no <redacted>"),
-            // One within another, one that overlaps another, and one like what stands in its place.
+            // A value within another, one that overlaps another, and one that occurs in the replacement.
             (stdio_mask(&[], &["tok-1", "tok-1-long"]), "tok-1-long tok-1", "<redacted> <redacted>"),
             (stdio_mask(&[], &["abcd1234", "1234efgh"]), "abcd1234efgh", "<redacted>"),
             (stdio_mask(&[], &["redacted", "tok-1"]), "tok-1 redacted", "<redacted> <redacted>"),
@@ -287,15 +288,15 @@ mod tests {
         let text = format!("a secret-1\nsecond\n third secret-1{noise}secret-1{noise} secret-1");
         let expected = mask.redact(&text).into_owned();
         for size in [1, 7, 1000, text.len()] {
-            let mut masking = SecretMaskStream::new(mask.clone());
-            let mut told = Vec::new();
-            for piece in text.as_bytes().chunks(size) {
-                told.extend(masking.push(piece));
-                assert!(masking.buffer.len() <= MAX_HELD_BYTES, "{size}");
+            let mut stream = SecretMaskStream::new(mask.clone());
+            let mut output = Vec::new();
+            for chunk in text.as_bytes().chunks(size) {
+                output.extend(stream.push(chunk));
+                assert!(stream.buffer.len() <= MAX_HELD_BYTES, "{size}");
             }
-            assert!(masking.pending().ends_with(b" <redacted>"));
-            told.extend(masking.finish());
-            assert_eq!(String::from_utf8(told).unwrap(), expected, "{size}");
+            assert!(stream.pending().ends_with(b" <redacted>"));
+            output.extend(stream.finish());
+            assert_eq!(String::from_utf8(output).unwrap(), expected, "{size}");
         }
     }
 

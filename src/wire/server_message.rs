@@ -8,22 +8,22 @@ use super::envelope::{Envelope, JsonRpcId, MalformedMessage};
 use super::json_edit::{JsonEdit, Members, rewrite};
 use super::response::RpcResponse;
 
-/// The request that makes a modern server tell of changes.
+/// The request that opens a notification stream of a modern server.
 pub(super) const LISTEN_METHOD: &str = "subscriptions/listen";
 
-/// The longest id of a request of the server, in bytes.
+/// The maximum length of the id of a server's request in bytes.
 const MAX_ID_BYTES: usize = 1024;
 
-/// What a message from a server is, as far as evenkeel must know.
+/// The kind of a message from a server, as far as evenkeel distinguishes it.
 #[derive(Debug)]
 pub(super) enum ServerMessage {
-    /// The answer to a request of ours; the number is the id that we gave it.
+    /// A response to a request of evenkeel, with the id of that request if it is a number.
     Response(Option<u64>, RpcResponse),
-    /// Progress of the request with this number.
+    /// Progress of the request with this id.
     Progress(u64),
-    /// The listen request with this number was taken.
+    /// The server acknowledged the listen request with this id.
     ListenAcknowledged(u64),
-    /// The server ended the listen request with this number, if it is one: it has a right to cancel no other.
+    /// The server cancelled the request with this id. It may do so only for a listen request.
     ListenCancelled(u64),
     /// A list changed.
     ListChanged(ListKind),
@@ -33,7 +33,7 @@ pub(super) enum ServerMessage {
     LogMessage,
     /// Any other notification.
     OtherNotification,
-    /// A question to the client.
+    /// A request of the server, with its id and method.
     Request(JsonRpcId, String),
 }
 
@@ -68,24 +68,24 @@ struct SubscriptionMeta<'a> {
     id: &'a RawValue,
 }
 
-/// Reads what must be read of a message.
+/// Determines the kind of a message and parses only what that needs.
 pub(super) fn classify(message: &Bytes) -> Result<ServerMessage, MalformedMessage> {
     let envelope = Envelope::parse(message)?;
     let Some(method) = envelope.method else {
-        // An error without an id answers nothing that we could name.
-        let number = envelope.id.and_then(|id| id.get().parse().ok());
+        // An error response without an id belongs to no known request.
+        let request_id = envelope.id.and_then(|id| id.get().parse().ok());
         let part = |raw: &RawValue| message.slice_ref(raw.get().as_bytes());
-        let reply = match (envelope.result, envelope.error) {
+        let response = match (envelope.result, envelope.error) {
             (Some(result), _) => RpcResponse::Result(part(result)),
             (None, Some(error)) => RpcResponse::Error(part(error)),
             (None, None) => {
-                return Err(MalformedMessage::NotJsonRpc("an answer needs \"result\" or \"error\""));
+                return Err(MalformedMessage::NotJsonRpc("a response needs \"result\" or \"error\""));
             }
         };
-        return Ok(ServerMessage::Response(number, reply));
+        return Ok(ServerMessage::Response(request_id, response));
     };
     if let Some(id) = envelope.id {
-        // It is repeated in the answer, which waits for the server.
+        // The response repeats the id and is queued until the server accepts it.
         if id.get().len() > MAX_ID_BYTES {
             return Err(MalformedMessage::NotJsonRpc("the \"id\" of a request is too long"));
         }
@@ -119,7 +119,7 @@ pub(super) fn classify(message: &Bytes) -> Result<ServerMessage, MalformedMessag
     })
 }
 
-/// True for the JSON of a JSON-RPC error that says that the method is unknown.
+/// True for the JSON of a JSON-RPC error with the code "method not found".
 pub fn is_unknown_method(raw: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Error {
@@ -128,7 +128,7 @@ pub fn is_unknown_method(raw: &[u8]) -> bool {
     serde_json::from_slice(raw).is_ok_and(|Error { code }| code == i64::from(ErrorCode::METHOD_NOT_FOUND.0))
 }
 
-/// What the JSON of a JSON-RPC error says to people.
+/// Returns the `message` of the JSON of a JSON-RPC error.
 pub(super) fn error_message(raw: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Error {
@@ -137,20 +137,20 @@ pub(super) fn error_message(raw: &[u8]) -> Option<String> {
     serde_json::from_slice(raw).ok().map(|Error { message }| message)
 }
 
-/// The number of the request that a message answers which is not there whole: its start, and then its end.
+/// Returns the request id of a truncated response, of which `message` holds the start followed by the end.
 ///
 /// Servers write `id` before or after the long part.
 pub(super) fn request_id_of_truncated(message: &[u8]) -> Option<u64> {
     const VERSION: &str = r#""jsonrpc":"2.0""#;
     let mut text = String::from_utf8_lossy(message).into_owned();
     text.retain(|char| !char.is_whitespace());
-    let mut number = None;
+    let mut request_id = None;
     let mut start = text.strip_prefix('{')?;
     while !start.starts_with(r#""result":"#) && !start.starts_with(r#""error":"#) {
         start = match start.strip_prefix(r#""id":"#) {
             Some(rest) => {
                 let (id, rest) = rest.split_once(',')?;
-                number = id.parse().ok();
+                request_id = id.parse().ok();
                 rest
             }
             None => start.strip_prefix(VERSION)?.strip_prefix(',')?,
@@ -159,21 +159,21 @@ pub(super) fn request_id_of_truncated(message: &[u8]) -> Option<u64> {
     let end = text.strip_suffix('}')?;
     let end = end.strip_suffix(VERSION).and_then(|end| end.strip_suffix(',')).unwrap_or(end);
     let (_, id) = end.rsplit_once(r#","id":"#).unwrap_or_default();
-    number.or_else(|| id.parse().ok())
+    request_id.or_else(|| id.parse().ok())
 }
 
-/// A progress notification with the agent's own token in place of ours.
+/// Returns a progress notification with the agent's progress token in place of evenkeel's.
 pub(super) fn with_progress_token(message: &[u8], token: &JsonRpcId) -> Result<Bytes, MalformedMessage> {
     let envelope = Envelope::parse(message)?;
     let token = std::str::from_utf8(token.as_bytes())
-        .map_err(|_| MalformedMessage::NotJsonRpc("token is not text"))?;
+        .map_err(|_| MalformedMessage::NotJsonRpc("the progress token is not UTF-8"))?;
     let params = envelope.params.map_or("{}", RawValue::get);
     let params = rewrite(params, &[JsonEdit::Set("progressToken", token)])?;
     let text = std::str::from_utf8(message).map_err(|_| MalformedMessage::NotJsonRpc("not UTF-8"))?;
     Ok(rewrite(text, &[JsonEdit::Set("params", &params)])?.into())
 }
 
-/// The answer that evenkeel gives to a server's question: `ping` is answered, all else declined.
+/// Returns the response to a request of a server: a result for `ping`, "method not found" for all others.
 pub(super) fn response_to(id: &JsonRpcId, method: &str) -> Bytes {
     let id = String::from_utf8_lossy(id.as_bytes());
     if method == "ping" {
@@ -184,10 +184,10 @@ pub(super) fn response_to(id: &JsonRpcId, method: &str) -> Bytes {
     }
 }
 
-/// What a message is longer than its method and params, at most.
+/// An upper bound of the bytes of a message beyond its method and params.
 const MAX_ENVELOPE_BYTES: usize = 80;
 
-/// The whole text of a request or, without an id, of a notification.
+/// Builds a request or, without an id, a notification.
 pub(super) fn message(id: Option<u64>, method: &str, params: Option<&str>) -> Bytes {
     let mut text = String::with_capacity(MAX_ENVELOPE_BYTES + method.len() + params.map_or(0, str::len));
     push_envelope_start(id, method, &mut text);
@@ -199,7 +199,7 @@ pub(super) fn message(id: Option<u64>, method: &str, params: Option<&str>) -> By
     text.into()
 }
 
-/// The whole text of a request whose params change on the way.
+/// Builds a request whose params are edited.
 pub(super) fn request<'e>(
     id: u64,
     method: &str,
@@ -221,7 +221,7 @@ fn push_envelope_start(id: Option<u64>, method: &str, text: &mut String) {
         text.push_str(&id.to_string());
     }
     text.push_str(",\"method\":\"");
-    // Methods are our own words, or come out of a routed request: none holds a quote or a backslash.
+    // Methods are constants or come from a routed request. None contains a quote or a backslash.
     text.extend(method.chars().filter(|char| !matches!(char, '"' | '\\') && !char.is_control()));
     text.push('"');
 }
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn request_id_is_found_in_a_truncated_response() {
-        for (text, number) in [
+        for (text, request_id) in [
             (r#"{"jsonrpc":"2.0","id":7,"result":{"a":"x~y"}}"#, Some(7)),
             (r#"{ "id": 7, "jsonrpc": "2.0", "error": {"data":"x~y"} }"#, Some(7)),
             (r#"{"result":{"a":"x~y"},"jsonrpc":"2.0","id":7}"#, Some(7)),
@@ -287,7 +287,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":7,"method":"x~y"}"#, None),
             ("x~y", None),
         ] {
-            assert_eq!(request_id_of_truncated(text.as_bytes()), number, "{text}");
+            assert_eq!(request_id_of_truncated(text.as_bytes()), request_id, "{text}");
         }
     }
 

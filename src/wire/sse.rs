@@ -1,18 +1,17 @@
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr2;
 
-/// Splits a byte stream into the data of its server-sent events (HTML Living Standard, §9.2).
+/// Decodes a byte stream into the data of its server-sent events (HTML Living Standard, §9.2).
 ///
-/// Promises bounded memory, and that a byte is looked at once however the stream is cut: an event longer than the
-/// limit is an error. Comments, ids and retry hints are skipped; the `event:` field is ignored, since MCP sends
-/// only messages.
+/// Promises bounded memory, and that each byte is scanned once at any chunking. An event longer than the limit is an
+/// error. Comments, ids and retry hints are skipped. The `event:` field is ignored, since MCP sends only messages.
 #[derive(Debug)]
 pub(super) struct SseDecoder {
-    /// What came and is no whole line yet.
+    /// The received bytes that are not a whole line yet.
     buffer: BytesMut,
-    /// So much of it holds no line end.
+    /// The length of the prefix of `buffer` that contains no line end.
     scanned: usize,
-    /// The data of the event so far.
+    /// The data of the unfinished event.
     data: Option<BytesMut>,
     limit: usize,
 }
@@ -26,12 +25,12 @@ impl SseDecoder {
         Self { buffer: BytesMut::new(), scanned: 0, data: None, limit }
     }
 
-    /// Adds bytes as they came.
+    /// Adds received bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The data of the next whole event, if there is one.
+    /// Returns the data of the next complete event, if there is one.
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, EventTooLong> {
         while let Some(mut line) = self.next_line() {
             if line.is_empty() {
@@ -55,21 +54,21 @@ impl SseDecoder {
                     data.extend_from_slice(b"\n");
                     data.extend_from_slice(&line);
                 }
-                // Commonly all of it: taken as it is.
+                // The common case: one `data:` line, used without a copy.
                 None => self.data = Some(line),
             }
         }
         if self.buffer.len() > self.limit { Err(EventTooLong) } else { Ok(None) }
     }
 
-    /// The next whole line without its end: LF, CR LF or CR. A CR at the very end of the buffer waits for what
-    /// follows.
+    /// Returns the next complete line without its end: LF, CR LF or CR. A CR at the end of the buffer is kept until the
+    /// next byte arrives.
     fn next_line(&mut self) -> Option<BytesMut> {
         let rest = self.buffer.get(self.scanned..).unwrap_or_default();
         let Some(end) = memchr2(b'\n', b'\r', rest).map(|end| self.scanned + end) else {
             self.scanned = self.buffer.len();
             if self.buffer.is_empty() {
-                // An open stream that says nothing holds nothing.
+                // An idle stream uses no memory.
                 self.buffer = BytesMut::new();
             }
             return None;
@@ -94,11 +93,11 @@ mod tests {
     use super::*;
 
     fn drain_events(events: &mut SseDecoder) -> Vec<String> {
-        let mut found = Vec::new();
+        let mut decoded = Vec::new();
         while let Some(data) = events.next().unwrap() {
-            found.push(String::from_utf8(data.to_vec()).unwrap());
+            decoded.push(String::from_utf8(data.to_vec()).unwrap());
         }
-        found
+        decoded
     }
 
     #[test]
@@ -106,12 +105,12 @@ mod tests {
         let text = "data: a\n\n: comment\r\nid: 7\r\nevent: message\r\ndata:b\r\ndata: c\r\n\r\nretry: 1\n\ndata\n\ndatax: no\n\ndata: d\n\n";
         for size in 1..text.len() {
             let mut events = SseDecoder::new(1000);
-            let mut found = Vec::new();
+            let mut decoded = Vec::new();
             for chunk in text.as_bytes().chunks(size) {
                 events.push(chunk);
-                found.extend(drain_events(&mut events));
+                decoded.extend(drain_events(&mut events));
             }
-            assert_eq!(found, ["a", "b\nc", "d"], "in chunks of {size}");
+            assert_eq!(decoded, ["a", "b\nc", "d"], "in chunks of {size}");
         }
     }
 
@@ -127,13 +126,13 @@ mod tests {
 
     #[test]
     fn long_event_in_small_chunks_is_scanned_once() {
-        let started = Instant::now();
+        let start = Instant::now();
         let mut events = SseDecoder::new(4 << 20);
         events.push(b"data: ");
         for _ in 0..8 << 10 {
             events.push(&[b'x'; 500]);
             assert_eq!(events.next(), Ok(None));
-            assert!(started.elapsed() < Duration::from_secs(10), "what was looked at is looked at again");
+            assert!(start.elapsed() < Duration::from_secs(10), "scanned bytes are scanned again");
         }
         events.push(b"\n\n");
         assert_eq!(events.next().unwrap().map(|data| data.len()), Some(500 * (8 << 10)));

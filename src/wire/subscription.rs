@@ -9,37 +9,37 @@ use super::response::{ResponseMessage, RpcResponse};
 use super::server_message;
 use crate::net::{Backoff, Delays, jitter};
 
-/// Shortest and longest wait before a subscription that ended is made again.
+/// The shortest and longest delay before a subscription that ended is renewed.
 const RESUBSCRIBE_DELAYS: Delays =
     Delays { initial: Duration::from_millis(500), max: Duration::from_mins(5) };
-/// A subscription that lasted so long is made again without delay.
+/// The lifetime of a subscription after which its end resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// The `subscriptions/listen` request on which a modern server tells over stdio that its lists changed.
+/// The subscription (`subscriptions/listen`) to list changes of a modern server over stdio.
 ///
-/// Makes it again whenever the server ends it, with a backoff, and then counts the lists as changed; a server that does
-/// not know the method is not asked again.
+/// It is renewed with a backoff whenever the server ends it, and then the lists count as changed. It is not renewed if
+/// the server does not implement the method.
 #[derive(Debug, Default)]
 pub(super) struct ListenSubscription {
     exchange: Option<UpstreamExchange>,
     started_at: Option<Instant>,
-    /// When it is made again; `None` while it lasts, or if it is not wanted.
+    /// The time of the renewal. `None` while the subscription lasts, or if there is to be none.
     retry_at: Option<Instant>,
     backoff: Backoff,
 }
 
 impl ListenSubscription {
-    /// Subscribes, if the server tells of changes at all, and waits for at most `patience` for its acknowledgement: a
-    /// server that is slow may tell all the same.
+    /// Subscribes, if the server sends list changes, and waits at most `ack_timeout` for the acknowledgement. After the
+    /// timeout the subscription continues: a slow server may still send changes.
     pub(super) async fn subscribe(
         &mut self,
-        link: &Connection,
-        patience: Duration,
+        connection: &Connection,
+        ack_timeout: Duration,
     ) -> Result<(), ConnectionError> {
-        let Some(filter) = link.handshake().listen_filter() else { return Ok(()) };
-        let mut exchange = link.listen(&filter).await?;
-        match timeout(patience, exchange.next()).await {
-            Ok(Ok(ResponseMessage::Response(reply))) => self.schedule_retry(Some(&reply)),
+        let Some(filter) = connection.handshake().listen_filter() else { return Ok(()) };
+        let mut exchange = connection.listen(&filter).await?;
+        match timeout(ack_timeout, exchange.next()).await {
+            Ok(Ok(ResponseMessage::Response(response))) => self.schedule_retry(Some(&response)),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_))) | Err(_) => {
                 (self.exchange, self.started_at) = (Some(exchange), Some(Instant::now()));
@@ -48,31 +48,32 @@ impl ListenSubscription {
         Ok(())
     }
 
-    /// Keeps the subscription for as long as it is polled. Never ends. Cancel safe.
+    /// Reads the subscription and renews it when it ends. Never returns. Cancel safe.
     pub(super) async fn run(
         &mut self,
-        link: &Connection,
-        ears: &NotificationDispatcher,
+        connection: &Connection,
+        dispatcher: &NotificationDispatcher,
     ) -> std::convert::Infallible {
         loop {
             match (&mut self.exchange, self.retry_at) {
                 (Some(exchange), _) => match exchange.next().await {
                     Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_)) => {}
-                    Ok(ResponseMessage::Response(reply)) => self.schedule_retry(Some(&reply)),
+                    Ok(ResponseMessage::Response(response)) => self.schedule_retry(Some(&response)),
                     Err(_) => self.schedule_retry(None),
                 },
-                (None, Some(again)) => {
-                    sleep_until(again).await;
-                    let filter = link.handshake().listen_filter().unwrap_or_default();
-                    match link.listen(&filter).await {
+                (None, Some(retry_at)) => {
+                    sleep_until(retry_at).await;
+                    let filter = connection.handshake().listen_filter().unwrap_or_default();
+                    match connection.listen(&filter).await {
                         Ok(exchange) => {
                             (self.exchange, self.started_at) = (Some(exchange), Some(Instant::now()));
                             self.retry_at = None;
-                            // What changed meanwhile was told to nobody.
-                            link.handshake()
+                            // Changes in between were not notified.
+                            connection
+                                .handshake()
                                 .capabilities
                                 .offered_lists()
-                                .for_each(|list| ears.mark_list_changed(list));
+                                .for_each(|list| dispatcher.mark_list_changed(list));
                         }
                         Err(_) => self.schedule_retry(None),
                     }
@@ -82,13 +83,14 @@ impl ListenSubscription {
         }
     }
 
-    fn schedule_retry(&mut self, reply: Option<&RpcResponse>) {
+    /// Schedules the renewal, unless the server does not implement the method.
+    fn schedule_retry(&mut self, response: Option<&RpcResponse>) {
         self.exchange = None;
-        self.retry_at = match reply {
+        self.retry_at = match response {
             Some(RpcResponse::Error(error)) if server_message::is_unknown_method(error) => None,
             _ => {
-                if let Some(since) = self.started_at.take() {
-                    self.backoff.record_end(since.elapsed(), STABLE_AFTER);
+                if let Some(started_at) = self.started_at.take() {
+                    self.backoff.record_end(started_at.elapsed(), STABLE_AFTER);
                 }
                 Some(Instant::now() + self.backoff.record_failure(RESUBSCRIBE_DELAYS, jitter(), None))
             }

@@ -1,4 +1,4 @@
-//! Evenkeel as the first process of a container, without an init before it.
+//! evenkeel as PID 1 of a container, without an init process.
 
 use std::process::{Child, Command, Stdio as Io};
 
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::rig::{FakeStdioServer, Script};
 use crate::support::{TestDirectory, eventually, free_port, http};
 
-/// A program and what it started in namespaces of its own; killed when dropped.
+/// A program in its own user and PID namespaces; killed on drop.
 struct Container(Child);
 
 impl Drop for Container {
@@ -24,23 +24,23 @@ fn unshare_command(program: &str) -> Command {
     command
 }
 
-/// The processes below one: id, whether it is dead and not taken note of, and the program.
+/// Returns the descendants of a process: PID, true for a zombie, and the program.
 fn descendants(ancestor: u32) -> Vec<(u32, bool, String)> {
-    let said = Command::new("ps").args(["-A", "-o", "pid=,ppid=,stat=,comm="]).output().unwrap();
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let all: Vec<_> = said
+    let output = Command::new("ps").args(["-A", "-o", "pid=,ppid=,stat=,comm="]).output().unwrap();
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    let all: Vec<_> = output
         .lines()
         .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let (pid, parent) = (words.next()?.parse::<u32>().ok()?, words.next()?.parse::<u32>().ok()?);
-            Some((pid, parent, words.next()?.starts_with('Z'), words.next()?.to_owned()))
+            let mut columns = line.split_whitespace();
+            let (pid, parent) = (columns.next()?.parse::<u32>().ok()?, columns.next()?.parse::<u32>().ok()?);
+            Some((pid, parent, columns.next()?.starts_with('Z'), columns.next()?.to_owned()))
         })
         .collect();
     let (mut family, mut found) = (vec![ancestor], Vec::new());
     while let Some(next) = family.pop() {
-        for (pid, _, dead, name) in all.iter().filter(|(_, parent, ..)| *parent == next) {
+        for (pid, _, zombie, name) in all.iter().filter(|(_, parent, ..)| *parent == next) {
             family.push(*pid);
-            found.push((*pid, *dead, name.clone()));
+            found.push((*pid, *zombie, name.clone()));
         }
     }
     found
@@ -51,13 +51,13 @@ fn descendants(ancestor: u32) -> Vec<(u32, bool, String)> {
 async fn pid_1_reaps_children_and_shuts_down_cleanly() {
     let allowed = unshare_command("true").stderr(Io::null()).status().is_ok_and(|status| status.success());
     if !allowed {
-        println!("SKIPPED: this system lets nobody make process namespaces with unshare");
+        println!("SKIPPED: unshare is not permitted to create PID namespaces on this system");
         return;
     }
     let rig = FakeStdioServer::new(Script::default().tools(&["echo"]));
     let (program, script) = rig.command();
     let (declared, home) = (TestDirectory::new(), TempDir::with_prefix("home").unwrap());
-    // Ten processes that lose their parent at once, and end soon after.
+    // Ten processes whose parent exits at once, and which exit shortly after.
     let start = r#"(for one in 1 2 3 4 5 6 7 8 9 10; do setsid sleep 0.3 & done); exec \"$0\" \"$1\""#;
     let args = format!(r#"["-c", "{start}", "{}", "{}"]"#, program.display(), script.display());
     declared.write_server("s", &format!("stdio: {{ command: sh, args: {args} }}"));
@@ -75,20 +75,21 @@ async fn pid_1_reaps_children_and_shuts_down_cleanly() {
     let mut evenkeel = Container(evenkeel);
     let server = format!("http://{admin}/apis/evenkeel.dev/v1alpha1/namespaces/default/mcpservers/s");
     eventually("the server is attached", async || {
-        let told: serde_json::Value = serde_json::from_str(&http::get(&server).await.ok()?).unwrap();
-        (told["status"]["tools"] == 1).then_some(())
+        let object: serde_json::Value = serde_json::from_str(&http::get(&server).await.ok()?).unwrap();
+        (object["status"]["tools"] == 1).then_some(())
     })
     .await;
-    // The first process, evenkeel, its guard and the server.
-    let family = eventually("nothing is left of those that ended", async || {
+    // unshare's child, evenkeel, its guard and the server.
+    let family = eventually("all orphans are reaped", async || {
         let left = descendants(evenkeel.0.id());
-        (left.len() == 4 && left.iter().all(|(_, dead, _)| !dead)).then_some(left)
+        (left.len() == 4 && left.iter().all(|(_, zombie, _)| !zombie)).then_some(left)
     })
     .await;
 
     let first = i32::try_from(family[0].0).ok().and_then(Pid::from_raw).unwrap();
     kill_process(first, Signal::TERM).unwrap();
-    let status = eventually("it ends after SIGTERM", async || evenkeel.0.try_wait().unwrap()).await;
+    let status = eventually("evenkeel exits after SIGTERM", async || evenkeel.0.try_wait().unwrap()).await;
     assert!(status.success(), "{status}");
-    eventually("its server is gone", async || rig.live_processes().is_empty().then_some(())).await;
+    eventually("the server's process has exited", async || rig.live_processes().is_empty().then_some(()))
+        .await;
 }

@@ -1,4 +1,4 @@
-//! Servers that nobody has a reason to disturb, of each era over each transport, and the proof that nobody did.
+//! Control servers of each era over each transport, and the check that a test did not disturb them.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ pub struct ControlServers {
     baseline: Vec<ServerSnapshot>,
 }
 
-/// What stays the same as long as a server is untouched.
+/// The properties of a server that stay the same as long as it is not disturbed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ServerSnapshot {
     name: &'static str,
@@ -24,13 +24,13 @@ struct ServerSnapshot {
     streams: (u64, u64, u64),
 }
 
-/// What the peers offer, in the order of the list.
+/// The tools of the control servers, in list order.
 pub const TOOLS: [&str; 4] =
     ["http-legacy_echo", "http-modern_echo", "stdio-legacy_echo", "stdio-modern_echo"];
 
 impl ControlServers {
-    /// Attaches them.
-    pub async fn attach(stage: &EvenkeelFixture) -> Self {
+    /// Declares the servers and waits until they are attached and idle.
+    pub async fn attach(fixture: &EvenkeelFixture) -> Self {
         let script = |name, era| Script::new(name, era).tools(&["echo"]);
         let stdio = vec![
             ("stdio-legacy", FakeStdioServer::new(script("stdio-legacy", ServerEra::Legacy))),
@@ -40,44 +40,45 @@ impl ControlServers {
             ("http-legacy", FakeHttpServer::start(script("http-legacy", ServerEra::Legacy)).await),
             ("http-modern", FakeHttpServer::start(script("http-modern", ServerEra::Modern)).await),
         ];
-        let mut peers = Self { stdio, http, baseline: Vec::new() };
-        let specs = peers.stdio.iter().map(|(name, rig)| (*name, rig.spec("")));
-        let specs = specs.chain(peers.http.iter().map(|(name, rig)| (*name, rig.spec())));
+        let mut controls = Self { stdio, http, baseline: Vec::new() };
+        let specs = controls.stdio.iter().map(|(name, rig)| (*name, rig.spec("")));
+        let specs = specs.chain(controls.http.iter().map(|(name, rig)| (*name, rig.spec())));
         for (name, spec) in specs {
-            // Checks of health would be counted as openings.
-            stage.declared.write_server(name, &format!("{spec}\nhealth: {{ interval: 0s }}"));
+            // Health checks would be counted as handshakes.
+            fixture.declared.write_server(name, &format!("{spec}\nhealth: {{ interval: 0s }}"));
         }
-        let begun = Instant::now();
+        let started_at = Instant::now();
         for name in ["stdio-legacy", "stdio-modern", "http-legacy", "http-modern"] {
-            stage.evenkeel.wait_until_attached(name).await;
+            fixture.evenkeel.wait_until_attached(name).await;
         }
-        eventually("the notice streams of the peers are open", async || {
-            peers.http.iter().all(|(_, rig)| rig.counters().streams == 1).then_some(())
+        eventually("the notification streams of the control servers are open", async || {
+            controls.http.iter().all(|(_, rig)| rig.counters().streams == 1).then_some(())
         })
         .await;
-        peers.baseline = peers.snapshots().await;
-        // Where a stream takes a second to open, the lists are read before it, and once more after it.
-        let is_slow = begun.elapsed() > Duration::from_secs(1);
-        eventually("nothing is listed any more", async || {
+        controls.baseline = controls.snapshots().await;
+        // If a stream takes a second to open, the lists are read before it opens and again after it.
+        let is_slow = started_at.elapsed() > Duration::from_secs(1);
+        eventually("no more lists are read", async || {
             if is_slow {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            let now = peers.snapshots().await;
-            let before = std::mem::replace(&mut peers.baseline, now);
-            (before == peers.baseline).then_some(())
+            let now = controls.snapshots().await;
+            let previous = std::mem::replace(&mut controls.baseline, now);
+            (previous == controls.baseline).then_some(())
         })
         .await;
-        for ServerSnapshot { name, handshakes: openings, .. } in &peers.baseline {
+        for ServerSnapshot { name, handshakes, .. } in &controls.baseline {
             let expected = u64::from(name.ends_with("legacy"));
-            assert_eq!(openings.0, expected, "{name} is initialised once, if it is of that era");
+            assert_eq!(handshakes.0, expected, "{name} is initialized once if it is a legacy server");
         }
-        peers
+        controls
     }
 
-    /// Fails if any of them has a new process or session, was opened or listed again, or does not answer.
-    pub async fn assert_untouched(&self, stage: &EvenkeelFixture) {
+    /// Fails if a control server has a new process or session, got another handshake or list request, or does not
+    /// respond.
+    pub async fn assert_untouched(&self, fixture: &EvenkeelFixture) {
         assert_eq!(self.snapshots().await, self.baseline);
-        let agent = stage.agent(crate::support::Era::Legacy).await;
+        let agent = fixture.agent(crate::support::Era::Legacy).await;
         for tool in TOOLS {
             agent.call_text(tool, "{}").await;
         }
@@ -92,7 +93,7 @@ impl ControlServers {
                 None => Counters::default(),
             };
             let pids = rig.processes().iter().map(FakeServerProcess::pid).collect();
-            assert_eq!(alive.len(), rig.processes().len(), "{name} lives");
+            assert_eq!(alive.len(), rig.processes().len(), "all processes of {name} are alive");
             traces.push(snapshot(name, pids, &counters));
         }
         for (name, rig) in &self.http {

@@ -1,4 +1,4 @@
-//! A file is saved under running sessions: they see what changed, and nothing else is disturbed.
+//! Files change while sessions are open: the sessions get the changes, and no other server is disturbed.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::fixture::{EvenkeelFixture, Watcher, error_text};
 use crate::rig::{FakeHttpServer, FakeServerProcess, FakeStdioServer, Script, ServerEra};
 use crate::support::{eventually, within};
 
-/// Running sessions of both eras, peers, and a server `subject` over stdio.
+/// Open sessions of both eras, control servers, and a server `subject` over stdio.
 struct FileChangeFixture {
     fixture: EvenkeelFixture,
     controls: ControlServers,
@@ -17,18 +17,18 @@ struct FileChangeFixture {
 
 impl FileChangeFixture {
     async fn start() -> Self {
-        let stage = EvenkeelFixture::start(&[]).await;
-        let peers = ControlServers::attach(&stage).await;
+        let fixture = EvenkeelFixture::start(&[]).await;
+        let controls = ControlServers::attach(&fixture).await;
         let subject = FakeStdioServer::new(Script::new("subject", ServerEra::Dual));
-        let watchers = stage.watchers(&control_servers::TOOLS).await;
-        let mut scene = Self { fixture: stage, controls: peers, watchers, subject };
-        // The first change that the sessions see is the first file.
-        scene.declare("", "").await;
-        scene.wait_for_tools(&["subject_echo", "subject_report"]).await;
-        scene
+        let watchers = fixture.watchers(&control_servers::TOOLS).await;
+        let mut setup = Self { fixture, controls, watchers, subject };
+        // The first file is the first change that the sessions get.
+        setup.declare("", "").await;
+        setup.wait_for_tools(&["subject_echo", "subject_report"]).await;
+        setup
     }
 
-    /// Declares the subject with more metadata and more lines of spec.
+    /// Declares the subject with additional metadata and spec lines.
     async fn declare(&self, metadata: &str, more: &str) {
         self.declare_with(metadata, "", more);
         if metadata.is_empty() && more.is_empty() {
@@ -47,26 +47,26 @@ impl FileChangeFixture {
         )
     }
 
-    /// Waits until every session was led by a notice to the peers' tools and these.
+    /// Waits until every session got a notification after which it lists the control servers' tools and these.
     async fn wait_for_tools(&mut self, tools: &[&str]) {
         let all: Vec<_> = control_servers::TOOLS.iter().chain(tools).copied().collect();
         for watcher in &mut self.watchers {
-            within("a notice and the new list", watcher.wait_for_tools(&all)).await;
+            within("a notification and the new list", watcher.wait_for_tools(&all)).await;
         }
     }
 
-    /// Calls the subject from every session; the value of a variable in its environment.
+    /// Calls the subject from every session, and returns the value of a variable in its environment.
     async fn env_var(&self, name: &str) -> Option<String> {
-        let mut found = None;
+        let mut value = None;
         for watcher in &self.watchers {
             let report = watcher.agent.call_text("subject_report", "{}").await;
             let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-            found = report["env"][name].as_str().map(ToOwned::to_owned);
+            value = report["env"][name].as_str().map(ToOwned::to_owned);
         }
-        found
+        value
     }
 
-    /// What the legacy session was told that led to nothing.
+    /// Returns the notifications that the legacy session received and that no wait consumed.
     fn pending_notifications(&mut self) -> Vec<String> {
         self.watchers[0].pending_notifications()
     }
@@ -82,96 +82,96 @@ impl FileChangeFixture {
 
 #[tokio::test]
 async fn added_and_deleted_file_updates_sessions_and_nothing_else() {
-    let mut scene = FileChangeFixture::start().await;
-    scene.controls.assert_untouched(&scene.fixture).await;
-    assert_eq!(scene.env_var("ABSENT").await, None);
+    let mut setup = FileChangeFixture::start().await;
+    setup.controls.assert_untouched(&setup.fixture).await;
+    assert_eq!(setup.env_var("ABSENT").await, None);
 
-    scene.fixture.declared.remove("subject.yaml");
-    scene.wait_for_tools(&[]).await;
-    for process in scene.subject.processes() {
-        within("the process of a deleted server ends", process.wait_for_exit()).await;
+    setup.fixture.declared.remove("subject.yaml");
+    setup.wait_for_tools(&[]).await;
+    for process in setup.subject.processes() {
+        within("the process of a deleted server exits", process.wait_for_exit()).await;
     }
-    for watcher in &scene.watchers {
+    for watcher in &setup.watchers {
         let text = error_text(&watcher.agent.call("subject_echo", "{}").await.unwrap());
         assert!(text.contains("default/subject") && text.contains("Do not call it again"), "{text}");
     }
     eventually("a deleted server has no status", async || {
-        scene.fixture.evenkeel.get_server("subject").await.is_none().then_some(())
+        setup.fixture.evenkeel.get_server("subject").await.is_none().then_some(())
     })
     .await;
-    scene.controls.assert_untouched(&scene.fixture).await;
+    setup.controls.assert_untouched(&setup.fixture).await;
 
-    scene.declare("", "").await;
-    scene.wait_for_tools(&["subject_echo", "subject_report"]).await;
-    assert_eq!(scene.subject.live_processes().len(), 1);
-    scene.controls.assert_untouched(&scene.fixture).await;
+    setup.declare("", "").await;
+    setup.wait_for_tools(&["subject_echo", "subject_report"]).await;
+    assert_eq!(setup.subject.live_processes().len(), 1);
+    setup.controls.assert_untouched(&setup.fixture).await;
 }
 
 #[tokio::test]
 async fn edited_env_replaces_only_that_process() {
-    let mut scene = FileChangeFixture::start().await;
-    let before = scene.subject.live_processes().pop().unwrap();
-    scene.declare_with("", ", env: [{ name: COLOUR, value: green }]", "");
-    scene.fixture.wait_for_generation("subject", 2).await;
-    within("the process before ends", before.wait_for_exit()).await;
-    assert_eq!(scene.env_var("COLOUR").await.as_deref(), Some("green"));
-    assert_eq!(scene.subject.processes().len(), 2);
+    let mut setup = FileChangeFixture::start().await;
+    let old_process = setup.subject.live_processes().pop().unwrap();
+    setup.declare_with("", ", env: [{ name: COLOUR, value: green }]", "");
+    setup.fixture.wait_for_generation("subject", 2).await;
+    within("the old process exits", old_process.wait_for_exit()).await;
+    assert_eq!(setup.env_var("COLOUR").await.as_deref(), Some("green"));
+    assert_eq!(setup.subject.processes().len(), 2);
     assert_eq!(
-        scene.pending_notifications(),
+        setup.pending_notifications(),
         Vec::<String>::new(),
-        "the list is the same: there is nothing to tell"
+        "the list is unchanged, so no notification is sent"
     );
-    scene.controls.assert_untouched(&scene.fixture).await;
+    setup.controls.assert_untouched(&setup.fixture).await;
 }
 
 #[tokio::test]
 async fn equivalent_spec_keeps_the_connection() {
-    let scene = FileChangeFixture::start().await;
+    let setup = FileChangeFixture::start().await;
     let env = |first: &str, second: &str| format!(", env: [{first}, {second}]");
     let (red, big) = ("{ name: COLOUR, value: red }", "{ name: SIZE, value: big }");
-    scene.declare_with("", &env(red, big), "");
-    scene.fixture.wait_for_generation("subject", 2).await;
-    let pids = scene.pids();
+    setup.declare_with("", &env(red, big), "");
+    setup.fixture.wait_for_generation("subject", 2).await;
+    let pids = setup.pids();
     let rig = FakeHttpServer::start(Script::new("web", ServerEra::Legacy).tools(&["echo"])).await;
     let http = |host: &str, headers: &str| {
         format!("http: {{ url: \"http://{host}:{}/mcp\", headers: [{headers}] }}", rig.address().port())
     };
     let (one, two) = ("{ name: X-One, value: a }", "{ name: X-Two, value: b }");
-    scene.fixture.attach("web", &http("localhost", &format!("{one}, {two}"))).await;
+    setup.fixture.attach("web", &http("localhost", &format!("{one}, {two}"))).await;
     let sessions = rig.counters().sessions_opened;
 
-    scene.declare_with("", &env(big, red), "");
-    scene.fixture.wait_for_generation("subject", 3).await;
-    scene.fixture.declared.write_server("web", &http("LOCALHOST", &format!("{}, {one}", two.to_lowercase())));
-    scene.fixture.wait_for_generation("web", 2).await;
-    assert_eq!(scene.pids(), pids);
+    setup.declare_with("", &env(big, red), "");
+    setup.fixture.wait_for_generation("subject", 3).await;
+    setup.fixture.declared.write_server("web", &http("LOCALHOST", &format!("{}, {one}", two.to_lowercase())));
+    setup.fixture.wait_for_generation("web", 2).await;
+    assert_eq!(setup.pids(), pids);
     assert_eq!(rig.counters().sessions_opened, sessions);
-    assert_eq!(scene.env_var("COLOUR").await.as_deref(), Some("red"));
-    scene.controls.assert_untouched(&scene.fixture).await;
+    assert_eq!(setup.env_var("COLOUR").await.as_deref(), Some("red"));
+    setup.controls.assert_untouched(&setup.fixture).await;
 }
 
 #[tokio::test]
 async fn burst_of_partial_edits_causes_one_replacement() {
-    let scene = FileChangeFixture::start().await;
-    let text = |colour| scene.yaml("", &format!(", env: [{{ name: COLOUR, value: {colour} }}]"), "");
+    let setup = FileChangeFixture::start().await;
+    let text = |colour| setup.yaml("", &format!(", env: [{{ name: COLOUR, value: {colour} }}]"), "");
     let mut processes = 1;
     for last in ["blue", "white", "violet", "brown", "black"] {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         for text in
             [String::new(), text("red"), String::new(), text("green"), text(last)[..90].into(), text(last)]
         {
-            scene.fixture.declared.overwrite("subject.yaml", &text);
+            setup.fixture.declared.overwrite("subject.yaml", &text);
         }
-        let is_burst = begun.elapsed() < Duration::from_millis(100);
+        let is_burst = started_at.elapsed() < Duration::from_millis(100);
         eventually("the last content is live", async || {
-            (scene.env_var("COLOUR").await.as_deref() == Some(last)).then_some(())
+            (setup.env_var("COLOUR").await.as_deref() == Some(last)).then_some(())
         })
         .await;
-        let before = std::mem::replace(&mut processes, scene.subject.processes().len());
-        // What takes longer is more than one edit to whoever watches: the machine stood still.
+        let previous = std::mem::replace(&mut processes, setup.subject.processes().len());
+        // A slower series of writes counts as several edits: the machine stalled.
         if is_burst {
-            assert_eq!(processes, before + 1, "one process before, one after");
-            scene.controls.assert_untouched(&scene.fixture).await;
+            assert_eq!(processes, previous + 1, "one new process for the burst");
+            setup.controls.assert_untouched(&setup.fixture).await;
             return;
         }
     }
@@ -180,58 +180,59 @@ async fn burst_of_partial_edits_causes_one_replacement() {
 
 #[tokio::test]
 async fn labels_filters_and_prefixes_apply_to_the_live_connection() {
-    let mut scene = FileChangeFixture::start().await;
-    let pids = scene.pids();
-    let lists = scene.subject.live_processes()[0].counters().await.tool_lists();
+    let mut setup = FileChangeFixture::start().await;
+    let pids = setup.pids();
+    let lists = setup.subject.live_processes()[0].counters().await.tool_lists();
 
-    scene.declare(", labels: { area: code }", "").await;
-    eventually("the label is told", async || {
-        (scene.fixture.server("subject").await["metadata"]["labels"]["area"] == "code").then_some(())
+    setup.declare(", labels: { area: code }", "").await;
+    eventually("the label is in the status API", async || {
+        (setup.fixture.server("subject").await["metadata"]["labels"]["area"] == "code").then_some(())
     })
     .await;
-    assert_eq!(scene.pending_notifications(), Vec::<String>::new(), "a label is nothing to agents");
+    assert_eq!(setup.pending_notifications(), Vec::<String>::new(), "a label change sends no notification");
 
-    scene.declare("", "  expose: { tools: { deny: [\"rep*\"] } }\n").await;
-    scene.wait_for_tools(&["subject_echo"]).await;
-    scene.declare("", "  expose: { prefix: zebra }\n").await;
-    scene.wait_for_tools(&["zebra_echo", "zebra_report"]).await;
-    scene.declare("", "  expose: { prefix: zebra }\n  timeouts: { call: 5m }\n  gracePeriod: 10s\n").await;
-    scene.fixture.wait_for_generation("subject", 4).await;
-    assert_eq!(scene.pending_notifications(), Vec::<String>::new(), "a timeout is nothing to agents");
+    setup.declare("", "  expose: { tools: { deny: [\"rep*\"] } }\n").await;
+    setup.wait_for_tools(&["subject_echo"]).await;
+    setup.declare("", "  expose: { prefix: zebra }\n").await;
+    setup.wait_for_tools(&["zebra_echo", "zebra_report"]).await;
+    setup.declare("", "  expose: { prefix: zebra }\n  timeouts: { call: 5m }\n  gracePeriod: 10s\n").await;
+    setup.fixture.wait_for_generation("subject", 4).await;
+    assert_eq!(setup.pending_notifications(), Vec::<String>::new(), "a timeout change sends no notification");
 
-    assert_eq!(scene.pids(), pids);
-    let after = scene.subject.live_processes()[0].counters().await;
+    assert_eq!(setup.pids(), pids);
+    let after = setup.subject.live_processes()[0].counters().await;
     assert_eq!((after.tool_lists(), after.initializes()), (lists, 0));
-    scene.controls.assert_untouched(&scene.fixture).await;
+    setup.controls.assert_untouched(&setup.fixture).await;
 }
 
 #[tokio::test]
 async fn renamed_file_keeps_the_object() {
-    let mut scene = FileChangeFixture::start().await;
-    let (pids, uid) = (scene.pids(), scene.uid().await);
+    let mut setup = FileChangeFixture::start().await;
+    let (pids, uid) = (setup.pids(), setup.uid().await);
     let marker = FakeStdioServer::new(Script::new("marker", ServerEra::Dual).tools(&["echo"]));
-    scene.fixture.declared.rename("subject.yaml", "other.yaml");
-    // What is seen after the rename was looked at after it, and what is taken away was looked at twice.
-    scene.fixture.attach("zmarker", &marker.spec("")).await;
-    scene.wait_for_tools(&["subject_echo", "subject_report", "zmarker_echo"]).await;
-    scene.fixture.declared.remove("zmarker.yaml");
-    scene.wait_for_tools(&["subject_echo", "subject_report"]).await;
+    setup.fixture.declared.rename("subject.yaml", "other.yaml");
+    // The marker is declared after the rename, so the rename was scanned with it; a removal takes effect at the second
+    // scan.
+    setup.fixture.attach("zmarker", &marker.spec("")).await;
+    setup.wait_for_tools(&["subject_echo", "subject_report", "zmarker_echo"]).await;
+    setup.fixture.declared.remove("zmarker.yaml");
+    setup.wait_for_tools(&["subject_echo", "subject_report"]).await;
 
-    assert_eq!((scene.pids(), scene.uid().await), (pids, uid));
-    assert_eq!(scene.fixture.server("subject").await["metadata"]["generation"], 1);
-    // It is the new file that counts now.
-    scene.fixture.declared.remove("other.yaml");
-    scene.wait_for_tools(&[]).await;
-    scene.controls.assert_untouched(&scene.fixture).await;
+    assert_eq!((setup.pids(), setup.uid().await), (pids, uid));
+    assert_eq!(setup.fixture.server("subject").await["metadata"]["generation"], 1);
+    // The object now belongs to the new file.
+    setup.fixture.declared.remove("other.yaml");
+    setup.wait_for_tools(&[]).await;
+    setup.controls.assert_untouched(&setup.fixture).await;
 }
 
 #[tokio::test]
 async fn broken_file_keeps_its_declaration_and_reports_the_line() {
-    let mut scene = FileChangeFixture::start().await;
-    let pids = scene.pids();
-    let broken = scene.yaml("", "", "  expose: { prefix: [\n");
-    scene.fixture.declared.overwrite("subject.yaml", &broken);
-    let accepted = scene.fixture.evenkeel.wait_for("subject", "Accepted", "False", "ParseError").await;
+    let mut setup = FileChangeFixture::start().await;
+    let pids = setup.pids();
+    let broken = setup.yaml("", "", "  expose: { prefix: [\n");
+    setup.fixture.declared.overwrite("subject.yaml", &broken);
+    let accepted = setup.fixture.evenkeel.wait_for("subject", "Accepted", "False", "ParseError").await;
     assert!(accepted.message.contains("subject.yaml:"), "{accepted:?}");
     let lines = 6..=7;
     assert!(
@@ -239,22 +240,22 @@ async fn broken_file_keeps_its_declaration_and_reports_the_line() {
         "{accepted:?}"
     );
     assert!(accepted.message.contains("stays in force"), "{accepted:?}");
-    scene.fixture.evenkeel.wait_for("subject", "Attached", "True", "ServingPreviousGeneration").await;
-    assert_eq!(scene.env_var("ABSENT").await, None);
-    assert_eq!(scene.pending_notifications(), Vec::<String>::new());
+    setup.fixture.evenkeel.wait_for("subject", "Attached", "True", "ServingPreviousGeneration").await;
+    assert_eq!(setup.env_var("ABSENT").await, None);
+    assert_eq!(setup.pending_notifications(), Vec::<String>::new());
 
-    // Other files are applied all the same.
+    // Other files are still applied.
     let late = FakeStdioServer::new(Script::new("late", ServerEra::Dual).tools(&["echo"]));
-    scene.fixture.attach("zlate", &late.spec("")).await;
-    scene.wait_for_tools(&["subject_echo", "subject_report", "zlate_echo"]).await;
+    setup.fixture.attach("zlate", &late.spec("")).await;
+    setup.wait_for_tools(&["subject_echo", "subject_report", "zlate_echo"]).await;
 
-    scene.fixture.declared.overwrite("subject.yaml", &scene.yaml("", "", "  expose: { prefix: mended }\n"));
-    scene.fixture.evenkeel.wait_for("subject", "Accepted", "True", "Accepted").await;
-    eventually("the mended file counts", async || {
-        let tools = scene.watchers[0].agent.tool_names().await;
-        tools.contains(&"mended_echo".to_owned()).then_some(())
+    setup.fixture.declared.overwrite("subject.yaml", &setup.yaml("", "", "  expose: { prefix: repaired }\n"));
+    setup.fixture.evenkeel.wait_for("subject", "Accepted", "True", "Accepted").await;
+    eventually("the repaired file is applied", async || {
+        let tools = setup.watchers[0].agent.tool_names().await;
+        tools.contains(&"repaired_echo".to_owned()).then_some(())
     })
     .await;
-    assert_eq!(scene.pids(), pids);
-    scene.controls.assert_untouched(&scene.fixture).await;
+    assert_eq!(setup.pids(), pids);
+    setup.controls.assert_untouched(&setup.fixture).await;
 }

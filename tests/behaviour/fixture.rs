@@ -1,21 +1,22 @@
-//! What these tests stand on: a directory of declarations, evenkeel on it, and agents that are told of changes.
+//! The fixture of these tests: a directory of declarations, evenkeel running on it, and agents that follow
+//! notifications.
 
 use serde_json::Value;
 
 use crate::rig::FakeHttpServer;
 use crate::support::{Agent, Era, Evenkeel, NotificationStream, TestDirectory, eventually};
 
-/// Of a spec: no second attempt on its own account.
+/// A retry spec without a second attempt during the test.
 pub const NO_RETRY: &str = "retry: { initial: 1h, max: 1h }";
 
-/// evenkeel running on a directory.
+/// An evenkeel process running on a directory.
 pub struct EvenkeelFixture {
     pub declared: TestDirectory,
     pub evenkeel: Evenkeel,
 }
 
 impl EvenkeelFixture {
-    /// Declares servers, each by its name and the lines of its spec, and runs.
+    /// Declares servers, each by its name and spec lines, and starts evenkeel.
     pub async fn start(servers: &[(&str, &str)]) -> Self {
         let declared = TestDirectory::new();
         for (name, spec) in servers {
@@ -31,12 +32,12 @@ impl EvenkeelFixture {
         self.evenkeel.wait_until_attached(name).await;
     }
 
-    /// A connected agent.
+    /// Connects an agent.
     pub async fn agent(&self, era: Era) -> Agent {
         Agent::connect(era, &self.evenkeel.url()).await
     }
 
-    /// A connected agent of each era that has listed these tools, each with its stream of notices open.
+    /// Connects an agent of each era, waits until it lists these tools, and opens its notification stream.
     pub async fn watchers(&self, tools: &[&str]) -> [Watcher; 2] {
         [
             Watcher::open(self.agent(Era::Legacy).await, tools).await,
@@ -44,9 +45,9 @@ impl EvenkeelFixture {
         ]
     }
 
-    /// A server as the status API tells it.
+    /// Returns a server from the status API.
     pub async fn server(&self, name: &str) -> Value {
-        self.evenkeel.get_server(name).await.unwrap_or_else(|| panic!("there is no {name}"))
+        self.evenkeel.get_server(name).await.unwrap_or_else(|| panic!("no server {name}"))
     }
 
     /// Waits until this generation of a server is attached.
@@ -60,21 +61,21 @@ impl EvenkeelFixture {
     }
 }
 
-/// An agent that obeys notices.
+/// An agent that lists again after each notification.
 pub struct Watcher {
     pub agent: Agent,
     notifications: NotificationStream,
 }
 
 impl Watcher {
-    /// Lists until these tools are there, and opens the stream of notices.
+    /// Lists until exactly these tools are there, and opens the notification stream.
     async fn open(agent: Agent, tools: &[&str]) -> Self {
         eventually("the first list", async || (agent.tool_names().await == tools).then_some(())).await;
-        let notices = agent.notifications().await;
-        Self { agent, notifications: notices }
+        let notifications = agent.notifications().await;
+        Self { agent, notifications }
     }
 
-    /// Waits until a notice has led to this list.
+    /// Waits until the list after a notification has exactly these tools.
     pub async fn wait_for_tools(&mut self, expected: &[&str]) {
         loop {
             self.notifications.wait_for_tools_changed().await;
@@ -84,14 +85,14 @@ impl Watcher {
         }
     }
 
-    /// The notices that have come and led to nothing yet. Exact for legacy agents: a modern stream that opens
-    /// soon after a change tells of it once more.
+    /// Returns the notifications that were received and not consumed yet. Exact for legacy agents only: a modern stream
+    /// that opens soon after a change repeats its notification.
     pub fn pending_notifications(&mut self) -> Vec<String> {
         self.notifications.drain()
     }
 }
 
-/// The text of a tool result that is an error.
+/// Returns the text of a tool result, which must be an error.
 pub fn error_text(result: &str) -> String {
     let result: Value = serde_json::from_str(result).unwrap();
     assert_eq!(result["isError"], true, "{result}");
@@ -101,11 +102,14 @@ pub fn error_text(result: &str) -> String {
 /// A call in flight.
 pub type CallHandle = tokio::task::JoinHandle<Result<String, String>>;
 
-/// A call that takes as long as it is let, begun and at work.
+/// Starts a call and waits until the server is processing it.
 pub async fn start_call(agent: Agent, tool: &str, arguments: &str, rig: &FakeHttpServer) -> CallHandle {
     let before = rig.counters().in_flight;
     let (tool, arguments) = (tool.to_owned(), arguments.to_owned());
     let call = tokio::spawn(async move { agent.call(&tool, &arguments).await });
-    eventually("the call is at work", async || (rig.counters().in_flight > before).then_some(())).await;
+    eventually("the server is processing the call", async || {
+        (rig.counters().in_flight > before).then_some(())
+    })
+    .await;
     call
 }

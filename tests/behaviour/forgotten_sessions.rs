@@ -1,10 +1,10 @@
-//! Servers that forget their sessions, however they say so: calls go on, in one new session for all.
+//! Servers that lose their sessions, with various error responses: calls continue, in one new session for all of them.
 
 use crate::fixture::{EvenkeelFixture, NO_RETRY};
 use crate::rig::{Action, ControlCommand, FakeHttpServer, Rule, Script, ServerEra};
 use crate::support::{Era, eventually};
 
-/// How servers answer a request in a session that they do not know: HTTP status, JSON-RPC code and message.
+/// Responses of servers to a request in an unknown session: HTTP status, JSON-RPC code and message.
 const UNKNOWN_SESSION_RESPONSES: [(u16, i32, &str); 7] = [
     (404, -32001, "Session not found"),
     (400, -32000, "Bad Request: No valid session ID provided"),
@@ -16,7 +16,7 @@ const UNKNOWN_SESSION_RESPONSES: [(u16, i32, &str); 7] = [
 ];
 
 async fn forgetful_server(
-    stage: &EvenkeelFixture,
+    fixture: &EvenkeelFixture,
     number: usize,
     answer: (u16, i32, &str),
 ) -> (String, FakeHttpServer) {
@@ -24,19 +24,19 @@ async fn forgetful_server(
     let mut script = Script::new(&name, ServerEra::Legacy).tools(&["echo"]);
     script.http.unknown_session = (answer.0, answer.1, answer.2.to_owned());
     let rig = FakeHttpServer::start(script).await;
-    // Without health checks, so that nothing but the calls can notice.
-    stage.attach(&name, &format!("{}\n{NO_RETRY}\nhealth: {{ interval: 0s }}", rig.spec())).await;
+    // Without health checks, so that only the calls can detect the loss.
+    fixture.attach(&name, &format!("{}\n{NO_RETRY}\nhealth: {{ interval: 0s }}", rig.spec())).await;
     (name, rig)
 }
 
 #[tokio::test]
 async fn calls_continue_in_one_new_session() {
-    let stage = EvenkeelFixture::start(&[]).await;
-    let agent = stage.agent(Era::Legacy).await;
+    let fixture = EvenkeelFixture::start(&[]).await;
+    let agent = fixture.agent(Era::Legacy).await;
     for (number, answer) in UNKNOWN_SESSION_RESPONSES.into_iter().enumerate() {
-        let (name, rig) = forgetful_server(&stage, number, answer).await;
+        let (name, rig) = forgetful_server(&fixture, number, answer).await;
         let tool = format!("{name}_echo");
-        eventually("the tool is there", async || agent.tool_names().await.contains(&tool).then_some(()))
+        eventually("the tool is listed", async || agent.tool_names().await.contains(&tool).then_some(()))
             .await;
         rig.send_command(ControlCommand::ForgetSessions { quietly: true });
         let calls: Vec<_> = (0..10).map(|_| agent.call_text(&tool, "{}")).collect();
@@ -46,21 +46,21 @@ async fn calls_continue_in_one_new_session() {
     }
 }
 
-/// The call gets the server's own error, and the next one goes on.
+/// The call gets the server's own error, and the next one succeeds.
 #[tokio::test]
 async fn session_error_in_a_200_response_triggers_a_check() {
-    let stage = EvenkeelFixture::start(&[]).await;
-    let agent = stage.agent(Era::Legacy).await;
+    let fixture = EvenkeelFixture::start(&[]).await;
+    let agent = fixture.agent(Era::Legacy).await;
     for (number, message) in
         ["No valid session ID provided", "Server not initialized"].into_iter().enumerate()
     {
-        let (name, rig) = forgetful_server(&stage, number, (200, -32000, message)).await;
+        let (name, rig) = forgetful_server(&fixture, number, (200, -32000, message)).await;
         let tool = format!("{name}_echo");
-        eventually("the tool is there", async || agent.tool_names().await.contains(&tool).then_some(()))
+        eventually("the tool is listed", async || agent.tool_names().await.contains(&tool).then_some(()))
             .await;
         rig.send_command(ControlCommand::ForgetSessions { quietly: true });
         assert!(agent.call(&tool, "{}").await.unwrap_err().contains(message));
-        eventually("calls go on", async || agent.call(&tool, "{}").await.ok()).await;
+        eventually("calls succeed again", async || agent.call(&tool, "{}").await.ok()).await;
         assert_eq!(rig.counters().sessions_opened, 2, "{message}");
     }
 }
@@ -71,18 +71,18 @@ async fn health_check_detects_a_forgotten_session() {
     script.http.get_stream = false;
     script.http.unknown_session = (400, -32000, "Bad Request: Server not initialized".into());
     let rig = FakeHttpServer::start(script).await;
-    let stage =
+    let fixture =
         EvenkeelFixture::start(&[("s", &format!("{}\n{NO_RETRY}\nhealth: {{ interval: 5s }}", rig.spec()))])
             .await;
-    stage.evenkeel.wait_until_attached("s").await;
+    fixture.evenkeel.wait_until_attached("s").await;
     rig.send_command(ControlCommand::ForgetSessions { quietly: true });
-    eventually("the session is opened again, with no call", async || {
+    eventually("a new session is opened without a call", async || {
         (rig.counters().sessions_opened == 2).then_some(())
     })
     .await;
 }
 
-/// A request that is wrong for its own reasons costs nobody the session.
+/// A request that the server rejects for other reasons does not end the session.
 #[tokio::test]
 async fn rejected_request_does_not_end_a_valid_session() {
     let error = r#"{"jsonrpc":"2.0","id":ID,"error":{"code":-32602,"message":"session_id is required"}}"#;
@@ -101,9 +101,9 @@ async fn rejected_request_does_not_end_a_valid_session() {
             script = script.on("ping", Rule::always(refusal));
         }
         let rig = FakeHttpServer::start(script).await;
-        let stage = EvenkeelFixture::start(&[("s", &format!("{}\n{NO_RETRY}", rig.spec()))]).await;
-        stage.evenkeel.wait_until_attached("s").await;
-        let agent = stage.agent(Era::Legacy).await;
+        let fixture = EvenkeelFixture::start(&[("s", &format!("{}\n{NO_RETRY}", rig.spec()))]).await;
+        fixture.evenkeel.wait_until_attached("s").await;
+        let agent = fixture.agent(Era::Legacy).await;
         for _ in 0..3 {
             let refused = agent.call("s_echo", "{}").await.unwrap_err();
             assert!(refused.contains("session_id is required"), "{status}: {refused}");

@@ -1,4 +1,5 @@
-//! One bad server is one bad server: it says what is wrong on its own status, and slows or stops nothing else.
+//! A faulty server affects no other: the problem is reported on its own status, and other servers are neither slowed
+//! nor stopped.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use crate::rig::{Action, ControlCommand, FakeHttpServer, FakeStdioServer, Rule, 
 use crate::support::http::send;
 use crate::support::{Era, eventually, within};
 
-/// Fast retries, so that tests need not wait.
+/// Fast retries, to keep tests short.
 const FAST_RETRY: &str = "retry: { initial: 100ms, max: 200ms }";
 
 fn silent_script() -> Script {
@@ -19,82 +20,91 @@ fn silent_script() -> Script {
 
 #[tokio::test]
 async fn hanging_servers_do_not_block_nineteen_healthy_ones() {
-    let (patient, hasty, over_http) = (
+    let (long_timeout, short_timeout, over_http) = (
         FakeStdioServer::new(silent_script()),
         FakeStdioServer::new(silent_script()),
         FakeHttpServer::start(silent_script()).await,
     );
-    let stage = EvenkeelFixture::start(&[
-        ("hung", &format!("{}\ntimeouts: {{ connect: 10m }}", patient.spec(""))),
+    let fixture = EvenkeelFixture::start(&[
+        ("hung", &format!("{}\ntimeouts: {{ connect: 10m }}", long_timeout.spec(""))),
         ("hung-http", &format!("{}\ntimeouts: {{ connect: 10m }}", over_http.spec())),
         (
-            "hasty",
-            &format!("{}\ntimeouts: {{ start: 1s }}\nretry: {{ initial: 1h, max: 1h }}", hasty.spec("")),
+            "short-timeout",
+            &format!(
+                "{}\ntimeouts: {{ start: 1s }}\nretry: {{ initial: 1h, max: 1h }}",
+                short_timeout.spec("")
+            ),
         ),
     ])
     .await;
-    let mut good = Vec::new();
+    let mut healthy = Vec::new();
     for number in 0..19 {
         let era = if number % 2 == 0 { ServerEra::Legacy } else { ServerEra::Modern };
-        good.push(FakeHttpServer::start(Script::new("good", era).tools(&["echo"])).await);
+        healthy.push(FakeHttpServer::start(Script::new("healthy", era).tools(&["echo"])).await);
     }
-    for (number, rig) in good.iter().enumerate() {
-        stage.declared.write_server(&format!("good{number}"), &rig.spec());
+    for (number, rig) in healthy.iter().enumerate() {
+        fixture.declared.write_server(&format!("healthy{number}"), &rig.spec());
     }
     for era in Era::ALL {
-        let agent = stage.agent(era).await;
+        let agent = fixture.agent(era).await;
         eventually("all nineteen are listed", async || (agent.tool_names().await.len() == 19).then_some(()))
             .await;
         for number in 0..19 {
-            agent.call_text(&format!("good{number}_echo"), "{}").await;
+            agent.call_text(&format!("healthy{number}_echo"), "{}").await;
         }
     }
     for name in ["hung", "hung-http"] {
-        let ready = stage.evenkeel.condition(name, "Ready").await.unwrap();
+        let ready = fixture.evenkeel.condition(name, "Ready").await.unwrap();
         assert_eq!((&*ready.status, &*ready.reason), ("False", "Connecting"), "{name}");
     }
-    let ready = stage.evenkeel.wait_for("hasty", "Ready", "False", "Timeout").await;
+    let ready = fixture.evenkeel.wait_for("short-timeout", "Ready", "False", "Timeout").await;
     assert!(
         ready.message.contains("within 1 s") && ready.message.contains("spec.timeouts.start"),
         "{ready:?}"
     );
     assert!(ready.message.contains("retrying at") && ready.message.contains("attempt 2"), "{ready:?}");
-    for process in hasty.processes() {
-        within("the child that did not answer is ended", process.wait_for_exit()).await;
+    for process in short_timeout.processes() {
+        within("the unresponsive process is killed", process.wait_for_exit()).await;
     }
-    eventually("its process is counted", async || (patient.processes().len() == 1).then_some(())).await;
-    assert!(patient.live_processes().len() == 1, "an attempt that is not over yet goes on");
+    eventually("the process of the first attempt is recorded", async || {
+        (long_timeout.processes().len() == 1).then_some(())
+    })
+    .await;
+    assert!(long_timeout.live_processes().len() == 1, "the attempt is still in progress");
 }
 
 #[tokio::test]
 async fn crash_at_start_reports_exit_code_and_stderr_then_crash_loop() {
-    let stage = EvenkeelFixture::start(&[]).await;
-    let peers = ControlServers::attach(&stage).await;
+    let fixture = EvenkeelFixture::start(&[]).await;
+    let controls = ControlServers::attach(&fixture).await;
     let mut script = Script::default();
     script.stdio.exit_at_start = Some(7);
-    script.stdio.stderr = vec!["reading the configuration".into(), "no such luck: token is missing".into()];
+    script.stdio.stderr = vec!["reading the configuration".into(), "fatal: token is missing".into()];
     let rig = FakeStdioServer::new(script);
-    stage.declared.write_server("crash", &format!("{}\nretry: {{ initial: 1s, max: 1s }}", rig.spec("")));
-    let told = stage.evenkeel.wait_for_event("crash", "Exited").await;
-    assert!(told.contains('7') && told.contains("no such luck: token is missing"), "{told}");
-    let ready = stage.evenkeel.wait_for("crash", "Ready", "False", "CrashLoop").await;
+    fixture.declared.write_server("crash", &format!("{}\nretry: {{ initial: 1s, max: 1s }}", rig.spec("")));
+    let message = fixture.evenkeel.wait_for_event("crash", "Exited").await;
+    assert!(message.contains('7') && message.contains("fatal: token is missing"), "{message}");
+    let ready = fixture.evenkeel.wait_for("crash", "Ready", "False", "CrashLoop").await;
     assert!(
-        ready.message.contains("3 times in a row") && ready.message.contains("no such luck"),
+        ready.message.contains("3 times in a row") && ready.message.contains("token is missing"),
         "{ready:?}"
     );
-    assert!(stage.evenkeel.condition("crash", "Stalled").await.is_none(), "it may come back by itself");
+    assert!(
+        fixture.evenkeel.condition("crash", "Stalled").await.is_none(),
+        "a crash loop may recover without user action"
+    );
 
     rig.edit_script(|script| script.stdio.exit_at_start = None);
-    stage.evenkeel.wait_until_attached("crash").await;
-    peers.assert_untouched(&stage).await;
+    fixture.evenkeel.wait_until_attached("crash").await;
+    controls.assert_untouched(&fixture).await;
 }
 
 #[tokio::test]
 async fn missing_command_is_reported_and_found_once_installed() {
     let rig = FakeStdioServer::new(Script::new("late", ServerEra::Dual));
     let (program, script) = rig.command();
-    let stage = EvenkeelFixture::start(&[]).await;
-    let path = stage.declared.path().join(".bin");
+    let fixture = EvenkeelFixture::start(&[]).await;
+    let path = fixture.declared.path().join(".bin");
     std::fs::create_dir(&path).unwrap();
     let path = path.join("late-server");
     let spec = format!(
@@ -102,13 +112,13 @@ async fn missing_command_is_reported_and_found_once_installed() {
         path.display(),
         script.display()
     );
-    stage.declared.write_server("late", &spec);
-    let ready = stage.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
+    fixture.declared.write_server("late", &spec);
+    let ready = fixture.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
     assert!(ready.message.contains("late-server"), "{ready:?}");
-    stage.evenkeel.wait_for("late", "Stalled", "True", "CommandNotFound").await;
+    fixture.evenkeel.wait_for("late", "Stalled", "True", "CommandNotFound").await;
     std::os::unix::fs::symlink(program, path).unwrap();
-    stage.evenkeel.wait_until_attached("late").await;
-    assert!(stage.evenkeel.condition("late", "Stalled").await.is_none());
+    fixture.evenkeel.wait_until_attached("late").await;
+    assert!(fixture.evenkeel.condition("late", "Stalled").await.is_none());
 }
 
 #[tokio::test]
@@ -123,67 +133,71 @@ async fn rejected_credentials_are_not_retried() {
     let with = |rig: &FakeHttpServer, value| {
         format!("http: {{ url: \"{}\", {} }}\n{FAST_RETRY}", rig.url(), header(value))
     };
-    let stage = EvenkeelFixture::start(&[
+    let fixture = EvenkeelFixture::start(&[
         ("open", &format!("{}\n{FAST_RETRY}", open.spec())),
         ("closed", &with(&closed, "hunter2")),
     ])
     .await;
-    let ready = stage.evenkeel.wait_for("open", "Ready", "False", "AuthRequired").await;
+    let ready = fixture.evenkeel.wait_for("open", "Ready", "False", "AuthRequired").await;
     assert!(ready.message.contains("401"), "{ready:?}");
-    let ready = stage.evenkeel.wait_for("closed", "Ready", "False", "CredentialsRejected").await;
+    let ready = fixture.evenkeel.wait_for("closed", "Ready", "False", "CredentialsRejected").await;
     assert!(ready.message.contains("401") && ready.message.contains("not retried"), "{ready:?}");
-    stage.evenkeel.wait_for("open", "Stalled", "True", "AuthRequired").await;
-    stage.evenkeel.wait_for("closed", "Stalled", "True", "CredentialsRejected").await;
+    fixture.evenkeel.wait_for("open", "Stalled", "True", "AuthRequired").await;
+    fixture.evenkeel.wait_for("closed", "Stalled", "True", "CredentialsRejected").await;
 
-    // Another server with the same rhythm fails a few times: these would have been tried again by then.
-    let tried = (open.counters().connections, closed.counters().connections);
+    // Another server with the same retry delays fails a few times: by then these would have been retried.
+    let attempts = (open.counters().connections, closed.counters().connections);
     let flaky =
         FakeHttpServer::start(Script::default().on("POST", Rule::times(5, Action::status(503)))).await;
-    stage.attach("flaky", &format!("{}\n{FAST_RETRY}", flaky.spec())).await;
-    assert_eq!((open.counters().connections, closed.counters().connections), tried);
+    fixture.attach("flaky", &format!("{}\n{FAST_RETRY}", flaky.spec())).await;
+    assert_eq!((open.counters().connections, closed.counters().connections), attempts);
     for name in ["open", "closed"] {
-        let server = stage.server(name).await;
+        let server = fixture.server(name).await;
         assert!(server["status"]["nextRetryTime"].is_null(), "{server}");
         assert!(!server["status"].to_string().contains("hunter2"), "{server}");
     }
-    assert!(!stage.evenkeel.stderr().contains("hunter2"));
+    assert!(!fixture.evenkeel.stderr().contains("hunter2"));
 
-    stage.declared.write_server("closed", &with(&closed, "right"));
-    stage.evenkeel.wait_until_attached("closed").await;
-    assert!(stage.evenkeel.condition("closed", "Stalled").await.is_none());
+    fixture.declared.write_server("closed", &with(&closed, "right"));
+    fixture.evenkeel.wait_until_attached("closed").await;
+    assert!(fixture.evenkeel.condition("closed", "Stalled").await.is_none());
 }
 
 #[tokio::test]
 async fn revoked_credentials_are_reported_on_the_next_call() {
     let rig = FakeHttpServer::start(Script::default().tools(&["echo"])).await;
-    let stage =
+    let fixture =
         EvenkeelFixture::start(&[("s", &format!("{}\nhealth: {{ interval: 1h }}", rig.spec()))]).await;
-    stage.evenkeel.wait_until_attached("s").await;
-    let agent = stage.agent(Era::Legacy).await;
+    fixture.evenkeel.wait_until_attached("s").await;
+    let agent = fixture.agent(Era::Legacy).await;
     agent.call_text("s_echo", "{}").await;
     rig.edit_script(|script| *script = script.clone().on("tools/call", Rule::times(1, Action::status(403))));
     error_text(&agent.call("s_echo", "{}").await.unwrap());
     agent.call_text("s_echo", "{}").await;
-    assert_eq!(stage.server("s").await["status"]["restarts"], 0, "one call that is forbidden is just that");
+    assert_eq!(
+        fixture.server("s").await["status"]["restarts"],
+        0,
+        "a forbidden call alone does not end the connection"
+    );
 
     rig.edit_script(|script| *script = script.clone().on("POST", Rule::always(Action::status(401))));
     error_text(&agent.call("s_echo", "{}").await.unwrap());
-    stage.evenkeel.wait_for("s", "Stalled", "True", "AuthRequired").await;
+    fixture.evenkeel.wait_for("s", "Stalled", "True", "AuthRequired").await;
 }
 
 #[tokio::test]
 async fn retry_after_delays_the_next_attempt() {
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let busy = Action::status_with(429, "Retry-After", "3");
     let rig = FakeHttpServer::start(Script::default().on("POST", Rule::times(1, busy))).await;
-    let stage = EvenkeelFixture::start(&[("busy", &format!("{}\n{FAST_RETRY}", rig.spec()))]).await;
-    let told = stage.evenkeel.wait_for_event("busy", "ConnectFailed").await;
-    assert!(told.contains("429"), "{told}");
-    stage.evenkeel.wait_until_attached("busy").await;
-    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    let fixture = EvenkeelFixture::start(&[("busy", &format!("{}\n{FAST_RETRY}", rig.spec()))]).await;
+    let message = fixture.evenkeel.wait_for_event("busy", "ConnectFailed").await;
+    assert!(message.contains("429"), "{message}");
+    fixture.evenkeel.wait_until_attached("busy").await;
+    assert!(started_at.elapsed() >= Duration::from_secs(3), "{:?}", started_at.elapsed());
 }
 
-/// A server that asks for time at its first call, and one that does so at its start.
+/// Returns a server that responds with Retry-After to its first call, and one that does so at its handshake.
 async fn servers_with_retry_after(seconds: &str) -> (FakeHttpServer, FakeHttpServer) {
     let busy = || Rule::times(1, Action::status_with(429, "Retry-After", seconds));
     let call = Script::new("call", ServerEra::Legacy).tools(&["echo"]).on("tools/call", busy());
@@ -194,52 +208,54 @@ async fn servers_with_retry_after(seconds: &str) -> (FakeHttpServer, FakeHttpSer
 #[tokio::test]
 async fn no_request_is_sent_before_retry_after_expires() {
     let (call, start) = servers_with_retry_after("3600").await;
-    let seen = |rig: &FakeHttpServer| rig.counters().methods.values().sum::<u64>();
-    let stage = EvenkeelFixture::start(&[]).await;
-    stage.attach("call", &format!("{}\nhealth: {{ interval: 0s }}", call.spec())).await;
-    eventually("its stream is open", async || (call.counters().streams == 1).then_some(())).await;
-    let agent = stage.agent(Era::Legacy).await;
-    stage.declared.write_server("start", &format!("{}\n{FAST_RETRY}", start.spec()));
-    stage.evenkeel.wait_for("start", "Ready", "False", "ConnectFailed").await;
+    let request_count = |rig: &FakeHttpServer| rig.counters().methods.values().sum::<u64>();
+    let fixture = EvenkeelFixture::start(&[]).await;
+    fixture.attach("call", &format!("{}\nhealth: {{ interval: 0s }}", call.spec())).await;
+    eventually("the notification stream is open", async || (call.counters().streams == 1).then_some(()))
+        .await;
+    let agent = fixture.agent(Era::Legacy).await;
+    fixture.declared.write_server("start", &format!("{}\n{FAST_RETRY}", start.spec()));
+    fixture.evenkeel.wait_for("start", "Ready", "False", "ConnectFailed").await;
     error_text(&agent.call("call_echo", "{}").await.unwrap());
-    let before = (seen(&call), seen(&start));
+    let before = (request_count(&call), request_count(&start));
 
-    // Neither the next call nor a changed list nor another prefix is a reason to ask again.
+    // Neither the next call nor a changed list nor another prefix causes a request.
     call.send_command(ControlCommand::Notify("notifications/tools/list_changed".into()));
-    stage
+    fixture
         .declared
         .write_server("start", &format!("{}\n{FAST_RETRY}\nexpose: {{ prefix: other }}", start.spec()));
     let text = error_text(&agent.call("call_echo", "{}").await.unwrap());
     for part in ["not available", "no request before", "Nothing was sent", "may work again"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    eventually("the other prefix is looked at", async || {
-        (stage.server("start").await["status"]["observedGeneration"] == 2).then_some(())
+    eventually("the changed prefix is observed", async || {
+        (fixture.server("start").await["status"]["observedGeneration"] == 2).then_some(())
     })
     .await;
-    assert_eq!((seen(&call), seen(&start)), before);
-    assert!(stage.server("start").await["status"]["nextRetryTime"].is_string());
+    assert_eq!((request_count(&call), request_count(&start)), before);
+    assert!(fixture.server("start").await["status"]["nextRetryTime"].is_string());
 }
 
 #[tokio::test]
 async fn requests_resume_when_retry_after_expires() {
     let (call, start) = servers_with_retry_after("3").await;
-    let stage = EvenkeelFixture::start(&[]).await;
-    stage.attach("call", &format!("{}\nhealth: {{ interval: 0s }}", call.spec())).await;
-    eventually("its stream is open", async || (call.counters().streams == 1).then_some(())).await;
-    let agent = stage.agent(Era::Legacy).await;
-    let begun = Instant::now();
-    stage.declared.write_server("start", &format!("{}\n{FAST_RETRY}", start.spec()));
+    let fixture = EvenkeelFixture::start(&[]).await;
+    fixture.attach("call", &format!("{}\nhealth: {{ interval: 0s }}", call.spec())).await;
+    eventually("the notification stream is open", async || (call.counters().streams == 1).then_some(()))
+        .await;
+    let agent = fixture.agent(Era::Legacy).await;
+    let started_at = Instant::now();
+    fixture.declared.write_server("start", &format!("{}\n{FAST_RETRY}", start.spec()));
     error_text(&agent.call("call_echo", "{}").await.unwrap());
     call.send_command(ControlCommand::Notify("notifications/tools/list_changed".into()));
-    stage.evenkeel.wait_for_event("start", "ConnectFailed").await;
-    stage
+    fixture.evenkeel.wait_for_event("start", "ConnectFailed").await;
+    fixture
         .declared
         .write_server("start", &format!("{}\n{FAST_RETRY}\nexpose: {{ prefix: other }}", start.spec()));
-    stage.wait_for_generation("start", 2).await;
-    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    fixture.wait_for_generation("start", 2).await;
+    assert!(started_at.elapsed() >= Duration::from_secs(3), "{:?}", started_at.elapsed());
     eventually("the changed list is read", async || (call.counters().tool_lists() >= 2).then_some(())).await;
-    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(started_at.elapsed() >= Duration::from_secs(3), "{:?}", started_at.elapsed());
     agent.call_text("call_echo", "{}").await;
     agent.call_text("other_echo", "{}").await;
 }
@@ -260,7 +276,7 @@ async fn noise_on_stdout_and_stderr_does_not_disturb_calls() {
     endless.stdio.endless_line = true;
     let (junk, flood, endless) =
         (FakeStdioServer::new(junk), FakeStdioServer::new(flood), FakeStdioServer::new(endless));
-    let stage = EvenkeelFixture::start(&[
+    let fixture = EvenkeelFixture::start(&[
         ("junk", &junk.spec("")),
         ("flood", &format!("{}\nretry: {{ initial: 1h, max: 1h }}", flood.spec(""))),
         (
@@ -269,29 +285,29 @@ async fn noise_on_stdout_and_stderr_does_not_disturb_calls() {
         ),
     ])
     .await;
-    stage.evenkeel.wait_until_attached("junk").await;
-    stage.evenkeel.wait_until_attached("flood").await;
+    fixture.evenkeel.wait_until_attached("junk").await;
+    fixture.evenkeel.wait_until_attached("flood").await;
     for era in Era::ALL {
-        let agent = stage.agent(era).await;
+        let agent = fixture.agent(era).await;
         agent.call_text("junk_echo", "{}").await;
         agent.call_text("flood_echo", "{}").await;
     }
     let process = junk.live_processes().pop().unwrap();
     process.send_command(ControlCommand::Stdout("more of it in the middle".into())).await;
-    stage.agent(Era::Modern).await.call_text("junk_echo", "{}").await;
+    fixture.agent(Era::Modern).await.call_text("junk_echo", "{}").await;
 
-    let ready = stage.evenkeel.wait_for("endless", "Ready", "False", "Timeout").await;
+    let ready = fixture.evenkeel.wait_for("endless", "Ready", "False", "Timeout").await;
     assert!(ready.message.contains("2 s"), "{ready:?}");
     for process in endless.processes() {
-        within("the droning child is ended", process.wait_for_exit()).await;
+        within("the process with the endless line is killed", process.wait_for_exit()).await;
     }
     let process = flood.live_processes().pop().unwrap();
-    process.send_command(ControlCommand::Stderr("these are my last words".into())).await;
+    process.send_command(ControlCommand::Stderr("fatal: shutting down".into())).await;
     process.send_command(ControlCommand::Exit(3)).await;
-    let ready = stage.evenkeel.wait_for("flood", "Ready", "False", "Exited").await;
+    let ready = fixture.evenkeel.wait_for("flood", "Ready", "False", "Exited").await;
     assert!(ready.message.contains('3') && ready.message.len() <= 4096, "{ready:?}");
-    // Where the system tells: what was written is not kept.
-    if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", stage.evenkeel.pid())) {
+    // If the system reports peak memory: the flood was not buffered.
+    if let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", fixture.evenkeel.pid())) {
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         let peak: u64 = peak.trim().trim_end_matches("kB").trim().parse().unwrap();
         assert!(peak < 150_000, "{peak} kB at the peak");
@@ -308,28 +324,28 @@ async fn failed_tools_list_publishes_nothing_and_closes_the_connection() {
     pages.page_size = 1;
     let pages = FakeHttpServer::start(pages).await;
     let never = "retry: { initial: 1h, max: 1h }";
-    let stage = EvenkeelFixture::start(&[
+    let fixture = EvenkeelFixture::start(&[
         ("whole", &format!("{}\n{never}", over_stdio.spec(""))),
         ("pages", &format!("{}\n{never}", pages.spec())),
     ])
     .await;
     for name in ["whole", "pages"] {
-        let ready = stage.evenkeel.wait_for(name, "Ready", "False", "ListFailed").await;
+        let ready = fixture.evenkeel.wait_for(name, "Ready", "False", "ListFailed").await;
         assert!(ready.message.contains("the database is gone"), "{ready:?}");
-        assert!(stage.server(name).await["status"]["tools"].is_null());
+        assert!(fixture.server(name).await["status"]["tools"].is_null());
     }
     for era in Era::ALL {
-        assert_eq!(stage.agent(era).await.tool_names().await, Vec::<String>::new());
+        assert_eq!(fixture.agent(era).await.tool_names().await, Vec::<String>::new());
     }
     for process in over_stdio.processes() {
-        within("the process is ended", process.wait_for_exit()).await;
+        within("the process exits", process.wait_for_exit()).await;
     }
-    eventually("the session is ended", async || (pages.counters().sessions == 0).then_some(())).await;
+    eventually("the session is closed", async || (pages.counters().sessions == 0).then_some(())).await;
 
-    // A changed declaration is tried at once, and then everything is there in one step.
-    let [mut watcher, _] = stage.watchers(&[]).await;
+    // A changed declaration is tried at once, and all tools appear in one step.
+    let [mut watcher, _] = fixture.watchers(&[]).await;
     pages.edit_script(|script| script.on.clear());
-    stage.declared.write_server("pages", &format!("{}\nretry: {{ initial: 2h, max: 2h }}", pages.spec()));
+    fixture.declared.write_server("pages", &format!("{}\nretry: {{ initial: 2h, max: 2h }}", pages.spec()));
     watcher.wait_for_tools(&["pages_echo", "pages_report"]).await;
 }
 
@@ -337,7 +353,7 @@ async fn failed_tools_list_publishes_nothing_and_closes_the_connection() {
 async fn unresponsive_server_is_reconnected_after_failed_health_checks() {
     let script = |era| {
         let check = if era == ServerEra::Modern { "server/discover" } else { "ping" };
-        // The handshake of a modern server asks the same question.
+        // The handshake of a modern server uses the same method.
         let opening = u32::from(era == ServerEra::Modern);
         Script::new("deaf", era)
             .tools(&["echo"])
@@ -348,21 +364,21 @@ async fn unresponsive_server_is_reconnected_after_failed_health_checks() {
         FakeStdioServer::new(script(ServerEra::Legacy)),
         FakeHttpServer::start(script(ServerEra::Modern)).await,
     );
-    let stage = EvenkeelFixture::start(&[]).await;
-    let peers = ControlServers::attach(&stage).await;
+    let fixture = EvenkeelFixture::start(&[]).await;
+    let controls = ControlServers::attach(&fixture).await;
     let health = "health: { interval: 5s, failures: 2 }\nretry: { initial: 5s, max: 5s }";
-    stage.attach("process", &format!("{}\n{health}", process.spec(""))).await;
-    stage.attach("http", &format!("{}\n{health}", http.spec())).await;
+    fixture.attach("process", &format!("{}\n{health}", process.spec(""))).await;
+    fixture.attach("http", &format!("{}\n{health}", http.spec())).await;
     for name in ["process", "http"] {
-        let told = stage.evenkeel.wait_for_event(name, "Unhealthy").await;
-        assert!(told.contains("2 health checks in a row failed"), "{told}");
-        assert!(told.contains("no answer within 5 s"), "{told}");
-        stage.evenkeel.wait_until_attached(name).await;
+        let message = fixture.evenkeel.wait_for_event(name, "Unhealthy").await;
+        assert!(message.contains("2 health checks in a row failed"), "{message}");
+        assert!(message.contains("no answer within 5 s"), "{message}");
+        fixture.evenkeel.wait_until_attached(name).await;
     }
     for process in &process.processes()[..1] {
-        within("a process that does not answer is ended", process.wait_for_exit()).await;
+        within("the unresponsive process is killed", process.wait_for_exit()).await;
     }
-    peers.assert_untouched(&stage).await;
+    controls.assert_untouched(&fixture).await;
 }
 
 #[tokio::test]
@@ -373,27 +389,30 @@ async fn server_busy_with_a_call_is_not_unhealthy() {
     };
     let (busy, stuck) = (FakeStdioServer::new(script("busy")), FakeStdioServer::new(script("stuck")));
     stuck.edit_script(|script| drop(script.on.insert("tools/call".into(), vec![Rule::always(Action::Hang)])));
-    let stage = EvenkeelFixture::start(&[]).await;
+    let fixture = EvenkeelFixture::start(&[]).await;
     let health = "health: { interval: 5s, failures: 1 }";
-    stage.attach("busy", &format!("{}\n{health}", busy.spec(""))).await;
-    stage.attach("stuck", &format!("{}\n{health}\ntimeouts: {{ call: 1s }}", stuck.spec(""))).await;
-    let (silent, telling, lost) =
-        (stage.agent(Era::Modern).await, stage.agent(Era::Legacy).await, stage.agent(Era::Legacy).await);
-    // Longer than it takes to find a silent server dead; one of the two calls says nothing in the meantime.
-    let (silent, telling, lost) = tokio::join!(
+    fixture.attach("busy", &format!("{}\n{health}", busy.spec(""))).await;
+    fixture.attach("stuck", &format!("{}\n{health}\ntimeouts: {{ call: 1s }}", stuck.spec(""))).await;
+    let (silent, with_progress, lost) = (
+        fixture.agent(Era::Modern).await,
+        fixture.agent(Era::Legacy).await,
+        fixture.agent(Era::Legacy).await,
+    );
+    // Longer than the failure of a health check takes; one of the two calls sends no progress meanwhile.
+    let (silent, with_progress, lost) = tokio::join!(
         silent.call_text("busy_sleep", r#"{"ms":18000}"#),
-        telling.call_text("busy_sleep", r#"{"ms":18000,"steps":30}"#),
+        with_progress.call_text("busy_sleep", r#"{"ms":18000,"steps":30}"#),
         lost.call("stuck_echo", "{}"),
     );
-    assert_eq!((&*silent, &*telling), ("slept", "slept"));
-    assert!(error_text(&lost.unwrap()).contains("did not answer within 1 s"));
+    assert_eq!((&*silent, &*with_progress), ("slept", "slept"));
+    assert!(error_text(&lost.unwrap()).contains("did not respond within 1 s"));
     assert_eq!(busy.processes().len(), 1);
-    // Once its call is over, a server that says nothing is a dead one.
-    let ready = eventually("the other one is lost", async || {
-        stage.server("stuck").await["status"]["restarts"].as_u64().filter(|restarts| *restarts > 0)
+    // Once the call has timed out, a silent server counts as unhealthy.
+    let ready = eventually("the stuck server is reconnected", async || {
+        fixture.server("stuck").await["status"]["restarts"].as_u64().filter(|restarts| *restarts > 0)
     });
     ready.await;
-    within("its process is ended", stuck.processes()[0].wait_for_exit()).await;
+    within("the process of the stuck server is killed", stuck.processes()[0].wait_for_exit()).await;
 }
 
 #[tokio::test]
@@ -407,10 +426,10 @@ async fn oversized_list_fails_and_reports_its_size() {
     script.tools = (0..20).map(tool).collect();
     script.page_size = 1;
     let rig = FakeHttpServer::start(script).await;
-    let stage =
+    let fixture =
         EvenkeelFixture::start(&[("long", &format!("{}\nretry: {{ initial: 1h, max: 1h }}", rig.spec()))])
             .await;
-    let ready = stage.evenkeel.wait_for("long", "Ready", "False", "ListFailed").await;
+    let ready = fixture.evenkeel.wait_for("long", "Ready", "False", "ListFailed").await;
     assert!(ready.message.contains("16 MiB: 16 items"), "{ready:?}");
     assert_eq!(rig.counters().tool_lists(), 16);
 }
@@ -419,35 +438,35 @@ async fn oversized_list_fails_and_reports_its_size() {
 async fn readyz_waits_once_for_required_servers() {
     let mut late = FakeHttpServer::start(Script::default()).await;
     late.stop().await;
-    let stage = EvenkeelFixture::start(&[
+    let fixture = EvenkeelFixture::start(&[
         ("late", &format!("{}\nrequired: true\n{FAST_RETRY}", late.spec())),
         ("missing", "stdio: { command: no-such-server }\nrequired: true"),
         ("whatever", "stdio: { command: no-such-server }"),
     ])
     .await;
-    let peers = ControlServers::attach(&stage).await;
-    let readyz = stage.evenkeel.admin("/readyz");
-    let ask = async || {
-        let answer = send(hyper::Method::GET, &readyz, &[], "").await.unwrap();
-        (answer.status, answer.text().await.unwrap())
+    let controls = ControlServers::attach(&fixture).await;
+    let readyz = fixture.evenkeel.admin("/readyz");
+    let get_readyz = async || {
+        let response = send(hyper::Method::GET, &readyz, &[], "").await.unwrap();
+        (response.status, response.text().await.unwrap())
     };
     for name in ["late", "missing"] {
-        eventually("its failure is told", async || {
-            let (status, text) = ask().await;
+        eventually("the failure is reported", async || {
+            let (status, text) = get_readyz().await;
             (status == 503 && text.contains(&format!("McpServer/default/{name}: "))).then_some(())
         })
         .await;
     }
-    let (_, text) = ask().await;
+    let (_, text) = get_readyz().await;
     assert!(text.contains("ConnectFailed") && text.contains("CommandNotFound"), "{text}");
     assert!(!text.contains("whatever") && !text.contains("stdio-legacy"), "{text}");
 
-    stage.declared.remove("missing.yaml");
+    fixture.declared.remove("missing.yaml");
     late.resume().await;
-    eventually("it is ready", async || (ask().await.0 == 200).then_some(())).await;
-    // For good: a server that dies later is no reason to take the process out of service.
+    eventually("readyz reports ready", async || (get_readyz().await.0 == 200).then_some(())).await;
+    // Readiness is permanent: a server that fails later does not make the instance unready.
     late.stop().await;
-    stage.evenkeel.wait_for("late", "Ready", "False", "ConnectFailed").await;
-    assert_eq!(ask().await.0, 200);
-    peers.assert_untouched(&stage).await;
+    fixture.evenkeel.wait_for("late", "Ready", "False", "ConnectFailed").await;
+    assert_eq!(get_readyz().await.0, 200);
+    controls.assert_untouched(&fixture).await;
 }

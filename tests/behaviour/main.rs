@@ -1,5 +1,5 @@
-//! What evenkeel promises, end to end: the program itself, started as people start it, between real agents and real
-//! servers of both eras and both transports. One module per theme; every test stands alone.
+//! End-to-end tests of evenkeel's guarantees: the program itself, started as users start it, between real agents and
+//! real servers of both eras and both transports. One module per topic; the tests are independent.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What agents and servers say to each other passes unchanged, whatever era and transport either of them speaks.
+//! Messages between agents and servers pass through unchanged, for each combination of era and transport.
 
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ async fn unknown_members_pass_through_byte_for_byte() {
         );
 
         let result = agent.call(&format!("{name}_odd"), "{}").await.unwrap();
-        // The one member that the eras differ in.
+        // The only member that differs between the eras.
         let plain = result.replacen(r#""resultType":"complete","#, "", 1);
         assert_eq!(plain, ODD_RESULT, "{case}");
         assert_eq!(result != plain, agent.era == Era::Modern, "{case}");
@@ -42,8 +42,9 @@ async fn unknown_members_pass_through_byte_for_byte() {
         }
 
         let error = r#"{"code":-31999,"message":"no","data":{"x": [1.0e+2]}}"#;
-        let told = agent.call(&format!("{name}_fail"), &format!(r#"{{"error":{error}}}"#)).await.unwrap_err();
-        assert_eq!(told, error, "{case}");
+        let received =
+            agent.call(&format!("{name}_fail"), &format!(r#"{{"error":{error}}}"#)).await.unwrap_err();
+        assert_eq!(received, error, "{case}");
     }
     servers.assert_no_complaints().await;
 }
@@ -58,11 +59,17 @@ async fn progress_uses_the_agents_token_and_precedes_the_response() {
             );
             let mut call = agent.start_request("tools/call", &params).await.unwrap();
             for step in 1..=2 {
-                let notice = call.next_message().await.unwrap().unwrap();
-                assert!(notice.contains("notifications/progress"), "{case}: {notice}");
-                assert!(notice.contains(&format!(r#""progressToken":{token}"#)), "{case}: {notice}");
-                assert!(notice.contains(&format!(r#""progress":{step},"total":2"#)), "{case}: {notice}");
-                assert!(notice.contains(r#""x-later":[1.0e+2]"#), "{case}: {notice}");
+                let notification = call.next_message().await.unwrap().unwrap();
+                assert!(notification.contains("notifications/progress"), "{case}: {notification}");
+                assert!(
+                    notification.contains(&format!(r#""progressToken":{token}"#)),
+                    "{case}: {notification}"
+                );
+                assert!(
+                    notification.contains(&format!(r#""progress":{step},"total":2"#)),
+                    "{case}: {notification}"
+                );
+                assert!(notification.contains(r#""x-later":[1.0e+2]"#), "{case}: {notification}");
             }
             assert!(call.result().await.unwrap().contains("slept"), "{case}");
             assert_eq!(call.next_message().await.unwrap(), None, "{case}");
@@ -78,9 +85,9 @@ async fn cancellation_is_forwarded_to_the_server() {
         let before = servers.counters(name).await;
         let params = format!(r#"{{"name":"{name}_sleep","arguments":{{"ms":600000}}}}"#);
         let (era, agent) = (agent.era, std::sync::Arc::new(agent));
-        let calling = agent.clone();
-        let call = tokio::spawn(async move { calling.request("tools/call", &params).await });
-        eventually(&format!("the call is at work: {case}"), async || {
+        let caller = agent.clone();
+        let call = tokio::spawn(async move { caller.request("tools/call", &params).await });
+        eventually(&format!("the call is in flight: {case}"), async || {
             (servers.counters(name).await.in_flight > before.in_flight).then_some(())
         })
         .await;
@@ -88,10 +95,10 @@ async fn cancellation_is_forwarded_to_the_server() {
             agent.notify("notifications/cancelled", r#"{"requestId":2,"reason":"enough"}"#).await.unwrap();
             assert_eq!(call.await.unwrap().unwrap_err(), "the answer ended without a result", "{case}");
         } else {
-            // Gone, and its connection with it.
+            // Aborting the task drops the request and its connection.
             call.abort();
         }
-        eventually(&format!("the server is told: {case}"), async || {
+        eventually(&format!("the cancellation reaches the server: {case}"), async || {
             let now = servers.counters(name).await;
             (now.cancelled == before.cancelled + 1 && now.in_flight == before.in_flight).then_some(())
         })
@@ -109,11 +116,11 @@ async fn call_to_removed_tool_reports_server_and_reason() {
     for name in ["sl", "sm", "hl", "hm"] {
         servers.fixture.declared.remove(&format!("{name}.yaml"));
     }
-    // An emptied directory may be a mistake, so one stays.
+    // evenkeel ignores an emptied directory, which may be a mistake, so one server stays.
     let other = FakeHttpServer::start(Script::new("other", ServerEra::Dual).tools(&["echo"])).await;
     servers.fixture.declared.write_server("other", &other.spec());
     let agent = servers.fixture.agent(Era::Legacy).await;
-    eventually("only the other is listed", async || {
+    eventually("only the other server is listed", async || {
         (agent.tool_names().await == ["other_echo"]).then_some(())
     })
     .await;

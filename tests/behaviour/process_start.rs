@@ -1,4 +1,4 @@
-//! Processes that take their time to start, as `npx` and `uvx` do when they download a server first.
+//! Processes that start slowly, as `npx` and `uvx` do when they download a server first.
 
 use std::time::Duration;
 
@@ -17,22 +17,25 @@ fn slow_start_script(ms: u64) -> Script {
 async fn downloading_process_is_not_killed() {
     for era in [ServerEra::Legacy, ServerEra::Modern, ServerEra::Dual] {
         let rig = FakeStdioServer::new(Script { era, ..slow_start_script(3_500) });
-        let stage = EvenkeelFixture::start(&[(
+        let fixture = EvenkeelFixture::start(&[(
             "late",
             &format!("{}\ntimeouts: {{ connect: 1s }}\n{NO_RETRY}", rig.spec("")),
         )])
         .await;
-        let ready = stage.evenkeel.wait_for("late", "Ready", "False", "Connecting").await;
+        let ready = fixture.evenkeel.wait_for("late", "Ready", "False", "Connecting").await;
         assert!(!ready.message.is_empty());
-        let said = crate::support::eventually("what it waits for is said", async || {
-            let ready = stage.evenkeel.condition("late", "Ready").await?;
+        let message = crate::support::eventually("the slow start is reported", async || {
+            let ready = fixture.evenkeel.condition("late", "Ready").await?;
             ready.message.contains("has not answered").then_some(ready.message)
         })
         .await;
-        assert!(said.contains("downloading a server") && said.contains("spec.timeouts.start"), "{said}");
-        stage.evenkeel.wait_until_attached("late").await;
-        assert_eq!(rig.processes().len(), 1, "{era:?}: it was started once");
-        stage.agent(Era::Legacy).await.call_text("late_echo", "{}").await;
+        assert!(
+            message.contains("downloading a server") && message.contains("spec.timeouts.start"),
+            "{message}"
+        );
+        fixture.evenkeel.wait_until_attached("late").await;
+        assert_eq!(rig.processes().len(), 1, "{era:?}: the process was started once");
+        fixture.agent(Era::Legacy).await.call_text("late_echo", "{}").await;
     }
 }
 
@@ -42,45 +45,45 @@ async fn timeout_message_names_the_exceeded_limit() {
     let slow =
         FakeStdioServer::new(Script::new("slow", ServerEra::Dual).on("tools/list", Rule::delay(60_000)));
     let limits = "timeouts: { start: 2s, connect: 1s }";
-    let stage = EvenkeelFixture::start(&[
+    let fixture = EvenkeelFixture::start(&[
         ("silent", &format!("{}\n{limits}\n{NO_RETRY}", silent.spec(""))),
         ("slow", &format!("{}\n{limits}\n{NO_RETRY}", slow.spec(""))),
     ])
     .await;
-    let ready = stage.evenkeel.wait_for("silent", "Ready", "False", "Timeout").await;
+    let ready = fixture.evenkeel.wait_for("silent", "Ready", "False", "Timeout").await;
     assert!(ready.message.contains("within 2 s of its start (spec.timeouts.start)"), "{ready:?}");
     assert!(ready.message.contains("downloading a server"), "{ready:?}");
-    let ready = stage.evenkeel.wait_for("slow", "Ready", "False", "Timeout").await;
+    let ready = fixture.evenkeel.wait_for("slow", "Ready", "False", "Timeout").await;
     assert!(ready.message.contains("within 1 s (spec.timeouts.connect)"), "{ready:?}");
     for rig in [&silent, &slow] {
         for process in rig.processes() {
-            crate::support::within("no process is left", process.wait_for_exit()).await;
+            crate::support::within("the process exits", process.wait_for_exit()).await;
         }
     }
 }
 
-/// A runner that downloads takes no slot of other servers, however many there are.
+/// Downloading runners use no slots of other servers, however many there are.
 #[tokio::test]
 async fn downloads_do_not_delay_other_servers() {
     let rigs: Vec<_> = (0..12).map(|_| FakeStdioServer::new(slow_start_script(60_000))).collect();
     let directory = tempfile::tempdir().unwrap();
     let runner = directory.path().join("npx");
     std::os::unix::fs::symlink(rigs[0].command().0, &runner).unwrap();
-    let stage = EvenkeelFixture::start(&[]).await;
+    let fixture = EvenkeelFixture::start(&[]).await;
     for (number, rig) in rigs.iter().enumerate() {
         let (_, script) = rig.command();
         let spec =
             format!("stdio: {{ command: \"{}\", args: [\"{}\"] }}", runner.display(), script.display());
-        stage.declared.write_server(&format!("late{number}"), &spec);
+        fixture.declared.write_server(&format!("late{number}"), &spec);
     }
-    crate::support::eventually("some are downloading", async || {
+    crate::support::eventually("four are downloading", async || {
         (rigs.iter().filter(|rig| !rig.processes().is_empty()).count() == 4).then_some(())
     })
     .await;
     let other = FakeStdioServer::new(Script::new("other", ServerEra::Dual));
-    let begun = std::time::Instant::now();
-    stage.attach("other", &other.spec("")).await;
-    assert!(begun.elapsed() < Duration::from_secs(15), "it waited for {:?}", begun.elapsed());
+    let started_at = std::time::Instant::now();
+    fixture.attach("other", &other.spec("")).await;
+    assert!(started_at.elapsed() < Duration::from_secs(15), "attached after {:?}", started_at.elapsed());
     let downloading = rigs.iter().filter(|rig| !rig.processes().is_empty()).count();
-    assert_eq!(downloading, 4, "a few at a time");
+    assert_eq!(downloading, 4, "four at a time");
 }

@@ -1,4 +1,4 @@
-//! Prompts, resources, templates, completions and instructions: offered and answered as tools are.
+//! Prompts, resources, resource templates, completions and instructions: listed and routed like tools.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::rig::{ControlCommand, FakeHttpServer, Script, ServerEra};
 use crate::server_matrix::{NAMES, ServerMatrix};
 use crate::support::{Agent, Era, eventually, within};
 
-/// Each server has resources of its own, and one that all of them have.
+/// Attaches servers that each have resources of their own, and one resource that all of them have.
 async fn attach_servers() -> ServerMatrix {
     ServerMatrix::attach(|script| {
         let own = [format!("rig://{}/a", script.name), "rig://shared".to_owned()];
@@ -29,7 +29,7 @@ async fn item_names(agent: &Agent, method: &str, member: &str, key: &str) -> Vec
     items.iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
 }
 
-/// The name that agents know of the prompt "ask me" of a server.
+/// Returns the listed name of a server's prompt "ask me".
 async fn ask_me_name(agent: &Agent, server: &str) -> Option<String> {
     let start = format!("{server}_ask_me_");
     item_names(agent, "prompts/list", "prompts", "name")
@@ -56,33 +56,33 @@ async fn frequent_list_changed_notifications_are_rate_limited() {
     script.restless = true;
     let (echoing, noisy) =
         (FakeHttpServer::start(script.clone()).await, FakeHttpServer::start(Script::default()).await);
-    let stage = EvenkeelFixture::start(&[]).await;
-    stage.attach("echoing", &echoing.spec()).await;
-    stage.attach("noisy", &noisy.spec()).await;
-    eventually("both streams are open", async || {
+    let fixture = EvenkeelFixture::start(&[]).await;
+    fixture.attach("echoing", &echoing.spec()).await;
+    fixture.attach("noisy", &noisy.spec()).await;
+    eventually("both notification streams are open", async || {
         (echoing.counters().streams + noisy.counters().streams == 2).then_some(())
     })
     .await;
-    let begun = Instant::now();
-    let few = || [&echoing, &noisy].iter().any(|rig| rig.counters().tool_lists() < 3);
-    let noise = async {
-        while begun.elapsed() < Duration::from_secs(3) || few() {
+    let started_at = Instant::now();
+    let too_few_reads = || [&echoing, &noisy].iter().any(|rig| rig.counters().tool_lists() < 3);
+    let notifications = async {
+        while started_at.elapsed() < Duration::from_secs(3) || too_few_reads() {
             noisy.send_command(ControlCommand::Notify("notifications/tools/list_changed".into()));
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    within("both are read again", noise).await;
-    // Once at the start, at once, and then with pauses that grow: 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5… s.
-    let most = 10 + begun.elapsed().as_secs() / 5;
+    within("both lists are read again", notifications).await;
+    // Once at the start, once without delay, and then with growing delays: 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5… s.
+    let max_reads = 10 + started_at.elapsed().as_secs() / 5;
     for (name, rig) in [("echoing", &echoing), ("noisy", &noisy)] {
         let lists = rig.counters().tool_lists();
-        assert!((3..=most).contains(&lists), "{name} was listed {lists} times");
+        assert!((3..=max_reads).contains(&lists), "{name} was listed {lists} times");
     }
-    // What is told last is read all the same.
+    // The last change is still read.
     for (name, rig) in [("echoing", &echoing), ("noisy", &noisy)] {
         rig.edit_script(|script| *script = script.clone().tools(&["late"]));
-        let agent = stage.agent(Era::Legacy).await;
-        eventually("the last change is seen", async || {
+        let agent = fixture.agent(Era::Legacy).await;
+        eventually("the last change is listed", async || {
             agent.tool_names().await.contains(&format!("{name}_late")).then_some(())
         })
         .await;
@@ -96,11 +96,14 @@ async fn all_items_are_listed_and_routed_to_their_server() {
         let prompts = list_items(&agent, "prompts/list", "prompts").await;
         let greet = prompts.iter().find(|prompt| prompt["name"] == format!("{name}_greet")).expect(&case);
         assert_eq!(greet["x-kept"], 100.0, "{case}");
-        // A blank is not legal in a name: it has a tail.
-        let ask_me = ask_me_name(&agent, name).await.expect(&case);
-        let params = json!({ "name": ask_me, "arguments": {"a": "b"} }).to_string();
-        let got = agent.request("prompts/get", &params).await.unwrap();
-        assert!(got.contains(r#"\"name\":\"ask me\""#) && got.contains(r#"\"a\":\"b\""#), "{case}: {got}");
+        // A space is not valid in a name, so the name is hash-suffixed.
+        let listed_name = ask_me_name(&agent, name).await.expect(&case);
+        let params = json!({ "name": listed_name, "arguments": {"a": "b"} }).to_string();
+        let response = agent.request("prompts/get", &params).await.unwrap();
+        assert!(
+            response.contains(r#"\"name\":\"ask me\""#) && response.contains(r#"\"a\":\"b\""#),
+            "{case}: {response}"
+        );
 
         let uris = item_names(&agent, "resources/list", "resources", "uri").await;
         assert!(uris.contains(&format!("rig://{name}/a")), "{case}: {uris:?}");
@@ -115,24 +118,28 @@ async fn all_items_are_listed_and_routed_to_their_server() {
         assert_eq!(read_resource(&agent, &uri).await.unwrap(), format!("{name} says {uri}"), "{case}");
 
         let missing = read_resource(&agent, &format!("rig://{name}/t/missing")).await.unwrap_err();
-        let nowhere = read_resource(&agent, "rig://nowhere").await.unwrap_err();
-        assert!(nowhere.contains("rig://nowhere"), "{case}: {nowhere}");
+        let unknown = read_resource(&agent, "rig://unknown").await.unwrap_err();
+        assert!(unknown.contains("rig://unknown"), "{case}: {unknown}");
         let expected =
             if agent.era == Era::Modern { [-32602, -32602] } else { [error_code(&missing), -32002] };
-        assert_eq!([error_code(&missing), error_code(&nowhere)], expected, "{case}");
+        assert_eq!([error_code(&missing), error_code(&unknown)], expected, "{case}");
 
-        for (kind, key, known, own) in [
-            ("ref/prompt", "name", ask_me, "ask me".to_owned()),
+        for (kind, key, listed, own) in [
+            ("ref/prompt", "name", listed_name, "ask me".to_owned()),
             ("ref/resource", "uri", format!("rig://{name}/t/{{id}}"), format!("rig://{name}/t/{{id}}")),
         ] {
             let params =
-                json!({ "ref": { "type": kind, key: known }, "argument": { "name": "id", "value": "7" } });
-            let got = agent.request("completion/complete", &params.to_string()).await.unwrap();
-            let got: Value = serde_json::from_str(&got).unwrap();
-            let asked: Value =
-                serde_json::from_str(got["completion"]["values"][0].as_str().unwrap()).unwrap();
-            assert_eq!((&asked["ref"]["type"], &asked["ref"][key]), (&json!(kind), &json!(own)), "{case}");
-            assert_eq!(asked["argument"]["value"], "7", "{case}");
+                json!({ "ref": { "type": kind, key: listed }, "argument": { "name": "id", "value": "7" } });
+            let response = agent.request("completion/complete", &params.to_string()).await.unwrap();
+            let response: Value = serde_json::from_str(&response).unwrap();
+            let received: Value =
+                serde_json::from_str(response["completion"]["values"][0].as_str().unwrap()).unwrap();
+            assert_eq!(
+                (&received["ref"]["type"], &received["ref"][key]),
+                (&json!(kind), &json!(own)),
+                "{case}"
+            );
+            assert_eq!(received["argument"]["value"], "7", "{case}");
         }
     }
     servers.assert_no_complaints().await;
@@ -166,11 +173,11 @@ async fn filters_apply_to_unlisted_resources() {
         &["x:{id}"],
     ))
     .await;
-    let stage = EvenkeelFixture::start(&[]).await;
+    let fixture = EvenkeelFixture::start(&[]).await;
     let expose = "expose: { prompts: { deny: [b] }, resources: { deny: [\"x:2*\"] } }";
-    stage.attach("r", &format!("{}\n{expose}", rig.spec())).await;
+    fixture.attach("r", &format!("{}\n{expose}", rig.spec())).await;
     for era in Era::ALL {
-        let agent = stage.agent(era).await;
+        let agent = fixture.agent(era).await;
         assert_eq!(item_names(&agent, "prompts/list", "prompts", "name").await, ["r_a"]);
         assert_eq!(item_names(&agent, "resources/list", "resources", "uri").await, ["x:1"]);
         assert_eq!(read_resource(&agent, "x:3").await.unwrap(), "r says x:3");
@@ -180,7 +187,7 @@ async fn filters_apply_to_unlisted_resources() {
         }
     }
     assert_eq!(rig.counters().count("resources/read"), 2);
-    let status = stage.server("r").await["status"].clone();
+    let status = fixture.server("r").await["status"].clone();
     assert_eq!(
         (&status["tools"], &status["prompts"], &status["resources"]),
         (&json!(2), &json!(1), &json!(1))
@@ -192,9 +199,9 @@ async fn server_without_tools_is_ready_and_gets_no_tools_list_request() {
     let mut script = Script::new("r", ServerEra::Dual).prompts_and_resources(&["a"], &[], &[]);
     script.capabilities = Some(serde_json::from_str(r#"{"prompts":{}}"#).unwrap());
     let rig = FakeHttpServer::start(script).await;
-    let stage = EvenkeelFixture::start(&[("r", &rig.spec())]).await;
-    stage.evenkeel.wait_until_attached("r").await;
-    let status = stage.server("r").await["status"].clone();
+    let fixture = EvenkeelFixture::start(&[("r", &rig.spec())]).await;
+    fixture.evenkeel.wait_until_attached("r").await;
+    let status = fixture.server("r").await["status"].clone();
     assert_eq!((&status["tools"], &status["prompts"]), (&json!(0), &json!(1)));
     for method in ["tools/list", "resources/list", "resources/templates/list"] {
         assert_eq!(rig.counters().count(method), 0, "{method}");
@@ -212,7 +219,7 @@ const OPTIONAL_LISTS: [(&str, &str); 3] = [
 async fn unreadable_list_degrades_only_that_list() {
     use crate::rig::{Action, Rule};
     let failures = [
-        Action::error(-32603, "the shelf is empty"),
+        Action::error(-32603, "the database is empty"),
         Action::error(-32602, "Invalid params"),
         Action::result("{}"),
         Action::result(r#"{"prompts":{},"resources":1,"resourceTemplates":"x"}"#),
@@ -220,31 +227,31 @@ async fn unreadable_list_degrades_only_that_list() {
         Action::Hang,
     ];
     for (method, _) in OPTIONAL_LISTS {
-        let stage = EvenkeelFixture::start(&[]).await;
-        let agent = stage.agent(Era::Legacy).await;
+        let fixture = EvenkeelFixture::start(&[]).await;
+        let agent = fixture.agent(Era::Legacy).await;
         let mut rigs = Vec::new();
         for (number, failure) in failures.iter().enumerate() {
             let name = format!("r{number}");
             let script =
                 Script::new(&name, ServerEra::Dual).prompts_and_resources(&["a"], &["x:1"], &["y:{z}"]);
             let rig = FakeHttpServer::start(script.on(method, Rule::always(failure.clone()))).await;
-            stage.declared.write_server(&name, &format!("{}\ntimeouts: {{ connect: 4s }}", rig.spec()));
+            fixture.declared.write_server(&name, &format!("{}\ntimeouts: {{ connect: 4s }}", rig.spec()));
             rigs.push((name, rig));
         }
         for (name, _) in &rigs {
-            stage.evenkeel.wait_until_attached(name).await;
-            let degraded = stage.evenkeel.wait_for(name, "Degraded", "True", "ListUnavailable").await;
+            fixture.evenkeel.wait_until_attached(name).await;
+            let degraded = fixture.evenkeel.wait_for(name, "Degraded", "True", "ListUnavailable").await;
             assert!(degraded.message.contains(method), "{name}: {degraded:?}");
             agent.call_text(&format!("{name}_echo"), "{}").await;
         }
-        // Once the list can be read, it is there, and nothing is Degraded.
+        // Once the list can be read, it is published, and the Degraded condition is removed.
         for (name, rig) in &rigs {
             rig.edit_script(|script| script.on.clear());
             eventually(&format!("{method} of {name} is read"), async || {
-                stage.evenkeel.condition(name, "Degraded").await.is_none().then_some(())
+                fixture.evenkeel.condition(name, "Degraded").await.is_none().then_some(())
             })
             .await;
-            let status = &stage.server(name).await["status"];
+            let status = &fixture.server(name).await["status"];
             assert_eq!((&status["prompts"], &status["resources"]), (&json!(1), &json!(1)), "{method} {name}");
             assert_eq!(rig.counters().sessions_opened, rig.counters().initializes());
         }
@@ -259,11 +266,11 @@ async fn null_list_is_empty_and_reported() {
         let script = Script::new("r", ServerEra::Dual).prompts_and_resources(&["a"], &["x:1"], &["y:{z}"]);
         let null = Action::result(&format!(r#"{{"{member}":null,"nextCursor":null}}"#));
         let rig = FakeHttpServer::start(script.on(method, Rule::always(null))).await;
-        let stage = EvenkeelFixture::start(&[("r", &rig.spec())]).await;
-        stage.evenkeel.wait_until_attached("r").await;
-        let degraded = stage.evenkeel.wait_for("r", "Degraded", "True", "NonCompliant").await;
+        let fixture = EvenkeelFixture::start(&[("r", &rig.spec())]).await;
+        fixture.evenkeel.wait_until_attached("r").await;
+        let degraded = fixture.evenkeel.wait_for("r", "Degraded", "True", "NonCompliant").await;
         assert!(degraded.message.contains(method) && degraded.message.contains("null"), "{degraded:?}");
-        let agent = stage.agent(Era::Legacy).await;
+        let agent = fixture.agent(Era::Legacy).await;
         let tools = agent.tool_names().await;
         assert_eq!(tools.len(), if method == "tools/list" { 0 } else { 2 }, "{method}: {tools:?}");
     }
@@ -275,11 +282,11 @@ async fn server_without_resource_templates_is_not_degraded() {
     let script = Script::new("r", ServerEra::Dual).prompts_and_resources(&["a"], &["x:1"], &[]);
     let unknown = Rule::always(Action::error(-32601, "Method not found"));
     let rig = FakeHttpServer::start(script.on("resources/templates/list", unknown)).await;
-    let stage = EvenkeelFixture::start(&[("r", &rig.spec())]).await;
-    stage.evenkeel.wait_until_attached("r").await;
-    let agent = stage.agent(Era::Legacy).await;
+    let fixture = EvenkeelFixture::start(&[("r", &rig.spec())]).await;
+    fixture.evenkeel.wait_until_attached("r").await;
+    let agent = fixture.agent(Era::Legacy).await;
     assert_eq!(item_names(&agent, "resources/list", "resources", "uri").await, ["x:1"]);
-    assert!(stage.evenkeel.condition("r", "Degraded").await.is_none());
+    assert!(fixture.evenkeel.condition("r", "Degraded").await.is_none());
 }
 
 #[tokio::test]
@@ -292,21 +299,21 @@ async fn each_list_sends_its_own_change_notification() {
             for list in ["tools/list", "prompts/list", "resources/list"] {
                 agent.request(list, "{}").await.unwrap();
             }
-            let notices = agent.notifications().await;
-            let known = ask_me_name(&agent, name).await.unwrap();
-            agents.push((agent, notices, known));
+            let notifications = agent.notifications().await;
+            let listed_name = ask_me_name(&agent, name).await.unwrap();
+            agents.push((agent, notifications, listed_name));
         }
         let before = servers.counters(name).await;
         servers.edit_script(name, |script| script.prompts.truncate(1)).await;
-        for (agent, notices, known) in &mut agents {
-            notices.wait_for("notifications/prompts/list_changed").await;
+        for (agent, notifications, listed_name) in &mut agents {
+            notifications.wait_for("notifications/prompts/list_changed").await;
             assert_eq!(ask_me_name(agent, name).await, None);
-            let gone = agent.request("prompts/get", &json!({ "name": known }).to_string()).await;
-            assert!(gone.unwrap_err().contains("no longer offers it"));
+            let removed = agent.request("prompts/get", &json!({ "name": listed_name }).to_string()).await;
+            assert!(removed.unwrap_err().contains("no longer offers it"));
         }
         servers.edit_script(name, |script| script.templates.clear()).await;
-        for (agent, notices, _) in &mut agents {
-            notices.wait_for("notifications/resources/list_changed").await;
+        for (agent, notifications, _) in &mut agents {
+            notifications.wait_for("notifications/resources/list_changed").await;
             let templates =
                 item_names(agent, "resources/templates/list", "resourceTemplates", "uriTemplate").await;
             assert!(!templates.contains(&format!("rig://{name}/t/{{id}}")), "{templates:?}");
@@ -327,14 +334,14 @@ async fn instructions_follow_the_attached_servers() {
             let opening: Value = serde_json::from_str(&agent.handshake_result).unwrap();
             opening["instructions"].as_str().unwrap_or_default().to_owned()
         };
-        // The rig tells its instructions to legacy clients.
-        let told = opening(&servers.fixture.agent(era).await);
-        assert!(told.contains("# hl (its tools begin with hl_)\n\nAsk the rig."), "{told}");
-        assert!(told.contains("# sl "), "{told}");
+        // The rig returns instructions to legacy clients only.
+        let instructions = opening(&servers.fixture.agent(era).await);
+        assert!(instructions.contains("# hl (tool names start with hl_)\n\nAsk the rig."), "{instructions}");
+        assert!(instructions.contains("# sl "), "{instructions}");
     }
     servers.fixture.declared.remove("hl.yaml");
     for era in Era::ALL {
-        eventually("they are gone", async || {
+        eventually("the instructions of the removed server are gone", async || {
             let agent = servers.fixture.agent(era).await;
             (!agent.handshake_result.contains("# hl") && agent.handshake_result.contains("# sl"))
                 .then_some(())

@@ -5,31 +5,31 @@ use serde_json::Value;
 use crate::fixture::EvenkeelFixture;
 use crate::support::{Era, RealServer, everything_server, time_server};
 
-/// Attaches a real server; an agent of each era must get the same list.
+/// Attaches a real server and returns its tools, which must be the same for an agent of each era.
 async fn attach_and_list(peer: &RealServer, protocol: &str) -> (EvenkeelFixture, Vec<String>) {
-    let stage = EvenkeelFixture::start(&[("real", &peer.spec())]).await;
-    stage.evenkeel.wait_until_attached("real").await;
-    assert_eq!(stage.server("real").await["status"]["protocolVersion"], protocol);
-    let listed = stage.agent(Era::Legacy).await.tool_names().await;
-    assert_eq!(stage.agent(Era::Modern).await.tool_names().await, listed);
-    assert_eq!(stage.server("real").await["status"]["tools"], listed.len());
-    (stage, listed)
+    let fixture = EvenkeelFixture::start(&[("real", &peer.spec())]).await;
+    fixture.evenkeel.wait_until_attached("real").await;
+    assert_eq!(fixture.server("real").await["status"]["protocolVersion"], protocol);
+    let listed = fixture.agent(Era::Legacy).await.tool_names().await;
+    assert_eq!(fixture.agent(Era::Modern).await.tool_names().await, listed);
+    assert_eq!(fixture.server("real").await["status"]["tools"], listed.len());
+    (fixture, listed)
 }
 
 #[tokio::test]
 #[cfg_attr(without_node, ignore = "needs Node")]
 async fn official_everything_server_works_in_the_legacy_era() {
     let peer = everything_server();
-    let (stage, listed) = attach_and_list(&peer, "2025-11-25").await;
+    let (fixture, listed) = attach_and_list(&peer, "2025-11-25").await;
     assert_eq!(listed.len(), 13, "{listed:?}");
     for era in Era::ALL {
-        let agent = stage.agent(era).await;
+        let agent = fixture.agent(era).await;
         assert_eq!(agent.call_text("real_echo", r#"{"message":"héllo"}"#).await, "Echo: héllo");
         let sum = agent.call_text("real_get-sum", r#"{"a":2,"b":40}"#).await;
         assert!(sum.contains("42"), "{sum}");
         let wrong = agent.call("real_get-sum", r#"{"a":"two"}"#).await;
         assert!(
-            wrong.as_ref().map_or_else(|error| error.contains("-32602"), |told| told.contains("isError"))
+            wrong.as_ref().map_or_else(|error| error.contains("-32602"), |result| result.contains("isError"))
         );
         let params = r#"{"name":"real_trigger-long-running-operation","arguments":{"duration":1,"steps":2},"_meta":{"progressToken":"p"}}"#;
         let mut call = agent.start_request("tools/call", params).await.unwrap();
@@ -49,12 +49,12 @@ async fn official_everything_server_works_in_the_legacy_era() {
         let complete = r#"{"ref":{"type":"ref/prompt","name":"real_completable-prompt"},"argument":{"name":"department","value":"E"}}"#;
         assert!(agent.request("completion/complete", complete).await.unwrap().contains("Engineering"));
         let uri = "demo://resource/static/document/features.md";
-        let mut notices = agent.notifications_with_resources(&[uri]).await;
+        let mut notifications = agent.notifications_with_resources(&[uri]).await;
         agent.call_text("real_toggle-subscriber-updates", "{}").await;
-        notices.wait_for("resources/updated").await;
+        notifications.wait_for("resources/updated").await;
         agent.call_text("real_toggle-subscriber-updates", "{}").await;
     }
-    let status = stage.server("real").await["status"].clone();
+    let status = fixture.server("real").await["status"].clone();
     assert_eq!((&status["prompts"], &status["resources"]), (&Value::from(4), &Value::from(7)));
 }
 
@@ -62,10 +62,10 @@ async fn official_everything_server_works_in_the_legacy_era() {
 #[cfg_attr(without_python, ignore = "needs Python")]
 async fn official_time_server_works_in_the_modern_era() {
     let peer = time_server();
-    let (stage, listed) = attach_and_list(&peer, "2026-07-28").await;
+    let (fixture, listed) = attach_and_list(&peer, "2026-07-28").await;
     assert_eq!(listed, ["real_convert_time", "real_get_current_time"]);
     for era in Era::ALL {
-        let agent = stage.agent(era).await;
+        let agent = fixture.agent(era).await;
         let now = agent.call_text("real_get_current_time", r#"{"timezone":"Europe/Berlin"}"#).await;
         let now: Value = serde_json::from_str(&now).unwrap();
         assert_eq!(now["timezone"], "Europe/Berlin", "{now}");

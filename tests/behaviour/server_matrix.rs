@@ -1,10 +1,10 @@
-//! Four servers that differ in nothing but era and transport, and an agent of each era with each.
+//! Four servers that differ only in era and transport, and an agent of each era for each server.
 
 use crate::fixture::EvenkeelFixture;
 use crate::rig::{ControlCommand, Counters, FakeHttpServer, FakeStdioServer, Script, ServerEra};
 use crate::support::{Agent, Era, eventually};
 
-/// The names of the four: over stdio and HTTP, legacy and modern.
+/// The names of the four servers: stdio or HTTP, legacy or modern.
 pub const NAMES: [&str; 4] = ["sl", "sm", "hl", "hm"];
 
 /// One server of each era over each transport, all with the same script.
@@ -15,7 +15,7 @@ pub struct ServerMatrix {
 }
 
 impl ServerMatrix {
-    /// Attaches them; the script gets its name and era.
+    /// Attaches the servers. `script` completes a script that has its name and era.
     pub async fn attach(script: impl Fn(Script) -> Script) -> Self {
         let script = |name, era| script(Script::new(name, era));
         let servers = Self {
@@ -38,7 +38,7 @@ impl ServerMatrix {
         servers
     }
 
-    /// An agent of each era with each server, and what to say when that fails.
+    /// Returns an agent of each era for each server, with a description for failure messages.
     pub async fn pairs(&self) -> Vec<(Agent, &'static str, String)> {
         let mut pairs = Vec::new();
         for era in Era::ALL {
@@ -53,52 +53,58 @@ impl ServerMatrix {
     }
 
     pub async fn counters(&self, name: &str) -> Counters {
-        if let Some((_, rig)) = self.http.iter().find(|(known, _)| *known == name) {
+        if let Some((_, rig)) = self.http.iter().find(|(server, _)| *server == name) {
             return rig.counters();
         }
-        let (_, rig) = self.stdio.iter().find(|(known, _)| *known == name).unwrap();
-        rig.live_processes().pop().expect("it lives").counters().await
+        let (_, rig) = self.stdio.iter().find(|(server, _)| *server == name).unwrap();
+        rig.live_processes().pop().expect("a live process").counters().await
     }
 
-    /// Nobody did what the specification forbids.
+    /// Fails if evenkeel violated the specification towards any server.
     pub async fn assert_no_complaints(&self) {
         for name in NAMES {
             assert_eq!(self.counters(name).await.complaints, Vec::<String>::new(), "{name}");
         }
     }
 
-    /// Tells the server something.
+    /// Sends a control command to a server.
     pub async fn send_command(&self, name: &str, command: ControlCommand) {
-        if let Some((_, rig)) = self.http.iter().find(|(known, _)| *known == name) {
+        if let Some((_, rig)) = self.http.iter().find(|(server, _)| *server == name) {
             return rig.send_command(command);
         }
-        let (_, rig) = self.stdio.iter().find(|(known, _)| *known == name).unwrap();
-        rig.live_processes().pop().expect("it lives").send_command(command).await.expect("it lives");
+        let (_, rig) = self.stdio.iter().find(|(server, _)| *server == name).unwrap();
+        rig.live_processes()
+            .pop()
+            .expect("a live process")
+            .send_command(command)
+            .await
+            .expect("a live process");
     }
 
-    /// Cuts the connection: the process is killed, the session forgotten, the streams closed.
+    /// Cuts a server's connection: kills the process, or forgets the session and closes the streams.
     pub async fn cut_connection(&self, name: &str) {
-        if let Some((_, rig)) = self.http.iter().find(|(known, _)| *known == name) {
+        if let Some((_, rig)) = self.http.iter().find(|(server, _)| *server == name) {
             return rig.send_command(ControlCommand::ForgetSessions { quietly: false });
         }
-        let (_, rig) = self.stdio.iter().find(|(known, _)| *known == name).unwrap();
-        let process = rig.live_processes().pop().expect("it lives");
+        let (_, rig) = self.stdio.iter().find(|(server, _)| *server == name).unwrap();
+        let process = rig.live_processes().pop().expect("a live process");
         process.kill();
         process.wait_for_exit().await;
-        eventually("another process", async || (!rig.live_processes().is_empty()).then_some(())).await;
+        eventually("another process has started", async || (!rig.live_processes().is_empty()).then_some(()))
+            .await;
     }
 
-    /// Changes the script of a server that runs.
+    /// Changes the script of a running server.
     pub async fn edit_script(&self, name: &str, change: impl FnOnce(&mut Script)) {
-        if let Some((_, rig)) = self.http.iter().find(|(known, _)| *known == name) {
+        if let Some((_, rig)) = self.http.iter().find(|(server, _)| *server == name) {
             return rig.edit_script(change);
         }
-        let (_, rig) = self.stdio.iter().find(|(known, _)| *known == name).unwrap();
+        let (_, rig) = self.stdio.iter().find(|(server, _)| *server == name).unwrap();
         let mut script = None;
-        rig.edit_script(|known| {
-            change(known);
-            script = Some(known.clone());
+        rig.edit_script(|current| {
+            change(current);
+            script = Some(current.clone());
         });
-        rig.live_processes().pop().expect("it lives").set_script(script.unwrap()).await;
+        rig.live_processes().pop().expect("a live process").set_script(script.unwrap()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Updates of resources and log messages reach the agents that asked for them, over every change of connection.
+//! Resource updates and log messages reach the agents that requested them, across reconnects.
 
 use serde_json::json;
 
@@ -14,9 +14,9 @@ async fn attach_servers() -> ServerMatrix {
     .await
 }
 
-/// Waits until the server is asked to tell of exactly these resources.
+/// Waits until the server has subscriptions to exactly these resources.
 async fn wait_for_subscriptions(servers: &ServerMatrix, name: &str, uris: &[&str]) {
-    eventually(&format!("{name} is watched for {uris:?}"), async || {
+    eventually(&format!("{name} has subscriptions to {uris:?}"), async || {
         let watched = servers.counters(name).await.watched;
         watched.keys().eq(uris).then_some(())
     })
@@ -39,18 +39,18 @@ async fn resource_update_reaches_only_subscribers() {
         let mut watchers = Vec::new();
         for era in Era::ALL {
             let agent = servers.fixture.agent(era).await;
-            let notices = agent.notifications_with_resources(&[&own]).await;
-            watchers.push((agent, notices));
+            let notifications = agent.notifications_with_resources(&[&own]).await;
+            watchers.push((agent, notifications));
         }
         let idle = servers.fixture.agent(Era::Legacy).await;
-        let mut silence = idle.notifications().await;
+        let mut unsubscribed = idle.notifications().await;
         wait_for_subscriptions(&servers, name, &[&own]).await;
         servers.send_command(name, ControlCommand::Updated(own.clone())).await;
-        for (agent, notices) in &mut watchers {
-            let notice = notices.wait_for("resources/updated").await;
-            assert!(notice.contains(&format!(r#""uri":"{own}""#)), "{:?}: {notice}", agent.era);
+        for (agent, notifications) in &mut watchers {
+            let notification = notifications.wait_for("resources/updated").await;
+            assert!(notification.contains(&format!(r#""uri":"{own}""#)), "{:?}: {notification}", agent.era);
         }
-        assert!(!silence.drain().iter().any(|notice| notice.contains("updated")));
+        assert!(!unsubscribed.drain().iter().any(|notification| notification.contains("updated")));
         let (legacy, _) = &watchers[0];
         legacy.request("resources/unsubscribe", &json!({ "uri": own }).to_string()).await.unwrap();
         wait_for_subscriptions(&servers, name, &[&own]).await;
@@ -70,15 +70,15 @@ async fn shared_resource_update_uses_the_uri_listed_for_the_agent() {
         listed["resources"].as_array().unwrap().iter().map(|item| item["uri"].as_str().unwrap()).collect();
     let shared: Vec<_> = uris.into_iter().filter(|uri| uri.starts_with("rig://shared")).collect();
     assert_eq!(shared.len(), 4);
-    let mut notices = agent.notifications_with_resources(&shared).await;
+    let mut notifications = agent.notifications_with_resources(&shared).await;
     wait_for_subscriptions(&servers, "sl", &["rig://shared"]).await;
     servers.send_command("sl", ControlCommand::Updated("rig://shared".into())).await;
-    let first = notices.wait_for("resources/updated").await;
+    let first = notifications.wait_for("resources/updated").await;
     wait_for_subscriptions(&servers, "hl", &["rig://shared"]).await;
     servers.send_command("hl", ControlCommand::Updated("rig://shared".into())).await;
-    let second = notices.wait_for("resources/updated").await;
+    let second = notifications.wait_for("resources/updated").await;
     assert_ne!(first, second);
-    // The server that was there first has the plain name.
+    // The server that was declared first has the bare URI.
     assert!(
         first.contains(r#""uri":"rig://shared""#) && second.contains(r#""uri":"rig://shared#"#),
         "{first} {second}"
@@ -88,15 +88,18 @@ async fn shared_resource_update_uses_the_uri_listed_for_the_agent() {
 #[tokio::test]
 async fn log_messages_respect_the_requested_level() {
     let servers = attach_servers().await;
-    let (verbose, calm, silent) = (
+    let (info_agent, error_agent, default_agent) = (
         servers.fixture.agent(Era::Legacy).await,
         servers.fixture.agent(Era::Legacy).await,
         servers.fixture.agent(Era::Legacy).await,
     );
-    let (mut all, mut grave, mut none) =
-        (verbose.notifications().await, calm.notifications().await, silent.notifications().await);
-    set_level(&verbose, "info").await;
-    set_level(&calm, "error").await;
+    let (mut info_notifications, mut error_notifications, mut default_notifications) = (
+        info_agent.notifications().await,
+        error_agent.notifications().await,
+        default_agent.notifications().await,
+    );
+    set_level(&info_agent, "info").await;
+    set_level(&error_agent, "error").await;
     for name in ["sl", "hl"] {
         eventually("the lowest level is set", async || {
             (servers.counters(name).await.level.as_deref() == Some("info")).then_some(())
@@ -105,16 +108,16 @@ async fn log_messages_respect_the_requested_level() {
         for level in ["debug", "info", "error"] {
             servers.send_command(name, ControlCommand::Log(level.into(), format!("{level} of {name}"))).await;
         }
-        all.wait_for(&format!("info of {name}")).await;
-        all.wait_for(&format!("error of {name}")).await;
-        let heard = grave.next().await;
-        assert!(heard.contains(&format!("error of {name}")), "{heard}");
+        info_notifications.wait_for(&format!("info of {name}")).await;
+        info_notifications.wait_for(&format!("error of {name}")).await;
+        let received = error_notifications.next().await;
+        assert!(received.contains(&format!("error of {name}")), "{received}");
     }
-    assert!(none.drain().is_empty());
-    let error = silent.request("logging/setLevel", r#"{"level":"loud"}"#).await.unwrap_err();
+    assert!(default_notifications.drain().is_empty());
+    let error = default_agent.request("logging/setLevel", r#"{"level":"loud"}"#).await.unwrap_err();
     assert!(error.contains("debug, info, notice"), "{error}");
-    // The last who wanted the lower level is gone.
-    verbose.end_session().await;
+    // The last agent with the lower level has disconnected.
+    info_agent.end_session().await;
     eventually("the level is raised", async || {
         (servers.counters("hl").await.level.as_deref() == Some("error")).then_some(())
     })
@@ -125,7 +128,7 @@ async fn log_messages_respect_the_requested_level() {
 #[tokio::test]
 async fn in_call_log_messages_reach_only_agents_that_requested_them() {
     let servers = attach_servers().await;
-    // Over stdio a message belongs to no call.
+    // Over stdio a log message is not tied to a call.
     for name in ["hl", "hm"] {
         let params = |meta: &str| {
             format!(r#"{{"name":"{name}_log","arguments":{{"data":"hello"}},"_meta":{{{meta}}}}}"#)
@@ -143,11 +146,11 @@ async fn in_call_log_messages_reach_only_agents_that_requested_them() {
                 set_level(&agent, set).await;
             }
             let mut call = agent.start_request("tools/call", &params(meta)).await.unwrap();
-            let mut heard = false;
+            let mut received = false;
             while let Some(message) = call.next_message().await.unwrap() {
-                heard |= message.contains("notifications/message");
+                received |= message.contains("notifications/message");
             }
-            assert_eq!(heard, expected, "{name} {era:?} {meta} {set:?}");
+            assert_eq!(received, expected, "{name} {era:?} {meta} {set:?}");
         }
     }
 }
@@ -158,13 +161,13 @@ async fn subscriptions_are_restored_on_a_new_connection() {
     for name in NAMES {
         let own = format!("rig://{name}/a");
         let agent = servers.fixture.agent(Era::Legacy).await;
-        let mut notices = agent.notifications_with_resources(&[&own]).await;
+        let mut notifications = agent.notifications_with_resources(&[&own]).await;
         set_level(&agent, "warning").await;
         wait_for_subscriptions(&servers, name, &[&own]).await;
-        notices.drain();
+        notifications.drain();
         servers.cut_connection(name).await;
-        // What may have been missed is told without being asked for.
-        notices.wait_for("resources/updated").await;
+        // Updates that may have been missed are sent unprompted.
+        notifications.wait_for("resources/updated").await;
         wait_for_subscriptions(&servers, name, &[&own]).await;
         if is_legacy(name) {
             eventually("the level is set again", async || {
@@ -172,11 +175,11 @@ async fn subscriptions_are_restored_on_a_new_connection() {
             })
             .await;
             servers.send_command(name, ControlCommand::Log("error".into(), "again".into())).await;
-            notices.wait_for("again").await;
+            notifications.wait_for("again").await;
         }
-        notices.drain();
+        notifications.drain();
         servers.send_command(name, ControlCommand::Updated(own.clone())).await;
-        notices.wait_for(&own).await;
+        notifications.wait_for(&own).await;
         agent.end_session().await;
     }
     servers.assert_no_complaints().await;
@@ -187,14 +190,14 @@ async fn subscribe_fails_without_capability_and_for_unknown_resource() {
     let mut script = Script::new("r", ServerEra::Dual).prompts_and_resources(&[], &["x:1"], &[]);
     script.capabilities = Some(serde_json::from_str(r#"{"resources":{}}"#).unwrap());
     let rig = crate::rig::FakeHttpServer::start(script).await;
-    let stage = crate::fixture::EvenkeelFixture::start(&[]).await;
-    stage.attach("r", &rig.spec()).await;
-    let agent = stage.agent(Era::Legacy).await;
+    let fixture = crate::fixture::EvenkeelFixture::start(&[]).await;
+    fixture.attach("r", &rig.spec()).await;
+    let agent = fixture.agent(Era::Legacy).await;
     let error = agent.request("resources/subscribe", r#"{"uri":"x:1"}"#).await.unwrap_err();
-    assert!(error.contains("does not tell when a resource changes"), "{error}");
+    assert!(error.contains("does not support resource subscriptions"), "{error}");
     let other = Script::new("s", ServerEra::Dual).prompts_and_resources(&[], &["y:1"], &[]);
     let other = crate::rig::FakeHttpServer::start(other).await;
-    stage.attach("s", &other.spec()).await;
+    fixture.attach("s", &other.spec()).await;
     let error = agent.request("resources/subscribe", r#"{"uri":"z:1"}"#).await.unwrap_err();
     assert!(error.contains("Unknown resource: z:1"), "{error}");
 }
@@ -206,18 +209,20 @@ async fn subscription_connects_an_idle_server() {
         &["x:1"],
         &[],
     ));
-    let mut stage = crate::fixture::EvenkeelFixture::start(&[]).await;
-    stage.attach("r", &format!("{}\nactivation: OnDemand", rig.spec(""))).await;
-    stage.evenkeel.terminate().await;
-    stage.evenkeel.restart().await;
-    stage.evenkeel.wait_for("r", "Ready", "True", "Idle").await;
+    let mut fixture = crate::fixture::EvenkeelFixture::start(&[]).await;
+    fixture.attach("r", &format!("{}\nactivation: OnDemand", rig.spec(""))).await;
+    fixture.evenkeel.terminate().await;
+    fixture.evenkeel.restart().await;
+    fixture.evenkeel.wait_for("r", "Ready", "True", "Idle").await;
     assert_eq!(rig.live_processes().len(), 0);
-    let agent = stage.agent(Era::Legacy).await;
-    let mut notices = agent.notifications_with_resources(&["x:1"]).await;
-    let process = eventually("it is started", async || rig.live_processes().pop()).await;
-    eventually("it is watched", async || process.counters().await.watched.contains_key("x:1").then_some(()))
-        .await;
-    notices.drain();
+    let agent = fixture.agent(Era::Legacy).await;
+    let mut notifications = agent.notifications_with_resources(&["x:1"]).await;
+    let process = eventually("the process is started", async || rig.live_processes().pop()).await;
+    eventually("the resource is subscribed to", async || {
+        process.counters().await.watched.contains_key("x:1").then_some(())
+    })
+    .await;
+    notifications.drain();
     process.send_command(ControlCommand::Updated("x:1".into())).await;
-    notices.wait_for("x:1").await;
+    notifications.wait_for("x:1").await;
 }

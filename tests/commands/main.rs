@@ -1,4 +1,4 @@
-//! The commands as people call them, against a running evenkeel: what they print, how they end, what they write.
+//! Tests the commands against a running instance: output, exit codes and files.
 
 #![allow(
     clippy::unwrap_used,

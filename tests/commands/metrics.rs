@@ -1,4 +1,4 @@
-//! Metrics: every name is documented, every documented name is there, and Prometheus reads them.
+//! Tests that every metric is documented, every documented metric exists, and Prometheus accepts them.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -8,23 +8,23 @@ use crate::rig::{FakeStdioServer, Script};
 use crate::support::{Agent, Era, eventually, http, promtool};
 use crate::test_instance::TestInstance;
 
-/// Not written before there is something to count.
+/// Metrics without a value before their first event.
 const EVENT_DRIVEN_METRICS: [&str; 1] = ["evenkeel_watch_restarts_total"];
 
 async fn scrape() -> String {
     let server = FakeStdioServer::new(Script::default());
-    let stage = TestInstance::start(&[("a", &server.spec(""))]).await;
-    stage.evenkeel.wait_until_attached("a").await;
-    let agent = Agent::connect(Era::Modern, &stage.evenkeel.url()).await;
+    let instance = TestInstance::start(&[("a", &server.spec(""))]).await;
+    instance.evenkeel.wait_until_attached("a").await;
+    let agent = Agent::connect(Era::Modern, &instance.evenkeel.url()).await;
     agent.call("a_echo", "{}").await.unwrap();
     eventually("everything has been counted", async || {
-        let text = http::get(&stage.evenkeel.admin("/metrics")).await.unwrap();
+        let text = http::get(&instance.evenkeel.admin("/metrics")).await.unwrap();
         text.contains("evenkeel_audit_records_total 2").then_some(text)
     })
     .await
 }
 
-/// The names of families as they are scraped: a counter ends in `_total`.
+/// Returns the names of metric families as scraped: a counter ends in `_total`.
 fn family_names(text: &str) -> BTreeSet<String> {
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     types
@@ -40,12 +40,12 @@ async fn every_metric_is_documented() {
     let text = scrape().await;
     let page = include_str!("../../docs/metrics.md");
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
-    // Other tables explain labels.
+    // Other tables of the page describe labels.
     let metrics = rows.map(|(name, _)| name.to_owned()).filter(|name| name.starts_with("evenkeel_"));
     let documented: BTreeSet<String> = metrics.collect();
-    let mut told = family_names(&text);
-    told.extend(EVENT_DRIVEN_METRICS.map(String::from));
-    assert_eq!(told, documented, "{text}");
+    let mut found = family_names(&text);
+    found.extend(EVENT_DRIVEN_METRICS.map(String::from));
+    assert_eq!(found, documented, "{text}");
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn promtool_accepts_the_metrics() {
         .stderr(Pipe::piped())
         .spawn()
         .unwrap();
-    // It reads the older text format, where a counter is named with its ending and there is no end mark.
+    // promtool reads the older text format, where a counter has its suffix in the metadata and there is no EOF line.
     let counters =
         family_names(&text).into_iter().filter_map(|name| name.strip_suffix("_total").map(str::to_owned));
     let text = counters.fold(text.replace("# EOF\n", ""), |text, name| {
@@ -70,7 +70,7 @@ async fn promtool_accepts_the_metrics() {
     });
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let said =
+    let promtool_output =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "{said}\n{text}");
+    assert!(output.status.success() && promtool_output.trim().is_empty(), "{promtool_output}\n{text}");
 }

@@ -1,5 +1,8 @@
-//! Values that are given to servers, planted wherever they may stand, and looked for in everything that evenkeel tells
-//! anyone, also after a server has said them itself. (What it answers to a call is its own doing, and is passed on.)
+//! Tests that secret values never appear in any output.
+//!
+//! Values are planted wherever a server can receive them, and searched for in all output of evenkeel, also after a
+//! server has sent them back in errors and logs. (The result of a tool call is the server's own and is passed on
+//! unchanged.)
 
 use std::fs;
 use std::path::Path;
@@ -10,18 +13,18 @@ use crate::rig::{Action, ControlCommand, FakeHttpServer, FakeStdioServer, Rule, 
 use crate::support::{Agent, Era, Evenkeel, TestDirectory, eventually, http};
 use crate::test_instance::TestInstance;
 
-/// Written in files that people keep.
+/// Values that are literals in declarations.
 const LITERAL_VALUES: [&str; 5] =
     ["planted-env-1a", "planted-header-2b", "planted-query-3c", "planted-user-4d", "planted-broken-5e"];
-/// Found elsewhere.
+/// Values that declarations reference.
 const RESOLVED_VALUES: [&str; 3] = ["planted-secret-6f", "planted-bearer-7a", "planted-variable-8b"];
 
-/// Servers that say what they were given.
+/// Servers that send back the values that they were given.
 struct LeakyServers {
-    /// With why each is not attached.
+    /// The name of each server, the reason why it is not attached, and the server.
     processes: Vec<(&'static str, &'static str, FakeStdioServer)>,
     remotes: Vec<(&'static str, &'static str, FakeHttpServer)>,
-    /// One that is attached, and names itself so.
+    /// A server that is attached and has a secret value in its name.
     named: FakeHttpServer,
 }
 
@@ -29,46 +32,55 @@ impl LeakyServers {
     async fn start() -> Self {
         let [env, header, query, ..] = LITERAL_VALUES;
         let [secret, bearer, variable] = RESOLVED_VALUES;
-        let given = format!("wrong: {env} {secret} {variable}");
-        let sent = format!("wrong: {header} Bearer {bearer} ?key={query}");
-        let opening = |then: Action| {
+        let process_text = format!("wrong: {env} {secret} {variable}");
+        let http_text = format!("wrong: {header} Bearer {bearer} ?key={query}");
+        let failing_handshake = |then: Action| {
             let always = Rule::always(then);
             Script::default().on("server/discover", always.clone()).on("initialize", always)
         };
-        let mut dying = Script::default();
-        dying.stdio.exit_at_start = Some(3);
-        // Also where a log line is cut, and without an end.
-        let cut = format!("{}{secret} {secret}", "x".repeat(4_090));
-        dying.stdio.stderr = vec![given.clone(), cut, given.clone()];
+        let mut exiting = Script::default();
+        exiting.stdio.exit_at_start = Some(3);
+        // Also across the length limit of a log line, and at the end of the output.
+        let truncated = format!("{}{secret} {secret}", "x".repeat(4_090));
+        exiting.stdio.stderr = vec![process_text.clone(), truncated, process_text.clone()];
         let http = |status, kind: &str, body: String| {
             let headers = [("Content-Type".to_owned(), kind.to_owned())].into();
             Action::Http { status, headers, body }
         };
-        let error = format!(r#"{{"jsonrpc":"2.0","id":null,"error":{{"code":-32000,"message":"{sent}"}}}}"#);
-        let listing = Script::default().on("tools/list", Rule::always(Action::error(-32603, &sent)));
+        let error =
+            format!(r#"{{"jsonrpc":"2.0","id":null,"error":{{"code":-32000,"message":"{http_text}"}}}}"#);
+        let listing = Script::default().on("tools/list", Rule::always(Action::error(-32603, &http_text)));
         let mut remotes = Vec::new();
         for (name, reason, script) in [
-            ("http-text", "ConnectFailed", opening(http(400, "text/plain", sent.clone()))),
-            ("http-error", "HandshakeFailed", opening(Action::error(-32600, &sent))),
-            ("http-refused", "CredentialsRejected", opening(http(401, "application/json", error.clone()))),
-            ("http-busy", "ConnectFailed", opening(http(429, "application/json", error))),
-            ("http-strange", "ConnectFailed", opening(http(200, &format!("text/{bearer}"), String::new()))),
+            ("http-text", "ConnectFailed", failing_handshake(http(400, "text/plain", http_text.clone()))),
+            ("http-error", "HandshakeFailed", failing_handshake(Action::error(-32600, &http_text))),
+            (
+                "http-refused",
+                "CredentialsRejected",
+                failing_handshake(http(401, "application/json", error.clone())),
+            ),
+            ("http-busy", "ConnectFailed", failing_handshake(http(429, "application/json", error))),
+            (
+                "http-strange",
+                "ConnectFailed",
+                failing_handshake(http(200, &format!("text/{bearer}"), String::new())),
+            ),
             ("http-list", "ListFailed", listing),
         ] {
             remotes.push((name, reason, FakeHttpServer::start(script).await));
         }
-        let mut named = Script::default().on("tools/call", Rule::always(http(400, "text/plain", sent)));
+        let mut named = Script::default().on("tools/call", Rule::always(http(400, "text/plain", http_text)));
         named.name = format!("rig {bearer}");
-        // Which tells its messages on a stream of its own.
+        // A legacy server sends log messages on the notification stream.
         named.era = ServerEra::Legacy;
         named.capabilities = Some(serde_json::from_str(r#"{"tools":{},"logging":{}}"#).unwrap());
         Self {
             processes: vec![
-                ("process-dies", "Exited", FakeStdioServer::new(dying)),
+                ("process-dies", "Exited", FakeStdioServer::new(exiting)),
                 (
                     "process-error",
                     "HandshakeFailed",
-                    FakeStdioServer::new(opening(Action::error(-32600, &given))),
+                    FakeStdioServer::new(failing_handshake(Action::error(-32600, &process_text))),
                 ),
             ],
             remotes,
@@ -89,32 +101,32 @@ impl LeakyServers {
         }
     }
 
-    /// Waits until all have said it.
-    async fn wait_until_leaked(&self, stage: &TestInstance) {
-        let evenkeel = &stage.evenkeel;
+    /// Waits until all servers have sent their values.
+    async fn wait_until_leaked(&self, instance: &TestInstance) {
+        let evenkeel = &instance.evenkeel;
         evenkeel.wait_until_attached("named").await;
         let text = format!("{} in a message", RESOLVED_VALUES[1]);
         eventually("the message is logged", async || {
             self.named.send_command(ControlCommand::Log("error".into(), text.clone()));
-            stage.run_ok(&["logs", "named"]).await.contains("in a message").then_some(())
+            instance.run_ok(&["logs", "named"]).await.contains("in a message").then_some(())
         })
         .await;
         let processes = self.processes.iter().map(|(name, reason, _)| (*name, *reason));
         let remotes = self.remotes.iter().map(|(name, reason, _)| (*name, *reason));
         for (name, reason) in processes.chain(remotes) {
             let ready = evenkeel.wait_for(name, "Ready", "False", reason).await;
-            // Else the test would prove nothing.
+            // Otherwise the test would prove nothing.
             assert!(ready.message.contains("<redacted>"), "{name}: {}", ready.message);
         }
     }
 }
 
-/// Servers in every state that there is something to say about.
+/// Declares servers in every state that has a message.
 fn declare_servers(
     declared: &TestDirectory,
     secrets: &Path,
     (stdio, http, refusing): (&FakeStdioServer, &FakeHttpServer, &FakeHttpServer),
-    echoes: &LeakyServers,
+    leaky: &LeakyServers,
 ) {
     let [env, header, query, user, broken] = LITERAL_VALUES;
     let [secret, bearer, _] = RESOLVED_VALUES;
@@ -128,7 +140,7 @@ fn declare_servers(
     let headers = format!(
         "headers: [{{ name: X-Key, value: {header} }}, {{ name: Authorization, valueFrom: {{ secretKeyRef: {{ name: s, key: bearer }} }} }}]"
     );
-    echoes.declare(declared, &variables, &headers);
+    leaky.declare(declared, &variables, &headers);
     declared.write_server("process", &stdio.spec(&variables));
     declared.write_server("remote", &format!("http:\n  url: \"{}?key={query}\"\n  {headers}", http.url()));
     declared
@@ -159,9 +171,9 @@ fn declare_servers(
     );
 }
 
-/// Everything that is told while all this is declared, each with where it was found.
-async fn collect_outputs(stage: &TestInstance) -> Vec<(String, String)> {
-    let mut told = Vec::new();
+/// Collects all output about these servers, each with its place.
+async fn collect_outputs(instance: &TestInstance) -> Vec<(String, String)> {
+    let mut outputs = Vec::new();
     let group = "/apis/evenkeel.dev/v1alpha1";
     let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
     for path in [
@@ -175,9 +187,9 @@ async fn collect_outputs(stage: &TestInstance) -> Vec<(String, String)> {
         "/readyz".into(),
     ] {
         for accept in ["application/json", table] {
-            let url = stage.evenkeel.admin(&path);
-            let answer = http::send(hyper::Method::GET, &url, &[("accept", accept)], "").await.unwrap();
-            told.push((format!("{path} as {accept}"), answer.text().await.unwrap()));
+            let url = instance.evenkeel.admin(&path);
+            let response = http::send(hyper::Method::GET, &url, &[("accept", accept)], "").await.unwrap();
+            outputs.push((format!("{path} as {accept}"), response.text().await.unwrap()));
         }
     }
     for args in [
@@ -192,33 +204,33 @@ async fn collect_outputs(stage: &TestInstance) -> Vec<(String, String)> {
         &["wait", "--all", "--timeout", "10ms"],
         &["describe", "src", "directory"],
     ] {
-        let done = stage.run(args).await;
-        told.push((format!("{args:?}"), done.stdout + &done.stderr));
+        let done = instance.run(args).await;
+        outputs.push((format!("{args:?}"), done.stdout + &done.stderr));
     }
-    let list: Value = serde_json::from_str(&stage.run_ok(&["get", "mcps", "-o", "json"]).await).unwrap();
+    let list: Value = serde_json::from_str(&instance.run_ok(&["get", "mcps", "-o", "json"]).await).unwrap();
     let servers: Vec<_> =
         list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].clone()).collect();
     assert!(servers.len() >= 8, "{servers:?}");
     for name in &servers {
         let name = name.as_str().unwrap();
         for args in [&["describe", "mcps", name][..], &["logs", name]] {
-            told.push((format!("{args:?}"), stage.run_ok(args).await));
+            outputs.push((format!("{args:?}"), instance.run_ok(args).await));
         }
     }
     for era in [Era::Legacy, Era::Modern] {
-        let agent = Agent::connect(era, &stage.evenkeel.url()).await;
-        told.push(("tools".into(), agent.tool_names().await.join("\n")));
+        let agent = Agent::connect(era, &instance.evenkeel.url()).await;
+        outputs.push(("tools".into(), agent.tool_names().await.join("\n")));
         for (tool, arguments) in ["process_echo", "remote_echo", "missing_echo", "away_echo", "named_echo"]
             .map(|tool| (tool, "{}"))
         {
-            let answer = agent.call(tool, arguments).await;
-            told.push((format!("call of {tool}"), format!("{answer:?}")));
+            let response = agent.call(tool, arguments).await;
+            outputs.push((format!("call of {tool}"), format!("{response:?}")));
         }
     }
-    told
+    outputs
 }
 
-/// Every file below a directory, by its path.
+/// Reads every file below a directory, with its path.
 fn read_files(directory: &Path, found: &mut Vec<(String, Vec<u8>)>) {
     for entry in fs::read_dir(directory).unwrap() {
         let entry = entry.unwrap();
@@ -243,16 +255,16 @@ async fn secret_values_appear_in_no_output() {
     let http = FakeHttpServer::start(Script::default()).await;
     let refusing =
         FakeHttpServer::start(Script::default().on("POST", Rule::always(Action::status(401)))).await;
-    let echoes = LeakyServers::start().await;
+    let leaky = LeakyServers::start().await;
     for format in ["text", "json"] {
         let declared = TestDirectory::new();
-        declare_servers(&declared, secrets.path(), (&stdio, &http, &refusing), &echoes);
+        declare_servers(&declared, secrets.path(), (&stdio, &http, &refusing), &leaky);
         let flags =
             ["--log", "trace", "--log-format", format, "--secrets-dir", secrets.path().to_str().unwrap()];
         let evenkeel = Evenkeel::run_with_env(declared.path(), &flags, &[("PLANTED", variable)]).await;
-        let mut stage = TestInstance { declared, evenkeel };
+        let mut instance = TestInstance { declared, evenkeel };
         for name in ["process", "remote"] {
-            stage.evenkeel.wait_until_attached(name).await;
+            instance.evenkeel.wait_until_attached(name).await;
         }
         for (name, reason) in [
             ("refused", "CredentialsRejected"),
@@ -262,10 +274,10 @@ async fn secret_values_appear_in_no_output() {
             ("twice", "InvalidSpec"),
             ("mistyped", "InvalidSpec"),
         ] {
-            stage.evenkeel.wait_for(name, "Ready", "False", reason).await;
+            instance.evenkeel.wait_for(name, "Ready", "False", reason).await;
         }
-        echoes.wait_until_leaked(&stage).await;
-        // The servers did get them: else the test would prove nothing.
+        leaky.wait_until_leaked(&instance).await;
+        // The servers did receive the values; otherwise the test would prove nothing.
         let [process] = &stdio.live_processes()[..] else { panic!("one process") };
         let environ = fs::read(format!("/proc/{}/environ", process.pid())).unwrap_or_default();
         if cfg!(target_os = "linux") {
@@ -274,9 +286,9 @@ async fn secret_values_appear_in_no_output() {
             }
         }
 
-        let mut found = Vec::new();
-        for (place, text) in collect_outputs(&stage).await {
-            found.extend(
+        let mut leaks = Vec::new();
+        for (place, text) in collect_outputs(&instance).await {
+            leaks.extend(
                 LITERAL_VALUES
                     .iter()
                     .chain(&RESOLVED_VALUES)
@@ -284,27 +296,34 @@ async fn secret_values_appear_in_no_output() {
                     .map(|value| (place.clone(), *value)),
             );
         }
-        stage.evenkeel.terminate().await;
-        let said = stage.evenkeel.stderr();
+        instance.evenkeel.terminate().await;
+        let stderr = instance.evenkeel.stderr();
         for value in LITERAL_VALUES.iter().chain(&RESOLVED_VALUES) {
-            found.extend(
-                said.lines().find(|line| line.contains(*value)).map(|line| (format!("log: {line}"), *value)),
+            leaks.extend(
+                stderr
+                    .lines()
+                    .find(|line| line.contains(*value))
+                    .map(|line| (format!("log: {line}"), *value)),
             );
         }
-        let mut kept = Vec::new();
-        read_files(&stage.evenkeel.state_dir(), &mut kept);
-        assert!(kept.iter().any(|(path, _)| path.contains("/audit/")), "the whole directory is searched");
-        for (path, bytes) in &kept {
-            // The last good declarations are kept as they were written, for their owner alone; references stay references.
-            let written: &[&str] = if path.contains("/declarations/") { &[] } else { &LITERAL_VALUES };
-            found.extend(
-                written
+        let mut state_files = Vec::new();
+        read_files(&instance.evenkeel.state_dir(), &mut state_files);
+        assert!(
+            state_files.iter().any(|(path, _)| path.contains("/audit/")),
+            "the whole directory is searched"
+        );
+        for (path, bytes) in &state_files {
+            // The last good declarations are stored verbatim, readable by their owner only; references stay
+            // references.
+            let literals: &[&str] = if path.contains("/declarations/") { &[] } else { &LITERAL_VALUES };
+            leaks.extend(
+                literals
                     .iter()
                     .chain(&RESOLVED_VALUES)
                     .filter(|value| contains(bytes, value))
                     .map(|value| (path.clone(), *value)),
             );
         }
-        assert!(found.is_empty(), "{format}: {found:#?}");
+        assert!(leaks.is_empty(), "{format}: {leaks:#?}");
     }
 }

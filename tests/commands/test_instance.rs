@@ -1,4 +1,4 @@
-//! A running evenkeel, and commands that ask it.
+//! A running instance, and commands that connect to it.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -9,13 +9,13 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 use crate::support::{Evenkeel, TestDirectory, within};
 
-/// evenkeel on a directory.
+/// A running instance on a directory of its own.
 pub struct TestInstance {
     pub declared: TestDirectory,
     pub evenkeel: Evenkeel,
 }
 
-/// How a command ended.
+/// The output and exit code of a command.
 #[derive(Debug)]
 pub struct CommandOutput {
     pub code: i32,
@@ -24,12 +24,12 @@ pub struct CommandOutput {
 }
 
 impl TestInstance {
-    /// Declares servers, each by its name and the lines of its spec, and runs.
+    /// Declares servers, each by name and the lines of its spec, and starts an instance.
     pub async fn start(servers: &[(&str, &str)]) -> Self {
         Self::start_with_flags(servers, &[]).await
     }
 
-    /// The same, run with more flags.
+    /// Like [`Self::start`], with additional flags.
     pub async fn start_with_flags(servers: &[(&str, &str)], flags: &[&str]) -> Self {
         let declared = TestDirectory::new();
         for (name, spec) in servers {
@@ -39,32 +39,32 @@ impl TestInstance {
         Self { declared, evenkeel }
     }
 
-    /// The directory.
+    /// Returns the directory of declarations.
     pub fn path(&self) -> &Path {
         self.declared.path()
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it exits.
     pub async fn run(&self, args: &[&str]) -> CommandOutput {
         let output = within(&args.join(" "), self.command(args).output()).await.unwrap();
         CommandOutput::from_output(&output)
     }
 
-    /// Runs a command that must succeed, and gives what it printed.
+    /// Runs a command that must succeed, and returns its stdout.
     pub async fn run_ok(&self, args: &[&str]) -> String {
-        let done = self.run(args).await;
-        assert_eq!(done.code, 0, "{args:?}: {done:?}");
-        done.stdout
+        let output = self.run(args).await;
+        assert_eq!(output.code, 0, "{args:?}: {output:?}");
+        output.stdout
     }
 
-    /// Runs a command that must fail, and gives what it said.
+    /// Runs a command that must exit with code 1, and returns its stderr.
     pub async fn run_failing(&self, args: &[&str]) -> String {
-        let done = self.run(args).await;
-        assert_eq!(done.code, 1, "{args:?}: {done:?}");
-        done.stderr
+        let output = self.run(args).await;
+        assert_eq!(output.code, 1, "{args:?}: {output:?}");
+        output.stderr
     }
 
-    /// Starts a command that goes on, and reads what it prints.
+    /// Starts a command that keeps running.
     pub fn follow(&self, args: &[&str]) -> RunningCommand {
         let mut command = self.command(args);
         let mut child =
@@ -92,7 +92,7 @@ impl CommandOutput {
     }
 }
 
-/// A command that goes on; killed when dropped.
+/// A command that keeps running; killed when dropped.
 pub struct RunningCommand {
     child: Child,
     stdout_lines: Lines<BufReader<ChildStdout>>,
@@ -100,7 +100,7 @@ pub struct RunningCommand {
 }
 
 impl RunningCommand {
-    /// Reads on to the end of the command, and gives its exit code.
+    /// Reads stdout to its end, and returns the exit code.
     pub async fn wait(&mut self) -> Option<i32> {
         let end = async {
             while self.stdout_lines.next_line().await.unwrap().is_some() {}
@@ -109,23 +109,23 @@ impl RunningCommand {
         within("the command ends", end).await
     }
 
-    /// The next line that holds a text.
+    /// Returns the next line of stdout that contains a text.
     pub async fn line_with(&mut self, text: &str) -> String {
         self.lines_until(text).await.pop().unwrap()
     }
 
-    /// The lines up to the next one that holds a text.
+    /// Returns the lines of stdout up to the next one that contains a text.
     pub async fn lines_until(&mut self, text: &str) -> Vec<String> {
         read_lines_until(&mut self.stdout_lines, text).await
     }
 
-    /// Waits for a line with a text among what it says beside what it prints.
+    /// Waits for a line of stderr that contains a text.
     pub async fn wait_for_stderr(&mut self, text: &str) {
         read_lines_until(&mut self.stderr_lines, text).await;
     }
 }
 
-/// The lines up to the next one that holds a text.
+/// Reads lines up to the next one that contains a text.
 async fn read_lines_until(from: &mut Lines<BufReader<impl AsyncRead + Unpin>>, text: &str) -> Vec<String> {
     let next = async {
         let mut lines = Vec::new();
@@ -138,7 +138,7 @@ async fn read_lines_until(from: &mut Lines<BufReader<impl AsyncRead + Unpin>>, t
     within(text, next).await
 }
 
-/// The lines of JSON in a text.
+/// Parses a text of JSON lines.
 pub fn parse_json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

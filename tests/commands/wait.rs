@@ -1,4 +1,4 @@
-//! `wait`.
+//! Tests `wait`.
 
 use std::time::Duration;
 
@@ -13,34 +13,36 @@ const MISSING_COMMAND_SPEC: &str = "stdio: { command: no-such-program-anywhere }
 #[tokio::test]
 async fn wait_ends_when_conditions_hold_or_reports_why_not() {
     let server = FakeStdioServer::new(Script::default());
-    let stage = TestInstance::start(&[("good", &server.spec("")), ("missing", MISSING_COMMAND_SPEC)]).await;
-    stage.run_ok(&["wait", "good"]).await;
-    stage.run_ok(&["wait", "mcps/good", "--for", "condition=Ready"]).await;
-    stage.run_ok(&["wait", "missing", "--for", "condition=stalled"]).await;
-    stage.run_ok(&["wait", "missing", "good", "--for=condition=Accepted"]).await;
-    stage.run_ok(&["wait", "missing", "--for=condition=Ready=False"]).await;
-    stage.run_ok(&["wait", "good", "--for=condition=Stalled=False"]).await;
+    let instance =
+        TestInstance::start(&[("good", &server.spec("")), ("missing", MISSING_COMMAND_SPEC)]).await;
+    instance.run_ok(&["wait", "good"]).await;
+    instance.run_ok(&["wait", "mcps/good", "--for", "condition=Ready"]).await;
+    instance.run_ok(&["wait", "missing", "--for", "condition=stalled"]).await;
+    instance.run_ok(&["wait", "missing", "good", "--for=condition=Accepted"]).await;
+    instance.run_ok(&["wait", "missing", "--for=condition=Ready=False"]).await;
+    instance.run_ok(&["wait", "good", "--for=condition=Stalled=False"]).await;
 
-    let said = stage.run_failing(&["wait", "missing", "good", "--timeout", "100ms"]).await;
-    assert!(said.contains("McpServer/missing is Ready=False (CommandNotFound): "), "{said}");
-    assert!(said.ends_with("error: not within 100ms\n") && !said.contains("/good"), "{said}");
-    let said = stage.run_failing(&["wait", "--all", "--timeout", "100ms"]).await;
-    assert!(said.contains("McpServer/missing"), "{said}");
-    let said = stage.run_failing(&["wait", "goood"]).await;
-    assert!(said.contains("did you mean good?"), "{said}");
-    for wrong in [&["wait"][..], &["wait", "good", "--for=Ready"], &["wait", "good", "--timeout", "soon"]] {
-        assert_eq!(stage.run(wrong).await.code, 2, "{wrong:?}");
+    let stderr = instance.run_failing(&["wait", "missing", "good", "--timeout", "100ms"]).await;
+    assert!(stderr.contains("McpServer/missing is Ready=False (CommandNotFound): "), "{stderr}");
+    assert!(stderr.ends_with("error: timed out after 100ms\n") && !stderr.contains("/good"), "{stderr}");
+    let stderr = instance.run_failing(&["wait", "--all", "--timeout", "100ms"]).await;
+    assert!(stderr.contains("McpServer/missing"), "{stderr}");
+    let stderr = instance.run_failing(&["wait", "goood"]).await;
+    assert!(stderr.contains("did you mean good?"), "{stderr}");
+    for invalid in [&["wait"][..], &["wait", "good", "--for=Ready"], &["wait", "good", "--timeout", "soon"]] {
+        assert_eq!(instance.run(invalid).await.code, 2, "{invalid:?}");
     }
 
-    // What is not declared yet is waited for, and so is its end.
-    let (soon, gone) = (stage.run(&["wait", "soon"]), stage.run(&["wait", "missing", "--for=delete"]));
+    // Waits for an object that is not declared yet, and for a deletion.
+    let (soon, deleted) =
+        (instance.run(&["wait", "soon"]), instance.run(&["wait", "missing", "--for=delete"]));
     let change = async {
-        stage.declared.write_server("soon", &server.spec(""));
-        stage.declared.remove("missing.yaml");
+        instance.declared.write_server("soon", &server.spec(""));
+        instance.declared.remove("missing.yaml");
     };
-    let (soon, gone, ()) = tokio::join!(soon, gone, change);
-    assert_eq!((soon.code, gone.code), (0, 0), "{soon:?} {gone:?}");
-    stage.run_ok(&["wait", "--all"]).await;
+    let (soon, deleted, ()) = tokio::join!(soon, deleted, change);
+    assert_eq!((soon.code, deleted.code), (0, 0), "{soon:?} {deleted:?}");
+    instance.run_ok(&["wait", "--all"]).await;
 }
 
 #[tokio::test]
@@ -56,17 +58,18 @@ async fn wait_required_also_waits_for_the_instance() {
         command.env("EVENKEEL_DIR", declared.path());
         tokio::process::Command::from(command).output()
     };
-    let done = CommandOutput::from_output(&within("the wait ends", wait(&evenkeel, "200ms")).await.unwrap());
-    assert_eq!(done.code, 1);
-    assert!(done.stderr.contains("McpServer/default/needed: CommandNotFound: "), "{}", done.stderr);
+    let output =
+        CommandOutput::from_output(&within("the wait ends", wait(&evenkeel, "200ms")).await.unwrap());
+    assert_eq!(output.code, 1);
+    assert!(output.stderr.contains("McpServer/default/needed: CommandNotFound: "), "{}", output.stderr);
 
     evenkeel.terminate().await;
     declared.write_server("needed", &format!("{}\nrequired: true", server.spec("")));
-    // Started first, as scripts may.
+    // The wait starts before evenkeel, as in scripts.
     let waiting = tokio::spawn(wait(&evenkeel, "60s"));
     evenkeel.restart().await;
-    let done = CommandOutput::from_output(&within("the wait ends", waiting).await.unwrap().unwrap());
-    assert_eq!(done.code, 0, "{done:?}");
+    let output = CommandOutput::from_output(&within("the wait ends", waiting).await.unwrap().unwrap());
+    assert_eq!(output.code, 0, "{output:?}");
 }
 
 #[tokio::test]
@@ -82,28 +85,28 @@ async fn wait_ignores_state_before_the_first_scan() {
         let ended = tokio::process::Command::from(command).output();
         async { CommandOutput::from_output(&within("the wait ends", ended).await.unwrap()) }
     };
-    // Started before evenkeel, so that the first answers come from one that has just begun.
+    // Started before evenkeel, so that the first responses come from an instance that is still starting.
     evenkeel.terminate().await;
-    let (all, gone) = (
+    let (all, deleted) = (
         tokio::spawn(wait(&evenkeel, &["--all", "--timeout", "15s"])),
         tokio::spawn(wait(&evenkeel, &["s1", "--for=delete", "--timeout", "15s"])),
     );
     evenkeel.restart().await;
-    let (all, gone) = (all.await.unwrap(), gone.await.unwrap());
-    assert_eq!((all.code, gone.code), (1, 1), "{all:?} {gone:?}");
+    let (all, deleted) = (all.await.unwrap(), deleted.await.unwrap());
+    assert_eq!((all.code, deleted.code), (1, 1), "{all:?} {deleted:?}");
     assert!(all.stderr.contains("McpServer/s5 is Ready=False (CommandNotFound): "), "{all:?}");
-    assert!(gone.stderr.contains("McpServer/s1 is still declared"), "{gone:?}");
+    assert!(deleted.stderr.contains("McpServer/s1 is still declared"), "{deleted:?}");
 
-    // Of another namespace nothing is declared.
+    // Nothing is declared in another namespace.
     assert_eq!(wait(&evenkeel, &["--all", "-n", "team"]).await.code, 0);
     let broken = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {\n";
     declared.write("broken.yaml", broken);
-    // Each ends when its time is over, which is long enough for a look on a machine that is slow.
-    let both = async |args: [&[&str]; 2], says: &str| {
+    // Each ends at its timeout, which is long enough for a scan on a slow machine.
+    let both = async |args: [&[&str]; 2], message: &str| {
         let [one, other] = args.map(|args| wait(&evenkeel, &[args, &["--timeout", "10s"]].concat()));
         let (one, other) = tokio::join!(one, other);
-        for (args, done) in args.iter().zip([one, other]) {
-            assert!(done.code == 1 && done.stderr.contains(says), "{args:?}: {done:?}");
+        for (args, output) in args.iter().zip([one, other]) {
+            assert!(output.code == 1 && output.stderr.contains(message), "{args:?}: {output:?}");
         }
     };
     both([&["--all", "-n", "team"], &["broken"]], "broken.yaml:").await;
@@ -114,73 +117,73 @@ async fn wait_ignores_state_before_the_first_scan() {
 #[tokio::test]
 async fn wait_uses_the_current_files() {
     let server = FakeStdioServer::new(Script::default());
-    let stage = TestInstance::start(&[("clock", &server.spec(""))]).await;
-    stage.run_ok(&["wait", "clock"]).await;
-    stage.declared.write_server("clock", MISSING_COMMAND_SPEC);
-    let done = stage.run(&["wait", "clock", "--timeout", "10s"]).await;
-    assert!(done.code == 1 && done.stderr.contains("CommandNotFound"), "{done:?}");
-    stage.declared.write_server("clock", &server.spec(""));
-    stage.run_ok(&["wait", "clock"]).await;
-    stage.declared.write_server("clock", MISSING_COMMAND_SPEC);
-    stage.run_ok(&["wait", "clock", "--for=condition=Ready=False"]).await;
-    stage.declared.remove("clock.yaml");
-    stage.declared.write_server("other", &server.spec(""));
-    stage.run_ok(&["wait", "clock", "--for=delete"]).await;
-    assert_eq!(stage.run_ok(&["get", "mcps", "-o", "name"]).await, "mcpserver.evenkeel.dev/other\n");
+    let instance = TestInstance::start(&[("clock", &server.spec(""))]).await;
+    instance.run_ok(&["wait", "clock"]).await;
+    instance.declared.write_server("clock", MISSING_COMMAND_SPEC);
+    let output = instance.run(&["wait", "clock", "--timeout", "10s"]).await;
+    assert!(output.code == 1 && output.stderr.contains("CommandNotFound"), "{output:?}");
+    instance.declared.write_server("clock", &server.spec(""));
+    instance.run_ok(&["wait", "clock"]).await;
+    instance.declared.write_server("clock", MISSING_COMMAND_SPEC);
+    instance.run_ok(&["wait", "clock", "--for=condition=Ready=False"]).await;
+    instance.declared.remove("clock.yaml");
+    instance.declared.write_server("other", &server.spec(""));
+    instance.run_ok(&["wait", "clock", "--for=delete"]).await;
+    assert_eq!(instance.run_ok(&["get", "mcps", "-o", "name"]).await, "mcpserver.evenkeel.dev/other\n");
 }
 
 #[tokio::test]
 async fn wait_survives_a_restart() {
     let server = FakeStdioServer::new(Script::default());
-    let mut stage = TestInstance::start(&[("late", MISSING_COMMAND_SPEC)]).await;
-    stage.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
-    let mut command = stage.evenkeel.command(&["wait", "late", "--timeout", "60s"]);
-    command.env("EVENKEEL_DIR", stage.path());
+    let mut instance = TestInstance::start(&[("late", MISSING_COMMAND_SPEC)]).await;
+    instance.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
+    let mut command = instance.evenkeel.command(&["wait", "late", "--timeout", "60s"]);
+    command.env("EVENKEEL_DIR", instance.path());
     let mut waiting = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
-    // A look at the files is done for it alone, and then it watches.
-    stage.run_ok(&["wait", "late", "--for=condition=Ready=False"]).await;
-    stage.evenkeel.terminate().await;
-    stage.evenkeel.restart().await;
-    stage.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
-    assert!(waiting.try_wait().unwrap().is_none(), "it goes on");
-    stage.declared.write_server("late", &server.spec(""));
-    assert!(within("it ends", waiting.wait()).await.unwrap().success());
+    // This wait scans the files too; when it ends, the first one has scanned and watches.
+    instance.run_ok(&["wait", "late", "--for=condition=Ready=False"]).await;
+    instance.evenkeel.terminate().await;
+    instance.evenkeel.restart().await;
+    instance.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
+    assert!(waiting.try_wait().unwrap().is_none(), "the wait continues");
+    instance.declared.write_server("late", &server.spec(""));
+    assert!(within("the wait ends", waiting.wait()).await.unwrap().success());
 }
 
-/// Whatever the command is doing when evenkeel ends.
+/// Restarts the instance at any stage of the command.
 #[tokio::test]
 async fn wait_survives_restarts_at_any_moment() {
-    let mut stage = TestInstance::start(&[("late", MISSING_COMMAND_SPEC)]).await;
-    stage.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
-    let wait = |stage: &TestInstance| {
-        let mut command = stage.evenkeel.command(&["wait", "late", "--timeout", "60s"]);
-        command.env("EVENKEEL_DIR", stage.path());
+    let mut instance = TestInstance::start(&[("late", MISSING_COMMAND_SPEC)]).await;
+    instance.evenkeel.wait_for("late", "Ready", "False", "CommandNotFound").await;
+    let wait = |instance: &TestInstance| {
+        let mut command = instance.evenkeel.command(&["wait", "late", "--timeout", "60s"]);
+        command.env("EVENKEEL_DIR", instance.path());
         tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap()
     };
     let mut waiting = Vec::new();
     for _ in 0..5 {
-        // One begins to wait every few milliseconds, before, while and after evenkeel ends.
+        // A wait starts every few milliseconds before, during and after the shutdown.
         for _ in 0..4 {
-            waiting.push(wait(&stage));
+            waiting.push(wait(&instance));
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
-        stage.evenkeel.terminate().await;
-        waiting.push(wait(&stage));
-        stage.evenkeel.restart().await;
+        instance.evenkeel.terminate().await;
+        waiting.push(wait(&instance));
+        instance.evenkeel.restart().await;
     }
     let server = FakeStdioServer::new(Script::default());
-    stage.declared.write_server("late", &server.spec(""));
+    instance.declared.write_server("late", &server.spec(""));
     for mut command in waiting {
-        assert!(within("it ends", command.wait()).await.unwrap().success());
+        assert!(within("the wait ends", command.wait()).await.unwrap().success());
     }
 }
 
 #[tokio::test]
 async fn commands_time_out_on_an_unresponsive_instance() {
-    let stage = TestInstance::start(&[("a", MISSING_COMMAND_SPEC)]).await;
-    stage.evenkeel.wait_for("a", "Ready", "False", "CommandNotFound").await;
-    let pid = i32::try_from(stage.evenkeel.pid()).ok().and_then(Pid::from_raw).unwrap();
-    let silence = format!("evenkeel (process {}) does not answer\n", stage.evenkeel.pid());
+    let instance = TestInstance::start(&[("a", MISSING_COMMAND_SPEC)]).await;
+    instance.evenkeel.wait_for("a", "Ready", "False", "CommandNotFound").await;
+    let pid = i32::try_from(instance.evenkeel.pid()).ok().and_then(Pid::from_raw).unwrap();
+    let expected = format!("evenkeel (pid {}) does not respond\n", instance.evenkeel.pid());
     kill_process(pid, Signal::STOP).unwrap();
     let commands = [
         &["wait", "a", "--timeout", "1s"][..],
@@ -195,10 +198,10 @@ async fn commands_time_out_on_an_unresponsive_instance() {
         &["skill", "reload"],
         &["mcp", "add", "b", "--", "no-such-program-anywhere"],
     ];
-    let told = futures_util::future::join_all(commands.map(|command| stage.run_failing(command))).await;
+    let stderrs = futures_util::future::join_all(commands.map(|command| instance.run_failing(command))).await;
     kill_process(pid, Signal::CONT).unwrap();
-    for (command, told) in commands.iter().zip(told) {
-        assert!(told.contains(&silence), "{command:?}: {told}");
+    for (command, stderrs) in commands.iter().zip(stderrs) {
+        assert!(stderrs.contains(&expected), "{command:?}: {stderrs}");
     }
-    stage.run_ok(&["get", "mcps"]).await;
+    instance.run_ok(&["get", "mcps"]).await;
 }

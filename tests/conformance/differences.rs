@@ -1,4 +1,4 @@
-//! Reads the list of differences, and finds those between two runs.
+//! Reads the list of known differences, and computes the differences between two runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Formatter};
@@ -8,46 +8,46 @@ use serde::Deserialize;
 use crate::fixture::Era;
 use crate::suite::{Results, Status};
 
-/// Holds the list in `differences.yaml`.
+/// The content of `differences.yaml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DifferenceList {
-    /// Counts the scenarios of each revision of the protocol.
+    /// The scenario counts of each protocol revision.
     pub revisions: BTreeMap<String, ScenarioCounts>,
     pub differences: Vec<DifferenceEntry>,
 }
 
-/// Counts the scenarios of a revision.
+/// The scenario counts of a revision.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScenarioCounts {
-    /// Counts all that the suite runs.
+    /// The number of scenarios that the suite runs.
     pub run: usize,
-    /// Names those that the revision does not require.
+    /// The scenarios that the revision does not require.
     pub optional: BTreeSet<String>,
 }
 
-/// Holds the differences that have one reason.
+/// Differences with a common reason.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DifferenceEntry {
-    /// Explains them to users.
+    /// The explanation for users.
     pub reason: String,
     pub found: Vec<AffectedChecks>,
 }
 
-/// Says for which agents and servers checks differ.
+/// The checks that differ for some agents and servers.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AffectedChecks {
-    /// Lists the revisions that agents speak.
+    /// The protocol revisions of the agents.
     pub agents: Vec<String>,
     pub servers: Vec<ServerKind>,
-    /// Holds the outcome of each check, by scenario.
+    /// The outcome of each check, by scenario.
     pub checks: BTreeMap<String, BTreeMap<String, Outcome>>,
 }
 
-/// Names the revision and the transport that a server speaks with evenkeel.
+/// The protocol revision and the transport between evenkeel and a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServerKind {
@@ -57,19 +57,19 @@ pub enum ServerKind {
     ModernStdio,
 }
 
-/// Lists the outcomes of a check, from the best to the worst.
+/// The outcomes of a check, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Passed,
     Skipped,
-    /// Means that the scenario ended before the check.
+    /// The scenario ended before the check.
     NotJudged,
     Warning,
     Failed,
 }
 
-/// Describes one difference: scenario, check and outcome.
+/// One difference: scenario, check and outcome.
 pub type Difference = (String, String, Outcome);
 
 impl ServerKind {
@@ -95,23 +95,23 @@ impl Display for ServerKind {
 }
 
 impl DifferenceList {
-    /// Reads the list in the tree. Fails if it names a revision that nothing is run for.
+    /// Parses `differences.yaml`. Panics if it names a revision for which no scenarios are run.
     pub fn load() -> Self {
         let list: Self =
-            serde_yaml::from_str(include_str!("differences.yaml")).expect("differences.yaml fits");
-        let places = list.differences.iter().flat_map(|entry| &entry.found);
-        for agent in places.flat_map(|found| &found.agents) {
-            assert!(list.revisions.contains_key(agent), "{agent} is no revision of differences.yaml");
+            serde_yaml::from_str(include_str!("differences.yaml")).expect("differences.yaml is valid");
+        let groups = list.differences.iter().flat_map(|entry| &entry.found);
+        for agent in groups.flat_map(|affected| &affected.agents) {
+            assert!(list.revisions.contains_key(agent), "{agent} is not a revision of differences.yaml");
         }
         list
     }
 
-    /// Returns the differences that are listed for agents of a revision and a server.
+    /// Returns the known differences for agents of a revision and a server.
     pub fn listed_for(&self, agent: &str, server: ServerKind) -> BTreeSet<Difference> {
-        let places = self.differences.iter().flat_map(|entry| &entry.found);
+        let groups = self.differences.iter().flat_map(|entry| &entry.found);
         let mut listed = BTreeSet::new();
-        for found in places.filter(|found| found.applies_to(agent, server)) {
-            for (scenario, checks) in &found.checks {
+        for affected in groups.filter(|affected| affected.applies_to(agent, server)) {
+            for (scenario, checks) in &affected.checks {
                 for (check, outcome) in checks {
                     let is_new = listed.insert((scenario.clone(), check.clone(), *outcome));
                     assert!(is_new, "{scenario}: {check} is listed twice for {agent} and {server:?}");
@@ -128,13 +128,13 @@ impl AffectedChecks {
     }
 }
 
-/// Finds the checks whose outcome through evenkeel is not that of the direct run.
+/// Returns the checks whose outcome through evenkeel differs from the direct run.
 pub fn differences_between(direct: &Results, through: &Results) -> BTreeSet<Difference> {
     let scenarios: BTreeSet<&String> = direct.keys().chain(through.keys()).collect();
     scenarios.into_iter().flat_map(|scenario| scenario_differences(scenario, direct, through)).collect()
 }
 
-/// Finds the checks of one scenario whose outcome through evenkeel is not that of the direct run.
+/// Returns the checks of one scenario whose outcome through evenkeel differs from the direct run.
 pub fn scenario_differences(scenario: &str, direct: &Results, through: &Results) -> BTreeSet<Difference> {
     let none = BTreeMap::new();
     let [direct, through] = [direct, through].map(|results| results.get(scenario).unwrap_or(&none));
@@ -146,7 +146,7 @@ pub fn scenario_differences(scenario: &str, direct: &Results, through: &Results)
         .collect()
 }
 
-/// Finds the checks of one scenario that did not pass.
+/// Returns the checks of one scenario that did not pass.
 pub fn not_passed(scenario: &str, results: &Results) -> BTreeSet<Difference> {
     let checks = results.get(scenario).into_iter().flatten();
     checks

@@ -22,11 +22,12 @@ use std::collections::BTreeSet;
 use differences::{
     DifferenceList, ScenarioCounts, ServerKind, differences_between, not_passed, scenario_differences,
 };
-use fixture::{Era, Http};
+use fixture::{Era, HttpFixture};
 use suite::{Results, Suite};
 use support::{Evenkeel, TestDirectory, example};
 
-/// Bounds how often a scenario with unexpected results is run again: the suite gives some checks half a second.
+/// The maximum number of reruns of a scenario with unexpected results. The suite limits some checks to half a second,
+/// which a busy machine may exceed.
 const MAX_RERUNS: usize = 2;
 
 #[tokio::test]
@@ -47,42 +48,49 @@ async fn differences_for_2026_07_28_are_as_listed() {
     check_differences("2026-07-28", Era::Modern).await;
 }
 
-/// Runs the suite directly and through evenkeel, and fails unless the list has just the differences that are found.
+/// Runs the suite directly and through evenkeel, and fails unless the differences are exactly those that are listed.
 async fn check_differences(revision: &str, era: Era) {
     let suite = Suite::install();
     let list = DifferenceList::load();
-    let fixture = Http::start(era).await;
+    let fixture = HttpFixture::start(era).await;
     let passed = |scenario: &str, results: &Results| not_passed(scenario, results).is_empty();
     let direct = run_with_reruns(&suite, &fixture.url, revision, passed).await;
     let failed: BTreeSet<_> = direct.keys().flat_map(|scenario| not_passed(scenario, &direct)).collect();
     assert_eq!(failed, BTreeSet::new(), "{revision}, directly");
     check_all_scenarios_ran(&suite, revision, &direct, &list.revisions[revision]);
 
-    let mut wrong = Vec::new();
+    let mut mismatches = Vec::new();
     for server in ServerKind::ALL {
         let listed = list.listed_for(revision, server);
         let as_listed = |scenario: &str, results: &Results| {
-            let here = listed.iter().filter(|(listed, ..)| listed == scenario).cloned().collect();
-            scenario_differences(scenario, &direct, results) == here
+            let expected = listed.iter().filter(|(listed, ..)| listed == scenario).cloned().collect();
+            scenario_differences(scenario, &direct, results) == expected
         };
         let (declared, _http) = declare_fixture(server).await;
         let evenkeel = Evenkeel::run(declared.path()).await;
         evenkeel.wait_until_attached("fixture").await;
-        let spoken = evenkeel.get_server("fixture").await.unwrap()["status"]["protocolVersion"].clone();
-        assert_eq!(spoken, if server.era() == Era::Legacy { "2025-11-25" } else { "2026-07-28" });
+        let protocol_version =
+            evenkeel.get_server("fixture").await.unwrap()["status"]["protocolVersion"].clone();
+        assert_eq!(protocol_version, if server.era() == Era::Legacy { "2025-11-25" } else { "2026-07-28" });
         let found = differences_between(
             &direct,
             &run_with_reruns(&suite, &evenkeel.url(), revision, as_listed).await,
         );
         let added = &found - &listed;
-        wrong.extend(added.iter().map(|added| format!("{server}: {added:?} is not listed")));
-        let gone = &listed - &found;
-        wrong.extend(gone.iter().map(|gone| format!("{server}: {gone:?} is listed, and is not found")));
+        mismatches.extend(added.iter().map(|added| format!("{server}: {added:?} is not listed")));
+        let missing = &listed - &found;
+        mismatches.extend(
+            missing.iter().map(|missing| format!("{server}: {missing:?} is listed but was not found")),
+        );
     }
-    assert!(wrong.is_empty(), "{revision}: differences.yaml is not what was found:\n{}", wrong.join("\n"));
+    assert!(
+        mismatches.is_empty(),
+        "{revision}: differences.yaml does not match the differences found:\n{}",
+        mismatches.join("\n")
+    );
 }
 
-/// Runs a revision, and up to [`MORE_RUNS`] times more each scenario whose results are not expected.
+/// Runs a revision, and reruns each scenario with unexpected results up to [`MAX_RERUNS`] times.
 async fn run_with_reruns(
     suite: &Suite,
     url: &str,
@@ -91,16 +99,16 @@ async fn run_with_reruns(
 ) -> Results {
     let mut results = suite.run(url, revision).await;
     for _ in 0..MAX_RERUNS {
-        let again: Vec<String> =
+        let unexpected: Vec<String> =
             results.keys().filter(|scenario| !is_expected(scenario, &results)).cloned().collect();
-        for scenario in again {
+        for scenario in unexpected {
             results.extend(suite.run_scenario(url, revision, &scenario).await);
         }
     }
     results
 }
 
-/// Fails if the suite ran other scenarios than are listed, or did not judge one of them.
+/// Panics if the suite ran other scenarios than those listed, or ran one without judging it.
 fn check_all_scenarios_ran(suite: &Suite, revision: &str, direct: &Results, listed: &ScenarioCounts) {
     assert_eq!(direct.len(), listed.run, "{revision}: scenarios");
     for (scenario, checks) in direct {
@@ -113,11 +121,11 @@ fn check_all_scenarios_ran(suite: &Suite, revision: &str, direct: &Results, list
     }
 }
 
-/// Declares the fixture, with no prefix. Over HTTP it ends with the value that is returned beside.
-async fn declare_fixture(server: ServerKind) -> (TestDirectory, Option<Http>) {
+/// Declares the fixture without a prefix. Over HTTP the fixture is stopped when the second value is dropped.
+async fn declare_fixture(server: ServerKind) -> (TestDirectory, Option<HttpFixture>) {
     let (transport, http) = match server {
         ServerKind::LegacyHttp | ServerKind::ModernHttp => {
-            let http = Http::start(server.era()).await;
+            let http = HttpFixture::start(server.era()).await;
             (format!("http: {{ url: \"{}\" }}", http.url), Some(http))
         }
         ServerKind::LegacyStdio | ServerKind::ModernStdio => {

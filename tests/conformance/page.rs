@@ -1,4 +1,4 @@
-//! Makes `docs/conformance.md` from the list.
+//! Generates `docs/conformance.md` from the list of differences.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -23,15 +23,15 @@ fn conformance_page_matches_the_list() {
 
 fn render_page(list: &DifferenceList) -> String {
     let mut page = format!(
-        "<!-- Made from tests/conformance/differences.yaml by tests/conformance/page.rs. -->\n\
+        "<!-- Generated from tests/conformance/differences.yaml by tests/conformance/page.rs. -->\n\
          # Conformance\n\n\
-         The official conformance suite (`@modelcontextprotocol/conformance` {SUITE_VERSION}) judges a server that offers all that the \
-         suite asks for, first directly and then through evenkeel. Whatever it finds only through evenkeel is listed here. \
-         `cargo test --all-features --test conformance` runs it, and fails when there is a difference more than listed, or one \
-         less.\n\n\
+         The official conformance suite (`@modelcontextprotocol/conformance` {SUITE_VERSION}) tests a fixture server with \
+         everything that the suite requires, first directly and then through evenkeel. This page lists the differences between \
+         the two runs. `cargo test --all-features --test conformance` runs the suite, and fails if the differences are not \
+         exactly those listed.\n\n\
          ## Scenarios that pass\n\n\
-         The suite is the agent. The server speaks to evenkeel in either generation of the protocol, over either transport; \
-         directly it speaks that of the agent, over HTTP.\n\n"
+         The suite is the agent. Through evenkeel, the server uses either protocol era over either transport; in the direct \
+         run it uses the era of the agent, over HTTP.\n\n"
     );
     page += "| agent | scenarios | directly |";
     for server in ServerKind::ALL {
@@ -48,8 +48,8 @@ fn render_page(list: &DifferenceList) -> String {
         }
         page.push('\n');
     }
-    page += "\nScenarios of extensions, which are optional to every revision, are left out. For 2025-06-18 the suite has no list of \
-             what is required; of the others it does not require:\n\n";
+    page += "\nScenarios of extensions, which are optional in every revision, are omitted. For 2025-06-18 the suite has no list \
+    of required scenarios. The following scenarios are not required by the other revisions:\n\n";
     for (revision, scenarios) in list.revisions.iter().filter(|(_, scenarios)| !scenarios.optional.is_empty())
     {
         writeln!(page, "- {revision}: {}", quoted_list(&scenarios.optional)).unwrap();
@@ -64,12 +64,12 @@ fn render_page(list: &DifferenceList) -> String {
 fn entry_table(entry: &DifferenceEntry) -> String {
     let mut table =
         "   | agent | server | fails | warning | not judged |\n   |---|---|---|---|---|\n".to_owned();
-    for found in &entry.found {
-        let servers: Vec<String> = found.servers.iter().map(ToString::to_string).collect();
-        let servers = if found.servers == ServerKind::ALL { "all".into() } else { servers.join(", ") };
-        write!(table, "   | {} | {servers} |", found.agents.join(", ")).unwrap();
+    for affected in &entry.found {
+        let servers: Vec<String> = affected.servers.iter().map(ToString::to_string).collect();
+        let servers = if affected.servers == ServerKind::ALL { "all".into() } else { servers.join(", ") };
+        write!(table, "   | {} | {servers} |", affected.agents.join(", ")).unwrap();
         for outcome in [Outcome::Failed, Outcome::Warning, Outcome::NotJudged] {
-            write!(table, " {} |", quoted_list(&scenarios(found, outcome))).unwrap();
+            write!(table, " {} |", quoted_list(&scenarios(affected, outcome))).unwrap();
         }
         table.push('\n');
     }
@@ -77,8 +77,8 @@ fn entry_table(entry: &DifferenceEntry) -> String {
 }
 
 /// Returns the scenarios in which `outcome` is the worst.
-fn scenarios(found: &AffectedChecks, outcome: Outcome) -> BTreeSet<String> {
-    let worst = found.checks.iter().map(|(scenario, checks)| (scenario, checks.values().max()));
+fn scenarios(affected: &AffectedChecks, outcome: Outcome) -> BTreeSet<String> {
+    let worst = affected.checks.iter().map(|(scenario, checks)| (scenario, checks.values().max()));
     worst.filter(|(_, worst)| *worst == Some(&outcome)).map(|(scenario, _)| scenario.clone()).collect()
 }
 

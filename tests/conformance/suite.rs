@@ -1,4 +1,4 @@
-//! Installs and runs the suite, and reads its results.
+//! Installs and runs the official conformance suite, and reads its results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,22 +11,22 @@ use tokio::time::timeout;
 
 use crate::support::{install_once, require_on_path};
 
-/// Pins the version of `@modelcontextprotocol/conformance`.
+/// The version of `@modelcontextprotocol/conformance`.
 pub const SUITE_VERSION: &str = "0.2.0-alpha.12";
 
-/// Bounds one run of the suite, generously: the machine may be busy.
+/// The timeout of one run of the suite. It is generous, because the machine may be busy.
 const RUN_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Locates the installed suite and the Node that it needs.
+/// The installed suite and the Node.js that runs it.
 pub struct Suite {
     node: PathBuf,
     package: PathBuf,
 }
 
-/// Holds the statuses of all cases of each check, by scenario and check.
+/// The statuses of all cases of each check, by scenario and check.
 pub type Results = BTreeMap<String, BTreeMap<String, Vec<Status>>>;
 
-/// Lists the statuses that the suite gives, from the best to the worst.
+/// The statuses of the suite, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
@@ -59,7 +59,7 @@ struct NotScored {
 }
 
 impl Suite {
-    /// Installs the suite, with Node from Python's registry.
+    /// Installs the suite, with Node.js from a Python package.
     pub fn install() -> Self {
         let package = format!("@modelcontextprotocol/conformance@{SUITE_VERSION}");
         let python = require_on_path("python3", &package);
@@ -94,7 +94,7 @@ impl Suite {
         self.requirements(revision).map(|requirements| requirements.server)
     }
 
-    /// Runs all scenarios of a revision, but for those of extensions.
+    /// Runs all scenarios of a revision, except those of extensions.
     pub async fn run(&self, url: &str, revision: &str) -> Results {
         let requirements = self.requirements(revision);
         let selection = if requirements.is_some() {
@@ -112,7 +112,7 @@ impl Suite {
         results
     }
 
-    /// Runs one scenario, and prints what the suite says of its checks.
+    /// Runs one scenario, and prints the status of each check.
     pub async fn run_scenario(&self, url: &str, revision: &str, scenario: &str) -> Results {
         let checks =
             self.run_suite(url, &["--scenario", scenario, "--spec-version", revision, "--force"]).await;
@@ -139,7 +139,7 @@ impl Suite {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        // The exit code says whether all passed, which is not asked here.
+        // The exit code depends on whether all checks passed and is ignored here.
         let output = timeout(RUN_TIMEOUT, output).await.expect("the suite ends").unwrap();
         let checks = read_checks(folder.path());
         assert!(!checks.is_empty(), "no results: {output:?}");
@@ -147,8 +147,8 @@ impl Suite {
     }
 }
 
-/// Reads the checks of each scenario in the folders that the suite has written, `server-SCENARIO-TIME`. The folder of a
-/// scenario that broke off is empty.
+/// Reads the checks of each scenario from the folders that the suite writes, `server-SCENARIO-TIME`. The folder of an
+/// aborted scenario is empty.
 fn read_checks(folder: &Path) -> BTreeMap<String, Vec<Check>> {
     const TIME: usize = "-2026-07-28T00-00-00-000Z".len();
     let mut read = BTreeMap::new();
@@ -168,7 +168,7 @@ fn results_by_scenario(checks: &BTreeMap<String, Vec<Check>>) -> Results {
     checks.iter().map(|(scenario, checks)| (scenario.clone(), cases_by_check(checks))).collect()
 }
 
-/// Groups the cases that were judged under the id of their check, or under their own name where one check has several.
+/// Groups the judged cases by the id of their check, or by their own name where one check has several names.
 fn cases_by_check(checks: &[Check]) -> BTreeMap<String, Vec<Status>> {
     let mut cases: BTreeMap<String, Vec<Status>> = BTreeMap::new();
     for check in checks.iter().filter(|check| check.status != Status::Info) {

@@ -1,4 +1,4 @@
-//! Lists of objects in the place of single files.
+//! Lists of objects in place of single files.
 
 use super::*;
 
@@ -14,36 +14,41 @@ fn kubectl_list(servers: &[(&str, &str)]) -> String {
 
 #[tokio::test]
 async fn list_replaces_single_files_and_is_edited_like_them() {
-    let mut rig = TestDirectory::new(&two_servers());
-    rig.start();
-    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
-    let uids = ["a", "b"].map(|name| rig.server(name).meta.uid.clone());
-    let from = |rig: &TestDirectory| ["a", "b"].map(|name| rig.server(name).meta.origin.to_string());
+    let mut directory = TestDirectory::new(&two_servers());
+    directory.start();
+    directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    let uids = ["a", "b"].map(|name| directory.server(name).meta.uid.clone());
+    let origins =
+        |directory: &TestDirectory| ["a", "b"].map(|name| directory.server(name).meta.origin.to_string());
 
-    rig.write("all.yaml", &kubectl_list(&[("a", "x"), ("b", "x")]));
-    rig.remove("a.yaml");
-    rig.remove("team/b.yaml");
-    rig.wait_for(|desired| {
-        desired.source.problems.is_empty()
-            && desired.servers.len() == 2
-            && desired.servers.values().all(|server| server.meta.origin.to_string().starts_with("all.yaml"))
-    })
-    .await;
-    assert_eq!(from(&rig), ["all.yaml:3", "all.yaml:11"]);
-    assert_eq!(["a", "b"].map(|name| rig.server(name).meta.uid.clone()), uids);
-    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    directory.write("all.yaml", &kubectl_list(&[("a", "x"), ("b", "x")]));
+    directory.remove("a.yaml");
+    directory.remove("team/b.yaml");
+    directory
+        .wait_for(|desired| {
+            desired.source.problems.is_empty()
+                && desired.servers.len() == 2
+                && desired
+                    .servers
+                    .values()
+                    .all(|server| server.meta.origin.to_string().starts_with("all.yaml"))
+        })
+        .await;
+    assert_eq!(origins(&directory), ["all.yaml:3", "all.yaml:11"]);
+    assert_eq!(["a", "b"].map(|name| directory.server(name).meta.uid.clone()), uids);
+    directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
 
-    // An item is an object: edited, broken and taken out, it costs no other.
-    rig.write("all.yaml", &kubectl_list(&[("a", "w"), ("b", "x")]));
-    rig.wait_for_servers(&["a/2 w", "b/1 x"]).await;
-    rig.write("all.yaml", &kubectl_list(&[("a", "{}"), ("b", "x"), ("c", "x")]));
-    rig.wait_for_servers(&["a/2 w InvalidSpec", "b/1 x", "c/1 x"]).await;
-    rig.stop().await;
-    rig.start();
-    rig.wait_for_servers(&["a/2 w InvalidSpec", "b/1 x", "c/1 x"]).await;
-    rig.write("all.yaml", &kubectl_list(&[("b", "x"), ("c", "x")]));
-    rig.wait_for_servers(&["b/1 x", "c/1 x"]).await;
-    rig.write("all.yaml", &kubectl_list(&[("b", "x")]).replace("kind: List", "kind: Liste"));
-    rig.wait_for_servers(&["b/1 x ParseError", "c/1 x ParseError"]).await;
-    rig.stop().await;
+    // Each item is an object: editing, breaking or removing it affects no other.
+    directory.write("all.yaml", &kubectl_list(&[("a", "w"), ("b", "x")]));
+    directory.wait_for_servers(&["a/2 w", "b/1 x"]).await;
+    directory.write("all.yaml", &kubectl_list(&[("a", "{}"), ("b", "x"), ("c", "x")]));
+    directory.wait_for_servers(&["a/2 w InvalidSpec", "b/1 x", "c/1 x"]).await;
+    directory.stop().await;
+    directory.start();
+    directory.wait_for_servers(&["a/2 w InvalidSpec", "b/1 x", "c/1 x"]).await;
+    directory.write("all.yaml", &kubectl_list(&[("b", "x"), ("c", "x")]));
+    directory.wait_for_servers(&["b/1 x", "c/1 x"]).await;
+    directory.write("all.yaml", &kubectl_list(&[("b", "x")]).replace("kind: List", "kind: Liste"));
+    directory.wait_for_servers(&["b/1 x ParseError", "c/1 x ParseError"]).await;
+    directory.stop().await;
 }

@@ -1,4 +1,4 @@
-//! What people do to a directory of declarations, and what comes of it. Real files, real events.
+//! Changes that people make to a directory of declarations, and their results. With real files and real events.
 
 #![allow(
     clippy::unwrap_used,
@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 
 const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A folder with a directory source in it, `fleet` unless said otherwise.
+/// A temporary folder with a directory source in it, whose root is `fleet` by default.
 struct TestDirectory {
     folder: TempDir,
     args: Args,
@@ -55,12 +55,12 @@ struct RunningSource {
 }
 
 impl TestDirectory {
-    /// Files are written before the source starts.
+    /// Writes the files before the source starts.
     fn new(files: &[(&str, String)]) -> Self {
         Self::with_root("fleet", files)
     }
 
-    /// A rig whose root is `root`, made by `files` or later.
+    /// Creates a directory whose root is `root`; the root is created by `files` or later.
     fn with_root(root: &str, files: &[(&str, String)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let args = Args {
@@ -71,25 +71,24 @@ impl TestDirectory {
             prune_empty: false,
             poll_interval: None,
         };
-        let rig = Self { folder, args, source: None };
+        let directory = Self { folder, args, source: None };
         for (name, text) in files {
-            rig.write(name, text);
+            directory.write(name, text);
         }
-        rig
+        directory
     }
 
     fn start(&mut self) {
         let state = StateDir::open(&self.folder.path().join("state"), &self.args.root).unwrap();
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let SourceHandle { desired, control: wishes, .. } =
-            Box::new(self.args.clone().open()).start(SourceContext {
-                state_dir: Arc::new(state),
-                digest_key: DigestKey::new(b"key"),
-                metrics: SourceMetrics::default(),
-                tracker: tracker.clone(),
-                stop: cancel.clone(),
-            });
-        self.source = Some(RunningSource { control: wishes.unwrap(), desired, tracker, cancel });
+        let SourceHandle { desired, control, .. } = Box::new(self.args.clone().open()).start(SourceContext {
+            state_dir: Arc::new(state),
+            digest_key: DigestKey::new(b"key"),
+            metrics: SourceMetrics::default(),
+            tracker: tracker.clone(),
+            stop: cancel.clone(),
+        });
+        self.source = Some(RunningSource { control: control.unwrap(), desired, tracker, cancel });
     }
 
     async fn stop(&mut self) {
@@ -135,23 +134,27 @@ impl TestDirectory {
         )
     }
 
-    /// Waits until what is declared is as expected.
+    /// Waits until the declared servers are as expected.
     async fn wait_for_servers(&mut self, expected: &[&str]) -> Arc<Desired> {
         self.wait_for(|desired| desired.source.synced && describe_servers(desired) == expected).await
     }
 
-    async fn wait_for(&mut self, holds: impl Fn(&Desired) -> bool) -> Arc<Desired> {
+    async fn wait_for(&mut self, condition: impl Fn(&Desired) -> bool) -> Arc<Desired> {
         let desired = &mut self.source.as_mut().unwrap().desired;
-        let found = timeout(WAIT_TIMEOUT, desired.wait_for(|desired| holds(desired))).await;
-        let found = found.map(|found| Arc::clone(&found.unwrap()));
-        if let Ok(found) = found {
-            return found;
+        let result = timeout(WAIT_TIMEOUT, desired.wait_for(|desired| condition(desired))).await;
+        let result = result.map(|result| Arc::clone(&result.unwrap()));
+        if let Ok(result) = result {
+            return result;
         }
         let now = self.desired();
-        panic!("never came; it is {:?} with {:#?}", describe_servers(&now), now.source)
+        panic!(
+            "the expected state was not reached; it is {:?} with {:#?}",
+            describe_servers(&now),
+            now.source
+        )
     }
 
-    /// Waits until all that was done before is seen: another change is, which is taken with everything else.
+    /// Waits until all earlier changes were scanned: a later change is applied together with them.
     async fn wait_for_earlier_changes(&mut self) {
         let name = "marker.yaml";
         for command in ["one", "two"] {
@@ -177,9 +180,9 @@ fn command_of(server: &DeclaredObject<McpServerSpec>) -> Option<&str> {
     Some(server.spec.as_ref()?.stdio.as_ref()?.command.as_str())
 }
 
-/// `name/generation command`, with what is refused.
+/// Returns each server as `name/generation command`, with the reason it is rejected.
 fn describe_servers(desired: &Desired) -> Vec<String> {
-    let told = |server: &Arc<DeclaredObject<McpServerSpec>>| {
+    let describe = |server: &Arc<DeclaredObject<McpServerSpec>>| {
         let refused = server.rejected.as_ref().map(|problem| format!(" {}", problem.reason));
         let command = command_of(server).unwrap_or("-");
         format!(
@@ -189,7 +192,7 @@ fn describe_servers(desired: &Desired) -> Vec<String> {
             refused.unwrap_or_default()
         )
     };
-    desired.servers.values().map(told).collect()
+    desired.servers.values().map(describe).collect()
 }
 
 fn two_servers() -> [(&'static str, String); 2] {

@@ -1,220 +1,227 @@
-//! Directories and links that are flipped, deleted and made again, and what does not belong there.
+//! Directories and links that are replaced, deleted and created again, and files that do not belong to the tree.
 
 use super::*;
 
 #[tokio::test]
 async fn kubernetes_volume_update_is_followed() {
-    let mut rig = TestDirectory::new(&[("..v1/a.yaml", server("a", "x")), ("..v1/b.yaml", server("b", "x"))]);
-    symlink("..v1", rig.path("..data")).unwrap();
+    let mut directory =
+        TestDirectory::new(&[("..v1/a.yaml", server("a", "x")), ("..v1/b.yaml", server("b", "x"))]);
+    symlink("..v1", directory.path("..data")).unwrap();
     for name in ["a.yaml", "b.yaml"] {
-        symlink(Path::new("..data").join(name), rig.path(name)).unwrap();
+        symlink(Path::new("..data").join(name), directory.path(name)).unwrap();
     }
-    rig.start();
-    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
-    let peer = rig.server("b");
-    let endpoint = |rig: &TestDirectory| rig.server("a").endpoint.clone().unwrap().unwrap().digest();
-    let before = endpoint(&rig);
+    directory.start();
+    directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    let unrelated = directory.server("b");
+    let endpoint =
+        |directory: &TestDirectory| directory.server("a").endpoint.clone().unwrap().unwrap().digest();
+    let before = endpoint(&directory);
 
-    rig.write("..v2/a.yaml", &server("a", "w"));
-    rig.write("..v2/b.yaml", &server("b", "x"));
-    rig.write("..v2/c.yaml", &server("c", "x"));
-    symlink("..v2", rig.path("..data_tmp")).unwrap();
-    rig.rename("..data_tmp", "..data");
-    symlink("..data/c.yaml", rig.path("c.yaml")).unwrap();
-    fs::remove_dir_all(rig.path("..v1")).unwrap();
-    rig.wait_for_servers(&["a/2 w", "b/1 x", "c/1 x"]).await;
-    assert!(Arc::ptr_eq(&peer, &rig.server("b")));
-    assert_ne!(endpoint(&rig), before);
-    rig.stop().await;
+    directory.write("..v2/a.yaml", &server("a", "w"));
+    directory.write("..v2/b.yaml", &server("b", "x"));
+    directory.write("..v2/c.yaml", &server("c", "x"));
+    symlink("..v2", directory.path("..data_tmp")).unwrap();
+    directory.rename("..data_tmp", "..data");
+    symlink("..data/c.yaml", directory.path("c.yaml")).unwrap();
+    fs::remove_dir_all(directory.path("..v1")).unwrap();
+    directory.wait_for_servers(&["a/2 w", "b/1 x", "c/1 x"]).await;
+    assert!(Arc::ptr_eq(&unrelated, &directory.server("b")));
+    assert_ne!(endpoint(&directory), before);
+    directory.stop().await;
 }
 
 #[tokio::test]
 async fn replaced_link_at_or_above_the_root_is_followed() {
     for root in ["current", "current/team"] {
         let at = |version: &str| format!("../{version}/{}", root.strip_prefix("current").unwrap());
-        let mut rig = TestDirectory::with_root(
+        let mut directory = TestDirectory::with_root(
             root,
             &[
                 (&format!("{}/a.yaml", at("v1")), server("a", "x")),
                 (&format!("{}/b.yaml", at("v1")), server("b", "x")),
             ],
         );
-        let current = rig.folder.path().join("current");
+        let current = directory.folder.path().join("current");
         symlink("v1", &current).unwrap();
-        rig.start();
-        rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
-        let peer = rig.server("b");
+        directory.start();
+        directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+        let unrelated = directory.server("b");
 
         // As git-sync publishes: another work tree, and one rename.
         for (version, command) in [("v2", "w"), ("v3", "z")] {
-            rig.write(&format!("{}/a.yaml", at(version)), &server("a", command));
-            rig.write(&format!("{}/b.yaml", at(version)), &server("b", "x"));
-            let next = rig.folder.path().join("next");
+            directory.write(&format!("{}/a.yaml", at(version)), &server("a", command));
+            directory.write(&format!("{}/b.yaml", at(version)), &server("b", "x"));
+            let next = directory.folder.path().join("next");
             symlink(version, &next).unwrap();
             fs::rename(&next, &current).unwrap();
             let generation = if version == "v2" { 2 } else { 3 };
-            rig.wait_for_servers(&[&format!("a/{generation} {command}"), "b/1 x"]).await;
+            directory.wait_for_servers(&[&format!("a/{generation} {command}"), "b/1 x"]).await;
         }
-        assert!(Arc::ptr_eq(&peer, &rig.server("b")), "where servers run is told by the path as given");
-        // And the new tree is watched, not the old one.
-        rig.write(&format!("{}/c.yaml", at("v3")), &server("c", "x"));
-        rig.wait_for_servers(&["a/3 z", "b/1 x", "c/1 x"]).await;
-        rig.stop().await;
+        assert!(
+            Arc::ptr_eq(&unrelated, &directory.server("b")),
+            "the working directory is derived from the path as given"
+        );
+        // The new tree is watched, not the old one.
+        directory.write(&format!("{}/c.yaml", at("v3")), &server("c", "x"));
+        directory.wait_for_servers(&["a/3 z", "b/1 x", "c/1 x"]).await;
+        directory.stop().await;
     }
 }
 
 #[tokio::test]
 async fn deleted_and_recreated_root_keeps_its_servers() {
-    let mut rig = TestDirectory::new(&two_servers());
-    rig.start();
-    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
-    let peer = rig.server("b");
+    let mut directory = TestDirectory::new(&two_servers());
+    directory.start();
+    directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    let unrelated = directory.server("b");
     let unavailable = |desired: &Desired| {
         desired.source.problems.iter().any(|fault| fault.problem.reason == Reason::SourceUnavailable)
     };
-    fs::remove_dir_all(rig.path("")).unwrap();
-    let gone = rig.wait_for(unavailable).await;
-    assert_eq!(describe_servers(&gone), ["a/1 x", "b/1 x"], "nothing is taken away");
+    fs::remove_dir_all(directory.path("")).unwrap();
+    let missing = directory.wait_for(unavailable).await;
+    assert_eq!(describe_servers(&missing), ["a/1 x", "b/1 x"], "nothing is removed");
 
-    fs::create_dir(rig.path("")).unwrap();
-    let held = |desired: &Desired| {
+    fs::create_dir(directory.path("")).unwrap();
+    let is_held = |desired: &Desired| {
         desired.source.problems.iter().any(|fault| fault.problem.reason == Reason::RemovalHeld)
     };
-    let empty = rig.wait_for(held).await;
-    assert_eq!(describe_servers(&empty), ["a/1 x", "b/1 x"], "not by an empty directory either");
+    let empty = directory.wait_for(is_held).await;
+    assert_eq!(describe_servers(&empty), ["a/1 x", "b/1 x"], "an empty directory removes nothing either");
     for (name, text) in two_servers() {
-        rig.write(name, &text);
+        directory.write(name, &text);
     }
-    let back = rig.wait_for(|desired| desired.source.problems.is_empty()).await;
-    assert_eq!(describe_servers(&back), ["a/1 x", "b/1 x"]);
-    assert!(Arc::ptr_eq(&peer, &rig.server("b")));
-    rig.write("c.yaml", &server("c", "x"));
-    rig.wait_for_servers(&["a/1 x", "b/1 x", "c/1 x"]).await;
-    rig.stop().await;
+    let restored = directory.wait_for(|desired| desired.source.problems.is_empty()).await;
+    assert_eq!(describe_servers(&restored), ["a/1 x", "b/1 x"]);
+    assert!(Arc::ptr_eq(&unrelated, &directory.server("b")));
+    directory.write("c.yaml", &server("c", "x"));
+    directory.wait_for_servers(&["a/1 x", "b/1 x", "c/1 x"]).await;
+    directory.stop().await;
 }
 
 #[tokio::test]
 async fn empty_directory_applies_only_after_confirmation() {
-    let mut rig = TestDirectory::new(&two_servers());
-    rig.start();
-    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
-    // Said where nothing is held back: it is no permission for later.
-    rig.confirm_removal();
-    let held = |desired: &Desired| {
+    let mut directory = TestDirectory::new(&two_servers());
+    directory.start();
+    directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    // A confirmation while nothing is held does not apply later.
+    directory.confirm_removal();
+    let is_held = |desired: &Desired| {
         desired.source.problems.iter().any(|fault| fault.problem.reason == Reason::RemovalHeld)
     };
     for (name, _) in two_servers() {
-        rig.remove(name);
+        directory.remove(name);
     }
-    let empty = rig.wait_for(held).await;
+    let empty = directory.wait_for(is_held).await;
     assert_eq!(describe_servers(&empty), ["a/1 x", "b/1 x"]);
-    rig.confirm_removal();
-    let pruned = rig.wait_for_servers(&[]).await;
+    directory.confirm_removal();
+    let pruned = directory.wait_for_servers(&[]).await;
     assert_eq!(pruned.source.problems, []);
 
-    rig.write("c.yaml", &server("c", "x"));
-    rig.wait_for_servers(&["c/1 x"]).await;
-    rig.remove("c.yaml");
-    let again = rig.wait_for(held).await;
-    assert_eq!(describe_servers(&again), ["c/1 x"], "it was said of the last time");
-    rig.stop().await;
+    directory.write("c.yaml", &server("c", "x"));
+    directory.wait_for_servers(&["c/1 x"]).await;
+    directory.remove("c.yaml");
+    let again = directory.wait_for(is_held).await;
+    assert_eq!(describe_servers(&again), ["c/1 x"], "the confirmation applied to the earlier removal");
+    directory.stop().await;
 }
 
 #[tokio::test]
 async fn missing_root_is_read_once_created() {
-    let mut rig = TestDirectory::with_root("fleet/deep/er", &[]);
-    rig.start();
-    let waiting = rig.wait_for(|desired| !desired.source.problems.is_empty()).await;
+    let mut directory = TestDirectory::with_root("fleet/deep/er", &[]);
+    directory.start();
+    let waiting = directory.wait_for(|desired| !desired.source.problems.is_empty()).await;
     assert!(!waiting.source.synced);
     assert!(
-        waiting.source.problems[0].problem.message.contains("is waited for"),
+        waiting.source.problems[0].problem.message.contains("waiting for it to be created"),
         "{:?}",
         waiting.source.problems
     );
-    rig.write("deep/er/a.yaml", &server("a", "x"));
-    let come = rig.wait_for_servers(&["a/1 x"]).await;
-    assert_eq!(come.source.problems, []);
-    rig.stop().await;
+    directory.write("deep/er/a.yaml", &server("a", "x"));
+    let created = directory.wait_for_servers(&["a/1 x"]).await;
+    assert_eq!(created.source.problems, []);
+    directory.stop().await;
 }
 
 #[tokio::test]
 async fn special_files_do_not_affect_servers() {
-    let mut rig = TestDirectory::new(&two_servers());
-    rig.start();
-    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
-    fs::write(rig.folder.path().join("outside.yaml"), server("o", "x")).unwrap();
+    let mut directory = TestDirectory::new(&two_servers());
+    directory.start();
+    directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    fs::write(directory.folder.path().join("outside.yaml"), server("o", "x")).unwrap();
     rustix::fs::mknodat(
         rustix::fs::CWD,
-        rig.path("fifo.yaml"),
+        directory.path("fifo.yaml"),
         rustix::fs::FileType::Fifo,
         rustix::fs::Mode::RUSR,
         0,
     )
     .unwrap();
-    symlink("../outside.yaml", rig.path("link.yaml")).unwrap();
-    symlink("..", rig.path("up")).unwrap();
-    rig.write("huge.yaml", &"#".repeat(2 << 20));
-    fs::write(rig.path("junk.yaml"), [0xff, 0xfe, 0, 0x80]).unwrap();
-    rig.write("bad\u{1b}[2Jname.yaml", "kind: [");
-    rig.write("c.yaml", &server("c", "x"));
-    let found =
-        rig.wait_for(|desired| desired.servers.len() == 3 && desired.source.problems.len() == 6).await;
-    assert_eq!(describe_servers(&found), ["a/1 x", "b/1 x", "c/1 x"]);
-    rig.stop().await;
+    symlink("../outside.yaml", directory.path("link.yaml")).unwrap();
+    symlink("..", directory.path("up")).unwrap();
+    directory.write("huge.yaml", &"#".repeat(2 << 20));
+    fs::write(directory.path("junk.yaml"), [0xff, 0xfe, 0, 0x80]).unwrap();
+    directory.write("bad\u{1b}[2Jname.yaml", "kind: [");
+    directory.write("c.yaml", &server("c", "x"));
+    let desired =
+        directory.wait_for(|desired| desired.servers.len() == 3 && desired.source.problems.len() == 6).await;
+    assert_eq!(describe_servers(&desired), ["a/1 x", "b/1 x", "c/1 x"]);
+    directory.stop().await;
 }
 
 #[tokio::test]
 async fn rotated_secret_changes_only_its_server() {
     let spec = "x\n    env:\n      - { name: T, valueFrom: { secretKeyRef: { name: s, key: k } } }\n      - { name: P, valueFrom: { env: PROXY } }";
-    let mut rig = TestDirectory::new(&[("a.yaml", server("a", spec)), ("b.yaml", server("b", "x"))]);
-    rig.start();
-    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
-    let missing = rig.server("a").endpoint.clone().unwrap().unwrap_err();
+    let mut directory = TestDirectory::new(&[("a.yaml", server("a", spec)), ("b.yaml", server("b", "x"))]);
+    directory.start();
+    directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    let missing = directory.server("a").endpoint.clone().unwrap().unwrap_err();
     assert_eq!(missing.reason, Reason::SecretNotFound);
-    let peer = rig.server("b");
+    let unrelated = directory.server("b");
 
-    // The way Kubernetes mounts a secret, and rotates it.
-    let secret = rig.folder.path().join("secrets/s");
+    // As Kubernetes mounts a secret, and rotates it.
+    let secret = directory.folder.path().join("secrets/s");
     for (version, value) in [("..1", "hunter2"), ("..2", "hunter3")] {
         fs::create_dir_all(secret.join(version)).unwrap();
         fs::write(secret.join(version).join("k"), value).unwrap();
         symlink(version, secret.join("..tmp")).unwrap();
         fs::rename(secret.join("..tmp"), secret.join("..data")).unwrap();
         let _ = symlink("..data/k", secret.join("k"));
-        let last = rig.server("a").endpoint.clone().unwrap().map(|endpoint| endpoint.digest());
-        rig.wait_for(|desired| {
-            let endpoint = desired.servers.values().next().unwrap().endpoint.as_ref().unwrap().as_ref();
-            endpoint.is_ok_and(|endpoint| Ok(endpoint.digest()) != last)
-        })
-        .await;
-        assert!(!format!("{:?}", rig.desired()).contains("hunter"));
+        let last = directory.server("a").endpoint.clone().unwrap().map(|endpoint| endpoint.digest());
+        directory
+            .wait_for(|desired| {
+                let endpoint = desired.servers.values().next().unwrap().endpoint.as_ref().unwrap().as_ref();
+                endpoint.is_ok_and(|endpoint| Ok(endpoint.digest()) != last)
+            })
+            .await;
+        assert!(!format!("{:?}", directory.desired()).contains("hunter"));
     }
-    assert!(Arc::ptr_eq(&peer, &rig.server("b")));
-    assert_eq!(describe_servers(&rig.desired()), ["a/1 x", "b/1 x"]);
-    rig.stop().await;
+    assert!(Arc::ptr_eq(&unrelated, &directory.server("b")));
+    assert_eq!(describe_servers(&directory.desired()), ["a/1 x", "b/1 x"]);
+    directory.stop().await;
 }
 
 #[tokio::test]
 async fn moved_deleted_and_recreated_folder_is_followed() {
-    let mut rig = TestDirectory::new(&two_servers());
-    rig.start();
-    rig.wait_for_servers(&["a/1 x", "b/1 x"]).await;
-    let peer = rig.server("b");
+    let mut directory = TestDirectory::new(&two_servers());
+    directory.start();
+    directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    let unrelated = directory.server("b");
     for (from, to) in [("team", "crew"), ("crew", "team"), ("team", "crew")] {
-        rig.rename(from, to);
+        directory.rename(from, to);
         let place = format!("{to}/b.yaml:2");
-        rig.wait_for(|desired| {
-            desired.servers.values().any(|server| server.meta.origin.to_string() == place)
-        })
-        .await;
-        // What is written there later is heard of, not only found by the clock.
-        rig.write(&format!("{to}/c.yaml"), &server("c", to));
-        rig.wait_for(|desired| describe_servers(desired).iter().any(|told| told.ends_with(to))).await;
+        directory
+            .wait_for(|desired| {
+                desired.servers.values().any(|server| server.meta.origin.to_string() == place)
+            })
+            .await;
+        // A file that is written there later is reported by an event, not only found by a periodic scan.
+        directory.write(&format!("{to}/c.yaml"), &server("c", to));
+        directory.wait_for(|desired| describe_servers(desired).iter().any(|line| line.ends_with(to))).await;
     }
-    assert_eq!(rig.server("b").meta.uid, peer.meta.uid);
-    fs::remove_dir_all(rig.path("crew")).unwrap();
-    rig.wait_for_servers(&["a/1 x"]).await;
-    rig.write("crew/d.yaml", &server("d", "x"));
-    rig.wait_for_servers(&["a/1 x", "d/1 x"]).await;
-    rig.stop().await;
+    assert_eq!(directory.server("b").meta.uid, unrelated.meta.uid);
+    fs::remove_dir_all(directory.path("crew")).unwrap();
+    directory.wait_for_servers(&["a/1 x"]).await;
+    directory.write("crew/d.yaml", &server("d", "x"));
+    directory.wait_for_servers(&["a/1 x", "d/1 x"]).await;
+    directory.stop().await;
 }

@@ -1,4 +1,4 @@
-// The API server, etcd and kubectl that the Kubernetes tests run against; tests/support/cluster.rs builds them.
+// The API server, etcd and kubectl of the Kubernetes tests; tests/support/envtest.rs builds them.
 module evenkeel.dev/tests/envtest
 
 go 1.26.0

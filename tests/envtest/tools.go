@@ -1,6 +1,6 @@
 //go:build tools
 
-// Package envtest names the programs to build, so that `go mod tidy` keeps what they need.
+// Package envtest imports the programs to build, so that `go mod tidy` keeps their dependencies.
 package envtest
 
 import (

@@ -1,4 +1,4 @@
-//! Calls through the gateway to a real server and back.
+//! Calls through the gateway to a real server.
 
 use std::sync::Arc;
 
@@ -6,41 +6,46 @@ use evenkeel::resource::{Problem, Reason};
 use serde_json::{Value, json};
 
 use crate::fixture::GatewayFixture;
-use crate::rig::{FakeHttpServer as Rig, ODD_RESULT, ODD_TOOL, ResponseFormat, Script, ServerEra};
+use crate::rig::{FakeHttpServer, ODD_RESULT, ODD_TOOL, ResponseFormat, Script, ServerEra};
 use crate::support::{Agent, Era, eventually};
 
 const TOOLS: &[&str] = &["echo", "odd", "reply", "fail", "sleep", "log", "big", "mirror"];
 
-async fn start_with_server(era: ServerEra) -> (GatewayFixture, Rig) {
+async fn start_with_server(era: ServerEra) -> (GatewayFixture, FakeHttpServer) {
     start_with_script(Script::new("rig", era).tools(TOOLS), json!({})).await
 }
 
-async fn start_with_script(script: Script, more: Value) -> (GatewayFixture, Rig) {
-    let rig = Rig::start(script).await;
-    let stack = GatewayFixture::start().await;
-    stack.attach_server("r", &rig, more).await;
-    (stack, rig)
+async fn start_with_script(script: Script, extra_spec: Value) -> (GatewayFixture, FakeHttpServer) {
+    let server = FakeHttpServer::start(script).await;
+    let fixture = GatewayFixture::start().await;
+    fixture.attach_server("r", &server, extra_spec).await;
+    (fixture, server)
 }
 
-/// Calls at work: a subscription is at work all the time.
-fn calls_in_flight(rig: &Rig) -> u64 {
-    let seen = rig.counters();
-    if seen.count("subscriptions/listen") > 0 { seen.in_flight - seen.streams } else { seen.in_flight }
+/// Returns the number of calls in flight at the server, without `subscriptions/listen` requests.
+fn calls_in_flight(server: &FakeHttpServer) -> u64 {
+    let counters = server.counters();
+    if counters.count("subscriptions/listen") > 0 {
+        counters.in_flight - counters.streams
+    } else {
+        counters.in_flight
+    }
 }
 
-/// Calls that the server was told to cancel: a legacy one by a notification, a modern one by a closed stream.
-fn cancellations(rig: &Rig) -> u64 {
-    let seen = rig.counters();
-    if seen.initializes() > 0 { seen.count("notifications/cancelled") } else { seen.cancelled }
+/// Returns the number of cancelled calls at the server: by notification in the legacy era, by a closed stream in the
+/// modern one.
+fn cancellations(server: &FakeHttpServer) -> u64 {
+    let counters = server.counters();
+    if counters.initializes() > 0 { counters.count("notifications/cancelled") } else { counters.cancelled }
 }
 
-async fn wait_for_call(rig: &Rig) {
-    eventually("the call is at work", async || (calls_in_flight(rig) == 1).then_some(())).await;
+async fn wait_for_call(server: &FakeHttpServer) {
+    eventually("the call is in flight", async || (calls_in_flight(server) == 1).then_some(())).await;
 }
 
-async fn wait_for_cancellation(rig: &Rig, times: u64) {
-    eventually("the server is told", async || {
-        (cancellations(rig) == times && calls_in_flight(rig) == 0).then_some(())
+async fn wait_for_cancellation(server: &FakeHttpServer, times: u64) {
+    eventually("the call is cancelled at the server", async || {
+        (cancellations(server) == times && calls_in_flight(server) == 0).then_some(())
     })
     .await;
 }
@@ -53,22 +58,22 @@ fn tool_error_text(result: &str) -> String {
 
 #[tokio::test]
 async fn unknown_members_pass_unchanged_between_all_eras() {
-    for rig_era in [ServerEra::Legacy, ServerEra::Modern] {
-        let (stack, rig) = start_with_server(rig_era).await;
+    for server_era in [ServerEra::Legacy, ServerEra::Modern] {
+        let (fixture, server) = start_with_server(server_era).await;
         for era in Era::ALL {
-            let agent = stack.agent(era).await;
-            let case = format!("{era:?} agent, {rig_era:?} server");
+            let agent = fixture.agent(era).await;
+            let case = format!("{era:?} agent, {server_era:?} server");
             let listed = agent.list_tools().await;
             let odd =
                 listed.iter().find(|tool| tool.get().contains("r_odd")).expect("the odd tool is listed");
             assert_eq!(odd.get(), ODD_TOOL.replace(r#""name":"odd""#, r#""name":"r_odd""#), "{case}");
 
             let result = agent.call("r_odd", "{}").await.unwrap();
-            let of_era = match era {
+            let without_result_type = match era {
                 Era::Legacy => result.clone(),
                 Era::Modern => result.replacen(r#""resultType":"complete","#, "", 1),
             };
-            assert_eq!(of_era, ODD_RESULT, "{case}");
+            assert_eq!(without_result_type, ODD_RESULT, "{case}");
             assert_eq!(result.contains("resultType"), era == Era::Modern, "{case}");
 
             let arguments = r#"{"a": 1.0e+2,"b":[{"x":1,"x":2}],"c":12345678901234567890123,"d":"\u00e9"}"#;
@@ -85,79 +90,80 @@ async fn unknown_members_pass_unchanged_between_all_eras() {
             assert!(echoed.contains(r#""later":{"k": []}"#), "{case}: {echoed}");
             assert!(echoed.contains(r#""a/b":1"#) || echoed.contains(r#""a/b": 1"#), "{case}: {echoed}");
         }
-        assert_eq!(rig.counters().complaints, Vec::<String>::new());
-        assert_eq!(rig.counters().cancelled + rig.counters().abandoned, 0);
+        assert_eq!(server.counters().complaints, Vec::<String>::new());
+        assert_eq!(server.counters().cancelled + server.counters().abandoned, 0);
     }
 }
 
 #[tokio::test]
 async fn server_error_is_returned_unchanged() {
-    let (stack, _rig) = start_with_server(ServerEra::Legacy).await;
+    let (fixture, _server) = start_with_server(ServerEra::Legacy).await;
     for era in Era::ALL {
-        let agent = stack.agent(era).await;
+        let agent = fixture.agent(era).await;
         let error = r#"{"code":-31999,"message":"no","data":{"x": [1.0e+2]}}"#;
         assert_eq!(agent.call("r_fail", &format!(r#"{{"error":{error}}}"#)).await.unwrap_err(), error);
     }
-    stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="error"} 2"#).await;
+    fixture.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="error"} 2"#).await;
 }
 
 #[tokio::test]
 async fn progress_arrives_before_the_response() {
-    for rig_era in [ServerEra::Legacy, ServerEra::Modern] {
-        let (stack, rig) = start_with_server(rig_era).await;
+    for server_era in [ServerEra::Legacy, ServerEra::Modern] {
+        let (fixture, server) = start_with_server(server_era).await;
         for era in Era::ALL {
-            let agent = stack.agent(era).await;
+            let agent = fixture.agent(era).await;
             let params =
                 r#"{"name":"r_sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":"mine"}}"#;
             let mut call = agent.start_request("tools/call", params).await.unwrap();
             for step in 1..=2 {
-                let notice = call.next_message().await.unwrap().unwrap();
-                assert!(notice.contains("notifications/progress"), "{notice}");
-                assert!(notice.contains(r#""progressToken":"mine""#), "{notice}");
-                assert!(notice.contains(&format!(r#""progress":{step}"#)), "{notice}");
+                let notification = call.next_message().await.unwrap().unwrap();
+                assert!(notification.contains("notifications/progress"), "{notification}");
+                assert!(notification.contains(r#""progressToken":"mine""#), "{notification}");
+                assert!(notification.contains(&format!(r#""progress":{step}"#)), "{notification}");
             }
             assert!(call.result().await.unwrap().contains("slept"));
             assert_eq!(call.next_message().await.unwrap(), None);
         }
-        assert_eq!(rig.counters().complaints, Vec::<String>::new());
+        assert_eq!(server.counters().complaints, Vec::<String>::new());
     }
 }
 
 #[tokio::test]
 async fn json_only_agent_gets_only_the_response() {
-    let (stack, _rig) = start_with_server(ServerEra::Legacy).await;
-    let agent = stack.agent(Era::Legacy).await;
+    let (fixture, _server) = start_with_server(ServerEra::Legacy).await;
+    let agent = fixture.agent(Era::Legacy).await;
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"r_sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":1}}}"#;
     let headers = [
         ("Content-Type", "application/json"),
         ("Accept", "application/json"),
         ("Mcp-Session-Id", agent.session.as_deref().unwrap()),
     ];
-    let answer = crate::support::http::send(hyper::Method::POST, &stack.url(), &headers, body).await.unwrap();
-    assert!(!answer.is_stream());
-    assert!(answer.text().await.unwrap().contains("slept"));
+    let response =
+        crate::support::http::send(hyper::Method::POST, &fixture.url(), &headers, body).await.unwrap();
+    assert!(!response.is_stream());
+    assert!(response.text().await.unwrap().contains("slept"));
 }
 
 #[tokio::test]
 async fn legacy_agent_cancels_by_notification() {
-    for rig_era in [ServerEra::Legacy, ServerEra::Modern] {
-        let (stack, rig) = start_with_server(rig_era).await;
-        let agent = Arc::new(stack.agent(Era::Legacy).await);
-        let calling = agent.clone();
-        let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
-        wait_for_call(&rig).await;
-        // Not this one, and not one of another agent.
+    for server_era in [ServerEra::Legacy, ServerEra::Modern] {
+        let (fixture, server) = start_with_server(server_era).await;
+        let agent = Arc::new(fixture.agent(Era::Legacy).await);
+        let caller = agent.clone();
+        let call = tokio::spawn(async move { caller.call("r_sleep", r#"{"ms":600000}"#).await });
+        wait_for_call(&server).await;
+        // Another id of this agent, and the same id of another agent.
         agent.notify("notifications/cancelled", r#"{"requestId":999}"#).await.unwrap();
-        let other = stack.agent(Era::Legacy).await;
+        let other = fixture.agent(Era::Legacy).await;
         other.notify("notifications/cancelled", r#"{"requestId":2}"#).await.unwrap();
         assert_eq!(agent.request("ping", "{}").await.unwrap(), "{}");
-        assert_eq!((calls_in_flight(&rig), cancellations(&rig)), (1, 0));
+        assert_eq!((calls_in_flight(&server), cancellations(&server)), (1, 0));
 
         agent.notify("notifications/cancelled", r#"{"requestId":2,"reason":"enough"}"#).await.unwrap();
-        let ended = call.await.unwrap().unwrap_err();
-        assert_eq!(ended, "the answer ended without a result");
-        wait_for_cancellation(&rig, 1).await;
-        stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="cancelled"} 1"#).await;
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(error, "the answer ended without a result");
+        wait_for_cancellation(&server, 1).await;
+        fixture.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="cancelled"} 1"#).await;
         assert!(agent.call("r_echo", "{}").await.is_ok());
     }
 }
@@ -166,10 +172,10 @@ async fn legacy_agent_cancels_by_notification() {
 async fn disconnect_cancels_modern_calls_but_not_legacy_ones() {
     for steps in [0, 9] {
         for era in Era::ALL {
-            let (stack, rig) = start_with_server(ServerEra::Legacy).await;
-            let late = Arc::new(stack.agent(era).await);
-            let agent = late.clone();
-            // With a step, the response is a stream by then. The rest of the call is long enough for what follows.
+            let (fixture, server) = start_with_server(ServerEra::Legacy).await;
+            let canceller = Arc::new(fixture.agent(era).await);
+            let agent = canceller.clone();
+            // With a step, the response is a stream by then. The rest of the call is long enough for the checks below.
             let ms = if steps == 0 { 600_000 } else { 10_000 };
             let params = format!(
                 r#"{{"name":"r_sleep","arguments":{{"ms":{ms},"steps":{steps}}},"_meta":{{"progressToken":1}}}}"#
@@ -179,29 +185,31 @@ async fn disconnect_cancels_modern_calls_but_not_legacy_ones() {
                 call.next_message().await.unwrap();
                 call
             });
-            wait_for_call(&rig).await;
+            wait_for_call(&server).await;
             if steps == 0 {
                 call.abort();
             } else {
                 drop(call.await.unwrap());
             }
             if era == Era::Modern {
-                wait_for_cancellation(&rig, 1).await;
+                wait_for_cancellation(&server, 1).await;
                 continue;
             }
-            // The legacy agent's call goes on: until its answer, or a late word of the agent.
-            let other = stack.agent(Era::Legacy).await;
+            // The legacy agent's call continues until its response or a late cancellation.
+            let other = fixture.agent(Era::Legacy).await;
             assert!(other.call("r_echo", "{}").await.is_ok());
-            assert_eq!((calls_in_flight(&rig), cancellations(&rig)), (1, 0));
+            assert_eq!((calls_in_flight(&server), cancellations(&server)), (1, 0));
             if steps == 0 {
-                late.notify("notifications/cancelled", r#"{"requestId":2}"#).await.unwrap();
-                wait_for_cancellation(&rig, 1).await;
-                stack
+                canceller.notify("notifications/cancelled", r#"{"requestId":2}"#).await.unwrap();
+                wait_for_cancellation(&server, 1).await;
+                fixture
                     .wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="cancelled"} 1"#)
                     .await;
             } else {
-                stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="ok"} 2"#).await;
-                wait_for_cancellation(&rig, 0).await;
+                fixture
+                    .wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="ok"} 2"#)
+                    .await;
+                wait_for_cancellation(&server, 0).await;
             }
         }
     }
@@ -209,44 +217,47 @@ async fn disconnect_cancels_modern_calls_but_not_legacy_ones() {
 
 #[tokio::test]
 async fn duplicate_request_id_is_rejected() {
-    let (stack, rig) = start_with_server(ServerEra::Legacy).await;
-    let agent = Arc::new(stack.agent(Era::Legacy).await);
-    let calling = agent.clone();
-    let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
-    wait_for_call(&rig).await;
+    let (fixture, server) = start_with_server(ServerEra::Legacy).await;
+    let agent = Arc::new(fixture.agent(Era::Legacy).await);
+    let caller = agent.clone();
+    let call = tokio::spawn(async move { caller.call("r_sleep", r#"{"ms":600000}"#).await });
+    wait_for_call(&server).await;
     let body = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"r_echo"}}"#;
     let headers =
         [("Content-Type", "application/json"), ("Mcp-Session-Id", agent.session.as_deref().unwrap())];
-    let answer = crate::support::http::send(hyper::Method::POST, &stack.url(), &headers, body).await.unwrap();
-    let text = answer.text().await.unwrap();
+    let response =
+        crate::support::http::send(hyper::Method::POST, &fixture.url(), &headers, body).await.unwrap();
+    let text = response.text().await.unwrap();
     assert!(text.contains("-32600") && text.contains("in flight"), "{text}");
     call.abort();
 }
 
 #[tokio::test]
 async fn timed_out_call_is_cancelled_and_reported() {
-    let more = json!({ "timeouts": { "call": "1s" } });
-    let (stack, rig) = start_with_script(Script::new("rig", ServerEra::Legacy).tools(TOOLS), more).await;
+    let extra_spec = json!({ "timeouts": { "call": "1s" } });
+    let (fixture, server) =
+        start_with_script(Script::new("rig", ServerEra::Legacy).tools(TOOLS), extra_spec).await;
     for era in Era::ALL {
-        let agent = stack.agent(era).await;
+        let agent = fixture.agent(era).await;
         let text = tool_error_text(&agent.call("r_sleep", r#"{"ms":600000}"#).await.unwrap());
-        assert!(text.contains("default/r did not answer within 1 s"), "{text}");
+        assert!(text.contains("default/r did not respond within 1 s"), "{text}");
     }
-    wait_for_cancellation(&rig, 2).await;
-    stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="timeout"} 2"#).await;
+    wait_for_cancellation(&server, 2).await;
+    fixture.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="timeout"} 2"#).await;
 }
 
 #[tokio::test]
 async fn progress_extends_the_call_timeout() {
-    // It takes longer than a call may without progress, and a step takes far less than that.
-    let more = json!({ "timeouts": { "call": "8s" } });
-    let call = async |rig_era, era| {
-        let (stack, _rig) = start_with_script(Script::new("rig", rig_era).tools(TOOLS), more.clone()).await;
-        let agent = stack.agent(era).await;
+    // The call takes longer than the timeout, and a step takes far less than the timeout.
+    let extra_spec = json!({ "timeouts": { "call": "8s" } });
+    let call = async |server_era, era| {
+        let (fixture, _server) =
+            start_with_script(Script::new("rig", server_era).tools(TOOLS), extra_spec.clone()).await;
+        let agent = fixture.agent(era).await;
         let params = r#"{"name":"r_sleep","arguments":{"ms":12000,"steps":20},"_meta":{"progressToken":1}}"#;
         let mut call = agent.start_request("tools/call", params).await.unwrap();
-        let answer = call.result().await.unwrap();
-        assert!(answer.contains("slept"), "{era:?} {rig_era:?}: {answer}");
+        let response = call.result().await.unwrap();
+        assert!(response.contains("slept"), "{era:?} {server_era:?}: {response}");
     };
     let [legacy, modern] = Era::ALL;
     tokio::join!(
@@ -259,22 +270,22 @@ async fn progress_extends_the_call_timeout() {
 
 #[tokio::test]
 async fn quiet_call_becomes_a_stream() {
-    let (stack, _rig) = start_with_server(ServerEra::Modern).await;
-    let agent = stack.agent(Era::Legacy).await;
+    let (fixture, _server) = start_with_server(ServerEra::Modern).await;
+    let agent = fixture.agent(Era::Legacy).await;
     let mut call =
         agent.start_request("tools/call", r#"{"name":"r_sleep","arguments":{"ms":11000}}"#).await.unwrap();
-    // The head came before the answer was there, so this is a stream.
+    // The response head arrived before the result, so this is a stream.
     assert!(call.result().await.unwrap().contains("slept"));
     assert_eq!(call.next_message().await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn removed_tool_error_names_the_server_and_the_reason() {
-    let (stack, _rig) = start_with_server(ServerEra::Dual).await;
-    stack.publish_tools("default", "off", &["t"]);
+    let (fixture, _server) = start_with_server(ServerEra::Dual).await;
+    fixture.publish_tools("default", "off", &["t"]);
     for era in Era::ALL {
-        let agent = stack.agent(era).await;
-        eventually("it is published", async || {
+        let agent = fixture.agent(era).await;
+        eventually("the tool is published", async || {
             agent.tool_names().await.contains(&"off_t".to_owned()).then_some(())
         })
         .await;
@@ -288,10 +299,10 @@ async fn removed_tool_error_names_the_server_and_the_reason() {
         let nameless = agent.request("tools/call", r#"{"arguments":{}}"#).await.unwrap_err();
         assert!(nameless.contains("-32602"), "{nameless}");
     }
-    let agent = stack.agent(Era::Legacy).await;
-    stack.withdraw("default", "off", Problem::new(Reason::Removed, "off.yaml was deleted"));
-    stack.remove_server("r");
-    eventually("all is gone", async || agent.tool_names().await.is_empty().then_some(())).await;
+    let agent = fixture.agent(Era::Legacy).await;
+    fixture.withdraw("default", "off", Problem::new(Reason::Removed, "off.yaml was deleted"));
+    fixture.remove_server("r");
+    eventually("all tools are removed", async || agent.tool_names().await.is_empty().then_some(())).await;
     for tool in ["off_t", "r_echo"] {
         let text = tool_error_text(&agent.call(tool, "{}").await.unwrap());
         assert!(text.contains("Removed") && text.contains("Do not call it again."), "{text}");
@@ -302,15 +313,15 @@ async fn removed_tool_error_names_the_server_and_the_reason() {
 
 #[tokio::test]
 async fn lost_connection_is_reported_and_the_call_is_not_resent() {
-    let (stack, mut rig) = start_with_server(ServerEra::Legacy).await;
-    let agent = Arc::new(stack.agent(Era::Legacy).await);
-    let calling = agent.clone();
-    let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":600000}"#).await });
-    wait_for_call(&rig).await;
-    rig.stop().await;
+    let (fixture, mut server) = start_with_server(ServerEra::Legacy).await;
+    let agent = Arc::new(fixture.agent(Era::Legacy).await);
+    let caller = agent.clone();
+    let call = tokio::spawn(async move { caller.call("r_sleep", r#"{"ms":600000}"#).await });
+    wait_for_call(&server).await;
+    server.stop().await;
     let text = tool_error_text(&call.await.unwrap().unwrap());
     assert!(text.contains("default/r") && text.contains("may have taken effect"), "{text}");
-    assert_eq!(rig.counters().calls(), 1);
+    assert_eq!(server.counters().calls(), 1);
 }
 
 #[tokio::test]
@@ -319,10 +330,10 @@ async fn concurrent_agents_get_their_own_responses() {
     for answers in [ResponseFormat::Mixed, ResponseFormat::Json, ResponseFormat::Stream] {
         let mut script = script.clone();
         script.http.answers = answers;
-        let (stack, rig) = start_with_script(script, json!({})).await;
+        let (fixture, server) = start_with_script(script, json!({})).await;
         let mut calls = tokio::task::JoinSet::new();
         for number in 0..32 {
-            let url = stack.url();
+            let url = fixture.url();
             calls.spawn(async move {
                 let agent = Agent::connect(Era::ALL[number % 2], &url).await;
                 for turn in 0..5 {
@@ -335,8 +346,8 @@ async fn concurrent_agents_get_their_own_responses() {
             });
         }
         calls.join_all().await;
-        assert_eq!((rig.counters().calls(), calls_in_flight(&rig)), (32 * 6, 0));
-        assert_eq!(rig.counters().complaints, Vec::<String>::new());
-        stack.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="ok"} 192"#).await;
+        assert_eq!((server.counters().calls(), calls_in_flight(&server)), (32 * 6, 0));
+        assert_eq!(server.counters().complaints, Vec::<String>::new());
+        fixture.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="ok"} 192"#).await;
     }
 }

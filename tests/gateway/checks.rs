@@ -1,4 +1,4 @@
-//! What is checked of each request before anything else.
+//! Checks of each HTTP request before it is dispatched.
 
 use hyper::Method;
 
@@ -11,29 +11,30 @@ const ACCEPT_BOTH: (&str, &str) = ("Accept", "application/json, text/event-strea
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
 
 async fn status(
-    stack: &GatewayFixture,
+    fixture: &GatewayFixture,
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
     body: &str,
 ) -> u16 {
-    send_to(stack, method, path, headers, body).await.status
+    send_to(fixture, method, path, headers, body).await.status
 }
 
 async fn send_to(
-    stack: &GatewayFixture,
+    fixture: &GatewayFixture,
     method: Method,
     path: &str,
     headers: &[(&str, &str)],
     body: &str,
 ) -> HttpResponse {
-    send(method, &format!("http://{}{path}", stack.address), headers, body).await.unwrap()
+    send(method, &format!("http://{}{path}", fixture.address), headers, body).await.unwrap()
 }
 
 #[tokio::test]
 async fn unexpected_hosts_origins_and_media_types_are_rejected() {
     let allowed = AllowedHosts { origins: vec!["https://app.example.com".into()], ..AllowedHosts::default() };
-    let stack = GatewayFixture::start_with(|config| config.authorization = Authorization::new(allowed)).await;
+    let fixture =
+        GatewayFixture::start_with(|config| config.authorization = Authorization::new(allowed)).await;
     for (headers, expected) in [
         (&[CONTENT_TYPE_JSON, ACCEPT_BOTH][..], 200),
         (&[CONTENT_TYPE_JSON], 200),
@@ -47,35 +48,39 @@ async fn unexpected_hosts_origins_and_media_types_are_rejected() {
         (&[CONTENT_TYPE_JSON, ("Origin", "https://evil.example.com")], 403),
         (&[CONTENT_TYPE_JSON, ("Origin", "null")], 403),
     ] {
-        assert_eq!(status(&stack, Method::POST, "/mcp", headers, INITIALIZE).await, expected, "{headers:?}");
+        assert_eq!(
+            status(&fixture, Method::POST, "/mcp", headers, INITIALIZE).await,
+            expected,
+            "{headers:?}"
+        );
     }
-    // The helper sends the address as Host; another one is put in its place by name.
+    // The helper sends the address as Host, so this request with another Host is written by hand.
     let rebound =
-        send_raw(&stack, "POST /mcp HTTP/1.1\r\nHost: evil.example.com\r\nContent-Length: 0\r\n\r\n").await;
+        send_raw(&fixture, "POST /mcp HTTP/1.1\r\nHost: evil.example.com\r\nContent-Length: 0\r\n\r\n").await;
     assert!(rebound.starts_with("HTTP/1.1 403"), "{rebound}");
 }
 
 #[tokio::test]
 async fn mcp_is_served_only_at_its_two_paths() {
-    let stack = GatewayFixture::start().await;
+    let fixture = GatewayFixture::start().await;
     for (path, expected) in
         [("/mcp", 200), ("/ns/team-a/mcp", 200), ("/", 404), ("/mcp/x", 404), ("/ns//mcp", 404)]
     {
         assert_eq!(
-            status(&stack, Method::POST, path, &[CONTENT_TYPE_JSON, ACCEPT_BOTH], INITIALIZE).await,
+            status(&fixture, Method::POST, path, &[CONTENT_TYPE_JSON, ACCEPT_BOTH], INITIALIZE).await,
             expected,
             "{path}"
         );
     }
     for method in [Method::PUT, Method::OPTIONS, Method::GET, Method::DELETE] {
-        let answer = send_to(&stack, method, "/mcp", &[ACCEPT_BOTH], "").await;
-        assert_eq!((answer.status, answer.header("allow").is_some()), (405, true));
+        let response = send_to(&fixture, method, "/mcp", &[ACCEPT_BOTH], "").await;
+        assert_eq!((response.status, response.header("allow").is_some()), (405, true));
     }
 }
 
 #[tokio::test]
 async fn body_must_be_a_bounded_json_rpc_message() {
-    let stack = GatewayFixture::start().await;
+    let fixture = GatewayFixture::start().await;
     let long = format!(r#"{{"jsonrpc":"2.0","method":"x","params":{{"a":"{}"}}}}"#, "x".repeat(5 << 20));
     let deep = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":{{"a":{}}}}}"#, "[".repeat(100_000));
     for (body, expected, code) in [
@@ -88,18 +93,18 @@ async fn body_must_be_a_bounded_json_rpc_message() {
         (r#"{"jsonrpc":"2.0","id":null,"method":5}"#, 400, "-32600"),
         (r#"{"id":1,"method":"ping"}"#, 400, "-32600"),
     ] {
-        let answer = send_to(&stack, Method::POST, "/mcp", &[CONTENT_TYPE_JSON, ACCEPT_BOTH], body).await;
+        let response = send_to(&fixture, Method::POST, "/mcp", &[CONTENT_TYPE_JSON, ACCEPT_BOTH], body).await;
         let head: String = body.chars().take(60).collect();
-        assert_eq!(answer.status, expected, "{head}");
-        let text = answer.text().await.unwrap();
+        assert_eq!(response.status, expected, "{head}");
+        let text = response.text().await.unwrap();
         assert!(text.contains(code), "{head}: {text}");
     }
 }
 
-/// What comes back for these bytes, up to the end of the first read.
-async fn send_raw(stack: &GatewayFixture, request: &str) -> String {
+/// Sends these bytes and returns the result of the first read.
+async fn send_raw(fixture: &GatewayFixture, request: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(stack.address).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(fixture.address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut buffer = vec![0; 4_096];
     let read = stream.read(&mut buffer).await.unwrap();

@@ -1,4 +1,4 @@
-//! Connections: slow readers, bounds, and the end.
+//! Connections: slow readers, limits, and shutdown.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,108 +8,112 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::fixture::GatewayFixture;
-use crate::rig::{FakeHttpServer as Rig, Script, ServerEra};
+use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Agent, Era, eventually, within};
 
-/// A request for the list of a namespace.
-fn list_request(stack: &GatewayFixture, namespace: &str, agent: &Agent) -> String {
+/// Returns the raw `tools/list` request for the view of a namespace.
+fn list_request(fixture: &GatewayFixture, namespace: &str, agent: &Agent) -> String {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
     let session = agent.session.as_deref().unwrap();
     format!(
         "POST /ns/{namespace}/mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nMcp-Session-Id: {session}\r\nContent-Length: {}\r\n\r\n{body}",
-        stack.address,
+        fixture.address,
         body.len()
     )
 }
 
 #[tokio::test]
 async fn stalled_reader_is_evicted_without_affecting_others() {
-    let stack =
+    let fixture =
         GatewayFixture::start_with(|config| config.limits.write_stall_timeout = Duration::from_millis(300))
             .await;
     let big = format!(r#"{{"name":"t","x":"{}"}}"#, "x".repeat(900_000));
-    stack.publish_raw_tools("large", "s", [big].into_iter());
-    // What others list fits into the buffers of the system, so that no pause of the machine makes them slow readers.
-    stack.publish_tools("small", "s", &["t"]);
-    let agent = Agent::connect(Era::Legacy, &stack.namespace_url("small")).await;
-    eventually("it is published", async || (agent.tool_names().await == ["s_t"]).then_some(())).await;
+    fixture.publish_raw_tools("large", "s", [big].into_iter());
+    // The list of the other agent fits into the socket buffers, so that a pause of the machine does not make it a slow
+    // reader.
+    fixture.publish_tools("small", "s", &["t"]);
+    let agent = Agent::connect(Era::Legacy, &fixture.namespace_url("small")).await;
+    eventually("the tool is published", async || (agent.tool_names().await == ["s_t"]).then_some(())).await;
 
-    let lazy = Agent::connect(Era::Legacy, &stack.namespace_url("large")).await;
-    stack.wait_for_metric("agent_connections 0").await;
+    let stalled = Agent::connect(Era::Legacy, &fixture.namespace_url("large")).await;
+    fixture.wait_for_metric("agent_connections 0").await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
-    let mut stream = socket.connect(stack.address).await.unwrap();
-    stack.wait_for_metric("agent_connections 1").await;
-    // More than the buffers of the system hold, and none of it is read.
-    let requests = list_request(&stack, "large", &lazy).repeat(32);
-    let _ = within("the requests are sent, or refused", stream.write_all(requests.as_bytes())).await;
+    let mut stream = socket.connect(fixture.address).await.unwrap();
+    fixture.wait_for_metric("agent_connections 1").await;
+    // More responses than the socket buffers hold, and none of them is read.
+    let requests = list_request(&fixture, "large", &stalled).repeat(32);
+    let _ =
+        within("the requests are sent or the connection is closed", stream.write_all(requests.as_bytes()))
+            .await;
     assert_eq!(agent.tool_names().await, ["s_t"]);
-    stack.wait_for_metric("agent_evictions_total 1").await;
-    stack.wait_for_metric("agent_connections 0").await;
+    fixture.wait_for_metric("agent_evictions_total 1").await;
+    fixture.wait_for_metric("agent_connections 0").await;
     assert_eq!(agent.tool_names().await, ["s_t"]);
 }
 
 #[tokio::test]
 async fn connections_beyond_the_limit_wait() {
-    let stack = GatewayFixture::start_with(|config| config.limits.max_connections = 1).await;
-    let first = TcpStream::connect(stack.address).await.unwrap();
-    stack.wait_for_metric("agent_connections 1").await;
-    let url = stack.url();
+    let fixture = GatewayFixture::start_with(|config| config.limits.max_connections = 1).await;
+    let first = TcpStream::connect(fixture.address).await.unwrap();
+    fixture.wait_for_metric("agent_connections 1").await;
+    let url = fixture.url();
     let second = tokio::spawn(async move { Agent::connect(Era::Modern, &url).await });
     tokio::task::yield_now().await;
-    stack.wait_for_metric("agent_connections 1").await;
+    fixture.wait_for_metric("agent_connections 1").await;
     assert!(!second.is_finished());
     drop(first);
-    within("the second is served", second).await.unwrap();
+    within("the second connection is served", second).await.unwrap();
 }
 
 #[tokio::test]
 async fn idle_connection_is_closed() {
-    let stack =
+    let fixture =
         GatewayFixture::start_with(|config| config.limits.idle_timeout = Duration::from_millis(200)).await;
-    let mut slow = TcpStream::connect(stack.address).await.unwrap();
+    let mut slow = TcpStream::connect(fixture.address).await.unwrap();
     slow.write_all(b"POST /mcp HT").await.unwrap();
-    let mut answer = Vec::new();
-    within("the connection is closed", slow.read_to_end(&mut answer)).await.unwrap();
-    stack.wait_for_metric("agent_connections 0").await;
+    let mut response = Vec::new();
+    within("the connection is closed", slow.read_to_end(&mut response)).await.unwrap();
+    fixture.wait_for_metric("agent_connections 0").await;
 
-    // A stream is a request that goes on, however quiet. (One that is slow to ask for it is closed as well.)
+    // A quiet notification stream is a request in flight and is not closed. (Opening it is retried, because a slow
+    // machine may exceed the idle timeout.)
     let open = async || {
-        let agent = Agent::try_connect(Era::Legacy, &stack.url()).await.ok()?;
+        let agent = Agent::try_connect(Era::Legacy, &fixture.url()).await.ok()?;
         agent.try_notifications().await.ok()
     };
-    let mut notices = eventually("a stream is open", open).await;
+    let mut notifications = eventually("a stream is open", open).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    stack.publish_tools("default", "a", &["t"]);
-    notices.wait_for_tools_changed().await;
+    fixture.publish_tools("default", "a", &["t"]);
+    notifications.wait_for_tools_changed().await;
 }
 
 #[tokio::test]
 async fn shutdown_closes_streams_and_finishes_calls() {
-    let rig = Rig::start(Script::new("rig", ServerEra::Legacy).tools(&["sleep"])).await;
-    let mut stack = GatewayFixture::start().await;
-    stack.attach_server("r", &rig, json!({})).await;
-    let agent = Arc::new(stack.agent(Era::Legacy).await);
-    let mut notices = agent.notifications().await;
-    let calling = agent.clone();
-    let call = tokio::spawn(async move { calling.call("r_sleep", r#"{"ms":3000}"#).await });
-    eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())).await;
-    stack.request_stop();
-    notices.wait_for_end().await;
+    let server = FakeHttpServer::start(Script::new("rig", ServerEra::Legacy).tools(&["sleep"])).await;
+    let mut fixture = GatewayFixture::start().await;
+    fixture.attach_server("r", &server, json!({})).await;
+    let agent = Arc::new(fixture.agent(Era::Legacy).await);
+    let mut notifications = agent.notifications().await;
+    let caller = agent.clone();
+    let call = tokio::spawn(async move { caller.call("r_sleep", r#"{"ms":3000}"#).await });
+    eventually("the call is in flight", async || (server.counters().in_flight == 1).then_some(())).await;
+    fixture.request_stop();
+    notifications.wait_for_end().await;
     assert!(call.await.unwrap().unwrap().contains("slept"));
-    stack.stop().await;
-    assert!(TcpStream::connect(stack.address).await.is_err());
+    fixture.stop().await;
+    assert!(TcpStream::connect(fixture.address).await.is_err());
 }
 
 #[tokio::test]
 async fn shutdown_abandons_calls_after_the_drain_timeout() {
-    let rig = Rig::start(Script::new("rig", ServerEra::Legacy).tools(&["sleep"])).await;
-    let mut stack =
+    let server = FakeHttpServer::start(Script::new("rig", ServerEra::Legacy).tools(&["sleep"])).await;
+    let mut fixture =
         GatewayFixture::start_with(|config| config.limits.drain_timeout = Duration::from_millis(300)).await;
-    stack.attach_server("r", &rig, json!({})).await;
-    let agent = stack.agent(Era::Legacy).await;
+    fixture.attach_server("r", &server, json!({})).await;
+    let agent = fixture.agent(Era::Legacy).await;
     let call = tokio::spawn(async move { agent.call("r_sleep", r#"{"ms":600000}"#).await });
-    eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())).await;
-    stack.stop().await;
+    eventually("the call is in flight", async || (server.counters().in_flight == 1).then_some(())).await;
+    fixture.stop().await;
     assert!(call.await.unwrap().is_err());
 }

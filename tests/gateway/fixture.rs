@@ -1,4 +1,4 @@
-//! A gateway with a catalog, and a fleet for those tests that call.
+//! A gateway with a catalog, and a fleet for tests that call a server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::FakeHttpServer as Rig;
+use crate::rig::FakeHttpServer;
 use crate::support::{Agent, Era, eventually, within};
 
-/// What agents talk to. Everything ends when it is dropped.
+/// A running gateway. Everything is stopped when it is dropped.
 pub struct GatewayFixture {
     pub address: SocketAddr,
     pub catalog: Catalog,
@@ -43,7 +43,7 @@ impl GatewayFixture {
         Self::start_with(|_| ()).await
     }
 
-    /// With other settings than the usual ones.
+    /// Starts a gateway with a changed configuration.
     pub async fn start_with(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let (catalog, publisher, task) =
             catalog(Some("default".into()), ReservedNames::default(), mpsc::unbounded_channel().0);
@@ -51,20 +51,20 @@ impl GatewayFixture {
         tokio::spawn(task.run(end.clone()));
         let (observations, mut observed) = mpsc::unbounded_channel();
         tokio::spawn(async move { while observed.recv().await.is_some() {} });
-        // Nobody writes down what is learned here.
-        let memory = ServerCache::new(RestoredCache::default(), mpsc::unbounded_channel().0);
-        // Nothing is declared, so the start is over at once.
+        // The server cache is not written to disk.
+        let server_cache = ServerCache::new(RestoredCache::default(), mpsc::unbounded_channel().0);
+        // Nothing is declared, so startup is complete at once.
         publisher.mark_settled();
-        let context = FleetContext::new(publisher.clone(), observations, memory, None);
-        let listeners = context.subscriptions.clone();
-        let (desired, wanted) = watch::channel(Arc::default());
-        tokio::spawn(Fleet::new(Arc::new(context)).run(wanted, end.clone()));
+        let context = FleetContext::new(publisher.clone(), observations, server_cache, None);
+        let subscriptions = context.subscriptions.clone();
+        let (desired, desired_rx) = watch::channel(Arc::default());
+        tokio::spawn(Fleet::new(Arc::new(context)).run(desired_rx, end.clone()));
         let mut this = Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             catalog,
             publisher,
             metrics: GatewayMetrics::default(),
-            subscriptions: listeners,
+            subscriptions,
             desired,
             stop_token: end.child_token(),
             serve_task: None,
@@ -74,7 +74,7 @@ impl GatewayFixture {
         this
     }
 
-    /// Another process on the same catalog, as after a restart.
+    /// Replaces the gateway by a new one on the same catalog and address, as after a restart.
     pub async fn restart(&mut self) {
         self.stop().await;
         self.stop_token = CancellationToken::new();
@@ -97,13 +97,13 @@ impl GatewayFixture {
         self.serve_task = Some(tokio::spawn(gateway.serve(Arc::new(listener))));
     }
 
-    /// Asks the gateway to end, and waits for that.
+    /// Stops the gateway and waits for its end.
     pub async fn stop(&mut self) {
         self.stop_token.cancel();
-        within("the end of the gateway", self.serve_task.take().unwrap()).await.unwrap();
+        within("the gateway stops", self.serve_task.take().unwrap()).await.unwrap();
     }
 
-    /// Asks the gateway to end.
+    /// Requests the gateway to stop.
     pub fn request_stop(&self) {
         self.stop_token.cancel();
     }
@@ -126,7 +126,7 @@ impl GatewayFixture {
         self.publish_raw_tools(namespace, name, tools);
     }
 
-    /// The same, with each tool's JSON.
+    /// Publishes tools, given as JSON, of a server that has no connection.
     pub fn publish_raw_tools(&self, namespace: &str, name: &str, tools: impl Iterator<Item = String>) {
         let key = ObjectKey::new(namespace, name);
         let refusal = CallRefusal::Unavailable(Problem::new(Reason::Exited, "exit code 7"));
@@ -148,13 +148,13 @@ impl GatewayFixture {
         self.publisher.withdraw(ObjectKey::new(namespace, name), problem);
     }
 
-    /// Declares a rig as a server, with more members of its spec, and waits until its tools are there.
-    pub async fn attach_server(&self, name: &str, rig: &Rig, more: serde_json::Value) {
-        let mut spec = more;
-        spec["http"] = serde_json::json!({ "url": rig.url() });
+    /// Declares a fake server, with further members of its spec, and waits until its section is published.
+    pub async fn attach_server(&self, name: &str, server: &FakeHttpServer, extra_spec: serde_json::Value) {
+        let mut spec = extra_spec;
+        spec["http"] = serde_json::json!({ "url": server.url() });
         let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
         let key = ObjectKey::new("default", name);
-        let http = HttpEndpoint { url: rig.url().parse().unwrap(), headers: Vec::new(), ca: None };
+        let http = HttpEndpoint { url: server.url().parse().unwrap(), headers: Vec::new(), ca: None };
         let endpoint = Endpoint::new(Transport::Http(http), &DigestKey::new(b"test"));
         let declared = DeclaredObject {
             meta: DeclaredMeta {
@@ -179,11 +179,13 @@ impl GatewayFixture {
             next.servers.insert(key.clone(), Arc::new(declared));
             *desired = Arc::new(next);
         });
-        eventually("the rig is attached", async || self.catalog.load().section(&key).is_some().then_some(()))
-            .await;
+        eventually("the server is attached", async || {
+            self.catalog.load().section(&key).is_some().then_some(())
+        })
+        .await;
     }
 
-    /// Takes a declared rig away.
+    /// Removes the declaration of a server.
     pub fn remove_server(&self, name: &str) {
         self.desired.send_modify(|desired| {
             let mut next = Desired::clone(desired);
@@ -192,7 +194,7 @@ impl GatewayFixture {
         });
     }
 
-    /// Waits until a metric has a value.
+    /// Waits until the metrics contain a line.
     pub async fn wait_for_metric(&self, line: &str) {
         eventually(line, async || self.encoded_metrics().lines().any(|found| found == line).then_some(()))
             .await;

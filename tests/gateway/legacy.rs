@@ -1,4 +1,4 @@
-//! Agents that open with `initialize`: sessions, lists, the GET stream.
+//! Agents of the legacy era: `initialize`, sessions, lists, the GET stream.
 
 use evenkeel::resource::{Problem, Reason};
 use hyper::Method;
@@ -22,26 +22,26 @@ async fn initialize(url: &str, version: &str) -> (Value, String) {
     let body = format!(
         r#"{{"jsonrpc":"2.0","id":"a","method":"initialize","params":{{"protocolVersion":"{version}","capabilities":{{}},"clientInfo":{{"name":"t","version":"1"}}}}}}"#
     );
-    let answer = post(url, &[], &body).await;
-    let session = answer.header("mcp-session-id").unwrap().to_owned();
-    (serde_json::from_str(&answer.text().await.unwrap()).unwrap(), session)
+    let response = post(url, &[], &body).await;
+    let session = response.header("mcp-session-id").unwrap().to_owned();
+    (serde_json::from_str(&response.text().await.unwrap()).unwrap(), session)
 }
 
 #[tokio::test]
 async fn initialize_negotiates_the_version_and_returns_capabilities() {
-    let stack = GatewayFixture::start().await;
-    for (asked, given) in [
+    let fixture = GatewayFixture::start().await;
+    for (requested, negotiated) in [
         ("2024-11-05", "2024-11-05"),
         ("2025-06-18", "2025-06-18"),
         ("2026-07-28", "2025-11-25"),
         ("x", "2025-11-25"),
     ] {
-        let (opened, session) = initialize(&stack.url(), asked).await;
+        let (opened, session) = initialize(&fixture.url(), requested).await;
         let expected = json!({
             "jsonrpc": "2.0",
             "id": "a",
             "result": {
-                "protocolVersion": given,
+                "protocolVersion": negotiated,
                 "capabilities": {
                     "tools": { "listChanged": true },
                     "prompts": { "listChanged": true },
@@ -60,12 +60,12 @@ async fn initialize_negotiates_the_version_and_returns_capabilities() {
 
 #[tokio::test]
 async fn session_works_until_it_is_deleted() {
-    let stack = GatewayFixture::start().await;
-    let agent = stack.agent(Era::Legacy).await;
+    let fixture = GatewayFixture::start().await;
+    let agent = fixture.agent(Era::Legacy).await;
     assert_eq!(agent.request("ping", "{}").await.unwrap(), "{}");
     let unknown = agent.request("tasks/list", "{}").await.unwrap_err();
     assert!(unknown.contains("-32601"), "{unknown}");
-    stack.wait_for_metric("agent_sessions 1").await;
+    fixture.wait_for_metric("agent_sessions 1").await;
 
     let session = agent.session.clone().unwrap();
     let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
@@ -76,145 +76,149 @@ async fn session_works_until_it_is_deleted() {
         (vec![("Mcp-Session-Id", &*session), ("MCP-Protocol-Version", "2025-11-25")], 200),
         (vec![("Mcp-Session-Id", &*session), ("MCP-Protocol-Version", "1999-01-01")], 400),
     ] {
-        assert_eq!(post(&stack.url(), &headers, ping).await.status, expected, "{headers:?}");
+        assert_eq!(post(&fixture.url(), &headers, ping).await.status, expected, "{headers:?}");
     }
-    let elsewhere = post(&stack.namespace_url("default"), &[("Mcp-Session-Id", &session)], ping).await;
-    assert_eq!(elsewhere.status, 404, "the session is of another view");
-    let answer = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
-    assert_eq!(post(&stack.url(), &[("Mcp-Session-Id", &session)], answer).await.status, 202);
+    let other_view = post(&fixture.namespace_url("default"), &[("Mcp-Session-Id", &session)], ping).await;
+    assert_eq!(other_view.status, 404, "the session belongs to another view");
+    let response = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
+    assert_eq!(post(&fixture.url(), &[("Mcp-Session-Id", &session)], response).await.status, 202);
 
-    let mut notices = agent.notifications().await;
+    let mut notifications = agent.notifications().await;
     assert_eq!(agent.end_session().await, 204);
-    notices.wait_for_end().await;
+    notifications.wait_for_end().await;
     assert_eq!(agent.end_session().await, 404);
     assert!(agent.request("ping", "{}").await.unwrap_err().contains("Session not found"));
-    stack.wait_for_metric("agent_sessions 0").await;
-    stack.wait_for_metric("agent_streams 0").await;
+    fixture.wait_for_metric("agent_sessions 0").await;
+    fixture.wait_for_metric("agent_streams 0").await;
 }
 
 #[tokio::test]
 async fn lists_are_raw_sorted_and_limited_to_the_view() {
-    let stack = GatewayFixture::start().await;
+    let fixture = GatewayFixture::start().await;
     let raw = r#"{ "inputSchema":{"x": 1.0e+2}, "name" : "t", "later":[{}] }"#;
-    stack.publish_raw_tools("default", "odd", [raw.to_owned()].into_iter());
-    stack.publish_tools("default", "b", &["one", "two"]);
-    stack.publish_tools("team-a", "a", &["one"]);
-    let agent = stack.agent(Era::Legacy).await;
-    eventually("all is published", async || (agent.tool_names().await.len() == 4).then_some(())).await;
+    fixture.publish_raw_tools("default", "odd", [raw.to_owned()].into_iter());
+    fixture.publish_tools("default", "b", &["one", "two"]);
+    fixture.publish_tools("team-a", "a", &["one"]);
+    let agent = fixture.agent(Era::Legacy).await;
+    eventually("all tools are published", async || (agent.tool_names().await.len() == 4).then_some(())).await;
     assert_eq!(agent.tool_names().await, ["b_one", "b_two", "odd_t", "team-a_a_one"]);
     assert_eq!(agent.list_tools().await[2].get(), raw.replace(r#""t""#, r#""odd_t""#));
     let result = agent.request("tools/list", "{}").await.unwrap();
     assert!(result.starts_with(r#"{"tools":["#), "{result}");
     assert!(agent.request("tools/list", r#"{"cursor":"?"}"#).await.unwrap_err().contains("-32602"));
 
-    let team = Agent::connect(Era::Legacy, &stack.namespace_url("team-a")).await;
+    let team = Agent::connect(Era::Legacy, &fixture.namespace_url("team-a")).await;
     assert_eq!(team.tool_names().await, ["a_one"]);
-    let none = Agent::connect(Era::Legacy, &stack.namespace_url("none")).await;
+    let none = Agent::connect(Era::Legacy, &fixture.namespace_url("none")).await;
     assert_eq!(none.tool_names().await, Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn long_list_is_paginated() {
-    let stack = GatewayFixture::start().await;
+    let fixture = GatewayFixture::start().await;
     let names: Vec<String> = (0..2_345).map(|number| format!("t{number:04}")).collect();
     let tools: Vec<&str> = names.iter().map(|name| &**name).collect();
-    stack.publish_tools("default", "s", &tools);
-    let agent = stack.agent(Era::Legacy).await;
-    eventually("all is published", async || (agent.tool_names().await.len() == 2_345).then_some(())).await;
+    fixture.publish_tools("default", "s", &tools);
+    let agent = fixture.agent(Era::Legacy).await;
+    eventually("all tools are published", async || (agent.tool_names().await.len() == 2_345).then_some(()))
+        .await;
 }
 
 #[tokio::test]
 async fn stream_notifies_of_its_view_without_duplicates() {
-    let stack = GatewayFixture::start().await;
-    let agent = stack.agent(Era::Legacy).await;
-    let team = Agent::connect(Era::Legacy, &stack.namespace_url("team-a")).await;
-    let mut notices = agent.notifications().await;
-    let mut team_notices = team.notifications().await;
-    stack.wait_for_metric("agent_streams 2").await;
+    let fixture = GatewayFixture::start().await;
+    let agent = fixture.agent(Era::Legacy).await;
+    let team = Agent::connect(Era::Legacy, &fixture.namespace_url("team-a")).await;
+    let mut notifications = agent.notifications().await;
+    let mut team_notifications = team.notifications().await;
+    fixture.wait_for_metric("agent_streams 2").await;
 
-    stack.publish_tools("default", "a", &["t"]);
-    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
+    fixture.publish_tools("default", "a", &["t"]);
+    assert_eq!(notifications.next().await, TOOLS_LIST_CHANGED);
     assert_eq!(agent.tool_names().await, ["a_t"]);
-    let begun = Instant::now();
-    // The same again is no change, and a change that the agent has seen already is no news.
-    stack.publish_tools("default", "a", &["t"]);
+    let started_at = Instant::now();
+    // An equal section is no change, and a change that the agent has already listed is not notified.
+    fixture.publish_tools("default", "a", &["t"]);
     for number in 0..50 {
-        stack.publish_tools("default", &format!("b{number}"), &["t"]);
+        fixture.publish_tools("default", &format!("b{number}"), &["t"]);
     }
-    eventually("all is published", async || (agent.tool_names().await.len() == 51).then_some(())).await;
-    stack.publish_tools("team-a", "c", &["t"]);
-    assert_eq!(team_notices.next().await, TOOLS_LIST_CHANGED);
-    eventually("the last is listed", async || (agent.tool_names().await.len() == 52).then_some(())).await;
-    // A window of coalescing passes with every publication; one more change closes it.
-    stack.withdraw("default", "a", Problem::new(Reason::Removed, "gone"));
-    let told = {
-        notices.next().await;
-        eventually("all is told", async || (agent.tool_names().await.len() == 51).then_some(())).await;
-        notices.drain().len()
+    eventually("all tools are published", async || (agent.tool_names().await.len() == 51).then_some(()))
+        .await;
+    fixture.publish_tools("team-a", "c", &["t"]);
+    assert_eq!(team_notifications.next().await, TOOLS_LIST_CHANGED);
+    eventually("the last tool is listed", async || (agent.tool_names().await.len() == 52).then_some(()))
+        .await;
+    // Changes within a coalescing window are published together; one more change ends the last window.
+    fixture.withdraw("default", "a", Problem::new(Reason::Removed, "gone"));
+    let count = {
+        notifications.next().await;
+        eventually("the removal is published", async || (agent.tool_names().await.len() == 51).then_some(()))
+            .await;
+        notifications.drain().len()
     };
-    // Not more than one in each window of coalescing, of which a slow machine needs more.
-    let windows = usize::try_from(begun.elapsed().as_millis() / 100).unwrap();
-    assert!(told <= windows.max(3), "{told} notices of one burst");
-    assert_eq!(team_notices.drain(), Vec::<String>::new());
+    // At most one notification in each coalescing window. A slow machine needs more windows.
+    let windows = usize::try_from(started_at.elapsed().as_millis() / 100).unwrap();
+    assert!(count <= windows.max(3), "{count} notifications of one burst");
+    assert_eq!(team_notifications.drain(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn earlier_change_is_notified_when_the_stream_opens() {
-    let stack = GatewayFixture::start().await;
-    let agent = stack.agent(Era::Legacy).await;
-    stack.publish_tools("default", "a", &["t"]);
-    eventually("it is published", async || stack.catalog.load().number().ne(&0).then_some(())).await;
-    let mut notices = agent.notifications().await;
-    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
+    let fixture = GatewayFixture::start().await;
+    let agent = fixture.agent(Era::Legacy).await;
+    fixture.publish_tools("default", "a", &["t"]);
+    eventually("the tool is published", async || fixture.catalog.load().number().ne(&0).then_some(())).await;
+    let mut notifications = agent.notifications().await;
+    assert_eq!(notifications.next().await, TOOLS_LIST_CHANGED);
 
-    // It was told, but the agent has not listed since: the stream that follows tells it again.
-    drop(notices);
-    let mut notices = agent.notifications().await;
-    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
-    drop(notices);
+    // The change was notified, but the agent has not listed since: the next stream notifies it again.
+    drop(notifications);
+    let mut notifications = agent.notifications().await;
+    assert_eq!(notifications.next().await, TOOLS_LIST_CHANGED);
+    drop(notifications);
     assert_eq!(agent.tool_names().await, ["a_t"]);
-    let mut notices = agent.notifications().await;
-    stack.publish_tools("default", "b", &["t"]);
-    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
-    assert_eq!(notices.drain(), Vec::<String>::new());
+    let mut notifications = agent.notifications().await;
+    fixture.publish_tools("default", "b", &["t"]);
+    assert_eq!(notifications.next().await, TOOLS_LIST_CHANGED);
+    assert_eq!(notifications.drain(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn notification_goes_to_the_newest_stream_only() {
-    let stack = GatewayFixture::start().await;
-    let agent = stack.agent(Era::Legacy).await;
+    let fixture = GatewayFixture::start().await;
+    let agent = fixture.agent(Era::Legacy).await;
     let mut first = agent.notifications().await;
     let mut second = agent.notifications().await;
-    stack.publish_tools("default", "a", &["t"]);
+    fixture.publish_tools("default", "a", &["t"]);
     assert_eq!(second.next().await, TOOLS_LIST_CHANGED);
     assert_eq!(first.drain(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn session_survives_a_restart_and_gets_list_changed() {
-    let mut stack = GatewayFixture::start().await;
-    stack.publish_tools("default", "a", &["t"]);
-    eventually("it is published", async || stack.catalog.load().number().ne(&0).then_some(())).await;
-    let agent = stack.agent(Era::Legacy).await;
+    let mut fixture = GatewayFixture::start().await;
+    fixture.publish_tools("default", "a", &["t"]);
+    eventually("the tool is published", async || fixture.catalog.load().number().ne(&0).then_some(())).await;
+    let agent = fixture.agent(Era::Legacy).await;
     assert_eq!(agent.tool_names().await, ["a_t"]);
-    let mut notices = agent.notifications().await;
-    stack.restart().await;
-    notices.wait_for_end().await;
+    let mut notifications = agent.notifications().await;
+    fixture.restart().await;
+    notifications.wait_for_end().await;
 
     assert_eq!(agent.request("ping", "{}").await.unwrap(), "{}");
-    let mut notices = agent.notifications().await;
-    assert_eq!(notices.next().await, TOOLS_LIST_CHANGED);
+    let mut notifications = agent.notifications().await;
+    assert_eq!(notifications.next().await, TOOLS_LIST_CHANGED);
     assert_eq!(agent.tool_names().await, ["a_t"]);
 
-    // Ended there, it is gone there.
+    // A session that is ended in the new process is rejected there.
     assert_eq!(agent.end_session().await, 204);
     assert!(agent.request("ping", "{}").await.is_err());
 }
 
 #[tokio::test]
 async fn session_id_from_another_key_is_rejected() {
-    let stack = GatewayFixture::start().await;
-    let mut agent = stack.agent(Era::Legacy).await;
+    let fixture = GatewayFixture::start().await;
+    let mut agent = fixture.agent(Era::Legacy).await;
     let other = GatewayFixture::start_with(|config| {
         config.session_key = evenkeel::gateway::SessionKey::new(b"another key").unwrap();
     })

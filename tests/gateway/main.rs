@@ -1,4 +1,4 @@
-//! The endpoint that agents talk to, in one process with a catalog, over real sockets.
+//! Tests of the MCP endpoint in one process with a catalog, over real sockets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! Agents of 2026-07-28: no session, `_meta` in each request, `subscriptions/listen`.
+//! Agents of the modern era (2026-07-28): no session, `_meta` in each request, `subscriptions/listen`.
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -9,18 +9,18 @@ use crate::support::{Agent, Era, eventually};
 
 const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}"#;
 
-async fn post(stack: &GatewayFixture, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+async fn post(fixture: &GatewayFixture, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
     let mut all =
         vec![("Content-Type", "application/json"), ("Accept", "application/json, text/event-stream")];
     all.extend(headers);
-    let answer = send(Method::POST, &stack.url(), &all, body).await.unwrap();
-    (answer.status, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
+    let response = send(Method::POST, &fixture.url(), &all, body).await.unwrap();
+    (response.status, serde_json::from_str(&response.text().await.unwrap()).unwrap_or_default())
 }
 
 #[tokio::test]
 async fn discover_returns_versions_and_capabilities() {
-    let stack = GatewayFixture::start().await;
-    let agent = stack.agent(Era::Modern).await;
+    let fixture = GatewayFixture::start().await;
+    let agent = fixture.agent(Era::Modern).await;
     let discovered: Value = serde_json::from_str(&agent.handshake_result).unwrap();
     let expected = json!({
         "resultType": "complete",
@@ -44,10 +44,10 @@ async fn discover_returns_versions_and_capabilities() {
 
 #[tokio::test]
 async fn lists_carry_ttl_and_cache_scope() {
-    let stack = GatewayFixture::start().await;
-    stack.publish_tools("default", "a", &["t"]);
-    let agent = stack.agent(Era::Modern).await;
-    eventually("it is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
+    let fixture = GatewayFixture::start().await;
+    fixture.publish_tools("default", "a", &["t"]);
+    let agent = fixture.agent(Era::Modern).await;
+    eventually("the tool is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
     let list: Value = serde_json::from_str(&agent.request("tools/list", "{}").await.unwrap()).unwrap();
     let expected = json!({ "resultType": "complete", "ttlMs": 0, "cacheScope": "private", "tools": [{ "name": "a_t" }] });
     assert_eq!(list, expected);
@@ -55,7 +55,7 @@ async fn lists_carry_ttl_and_cache_scope() {
 
 #[tokio::test]
 async fn mismatched_requests_get_the_specified_errors() {
-    let stack = GatewayFixture::start().await;
+    let fixture = GatewayFixture::start().await;
     let version = ("MCP-Protocol-Version", "2026-07-28");
     let list = ("Mcp-Method", "tools/list");
     let request = |method: &str, params: &str| {
@@ -71,18 +71,18 @@ async fn mismatched_requests_get_the_specified_errors() {
         (&[version, ("Mcp-Method", "ping")], request("ping", &full), (404, json!(-32601))),
         (&[version, ("Mcp-Method", "no/such")], request("no/such", &full), (404, json!(-32601))),
     ] {
-        let (status, answer) = post(&stack, headers, &body).await;
-        assert_eq!((status, answer["error"]["code"].clone()), expected, "{headers:?} {body}");
-        assert_eq!(answer["id"], 7);
+        let (status, response) = post(&fixture, headers, &body).await;
+        assert_eq!((status, response["error"]["code"].clone()), expected, "{headers:?} {body}");
+        assert_eq!(response["id"], 7);
     }
     let later = full.replace("2026-07-28", "2099-12-31");
     let headers = [("MCP-Protocol-Version", "2099-12-31"), list];
-    let (status, answer) = post(&stack, &headers, &request("tools/list", &later)).await;
-    assert_eq!((status, answer["error"]["code"].as_i64()), (400, Some(-32022)));
-    assert_eq!(answer["error"]["data"]["requested"], "2099-12-31");
-    assert!(answer["error"]["data"]["supported"].as_array().unwrap().contains(&json!("2026-07-28")));
+    let (status, response) = post(&fixture, &headers, &request("tools/list", &later)).await;
+    assert_eq!((status, response["error"]["code"].as_i64()), (400, Some(-32022)));
+    assert_eq!(response["error"]["data"]["requested"], "2099-12-31");
+    assert!(response["error"]["data"]["supported"].as_array().unwrap().contains(&json!("2026-07-28")));
     let (status, _) = post(
-        &stack,
+        &fixture,
         &[version],
         r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}"#,
     )
@@ -92,18 +92,18 @@ async fn mismatched_requests_get_the_specified_errors() {
 
 #[tokio::test]
 async fn listen_is_acknowledged_notified_and_ended_with_a_result() {
-    let mut stack = GatewayFixture::start().await;
-    let agent = stack.agent(Era::Modern).await;
-    let mut listening = agent
+    let mut fixture = GatewayFixture::start().await;
+    let agent = fixture.agent(Era::Modern).await;
+    let mut subscription = agent
         .start_request(
             "subscriptions/listen",
             r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true}}"#,
         )
         .await
         .unwrap();
-    let meta = json!({ "io.modelcontextprotocol/subscriptionId": listening.id });
+    let meta = json!({ "io.modelcontextprotocol/subscriptionId": subscription.id });
     let mut next = async || -> Value {
-        serde_json::from_str(&listening.next_message().await.unwrap().unwrap()).unwrap()
+        serde_json::from_str(&subscription.next_message().await.unwrap().unwrap()).unwrap()
     };
     assert_eq!(
         next().await,
@@ -113,41 +113,41 @@ async fn listen_is_acknowledged_notified_and_ended_with_a_result() {
             "params": { "_meta": meta, "notifications": { "toolsListChanged": true, "promptsListChanged": true } },
         })
     );
-    stack.publish_tools("default", "a", &["t"]);
+    fixture.publish_tools("default", "a", &["t"]);
     assert_eq!(
         next().await,
         json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": { "_meta": meta } })
     );
-    stack.wait_for_metric("agent_streams 1").await;
-    stack.request_stop();
+    fixture.wait_for_metric("agent_streams 1").await;
+    fixture.request_stop();
     let end = next().await;
     assert_eq!(end["result"], json!({ "resultType": "complete", "_meta": meta }));
-    stack.stop().await;
-    stack.wait_for_metric("agent_streams 0").await;
+    fixture.stop().await;
+    fixture.wait_for_metric("agent_streams 0").await;
 }
 
 #[tokio::test]
 async fn unrequested_notifications_are_not_sent() {
-    let stack = GatewayFixture::start().await;
-    let agent = stack.agent(Era::Modern).await;
-    let mut deaf = agent.start_request("subscriptions/listen", r#"{"notifications":{}}"#).await.unwrap();
-    assert!(deaf.next_message().await.unwrap().unwrap().contains(r#""notifications":{}"#));
-    let mut team = Agent::connect(Era::Modern, &stack.namespace_url("team-a")).await.notifications().await;
+    let fixture = GatewayFixture::start().await;
+    let agent = fixture.agent(Era::Modern).await;
+    let mut empty = agent.start_request("subscriptions/listen", r#"{"notifications":{}}"#).await.unwrap();
+    assert!(empty.next_message().await.unwrap().unwrap().contains(r#""notifications":{}"#));
+    let mut team = Agent::connect(Era::Modern, &fixture.namespace_url("team-a")).await.notifications().await;
     let mut all = agent.notifications().await;
-    stack.publish_tools("default", "a", &["t"]);
+    fixture.publish_tools("default", "a", &["t"]);
     all.wait_for_tools_changed().await;
-    stack.publish_tools("team-a", "b", &["t"]);
+    fixture.publish_tools("team-a", "b", &["t"]);
     team.wait_for_tools_changed().await;
-    stack.request_stop();
-    let last = deaf.next_message().await.unwrap().unwrap();
+    fixture.request_stop();
+    let last = empty.next_message().await.unwrap().unwrap();
     assert!(last.contains("\"result\""), "{last}");
 }
 
 #[tokio::test]
 async fn recent_list_change_is_notified_on_listen() {
-    let stack = GatewayFixture::start().await;
-    stack.publish_tools("default", "a", &["t"]);
-    let agent = stack.agent(Era::Modern).await;
-    eventually("it is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
+    let fixture = GatewayFixture::start().await;
+    fixture.publish_tools("default", "a", &["t"]);
+    let agent = fixture.agent(Era::Modern).await;
+    eventually("the tool is published", async || (agent.tool_names().await == ["a_t"]).then_some(())).await;
     agent.notifications().await.wait_for_tools_changed().await;
 }

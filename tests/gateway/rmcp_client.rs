@@ -1,4 +1,4 @@
-//! The official client is content with the endpoint, in both eras.
+//! The official Rust client (rmcp) against the endpoint, in both eras.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::fixture::GatewayFixture;
-use crate::rig::{FakeHttpServer as Rig, Script, ServerEra};
+use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{eventually, within};
 
 #[derive(Clone, Default)]
@@ -31,13 +31,13 @@ impl ClientHandler for NotifyingClient {
     }
 }
 
-/// The official client reaches HTTP servers over Unix sockets without a TLS stack; this leads one to the stack for as
-/// long as the test runs.
-fn unix_socket_bridge(stack: &GatewayFixture) -> PathBuf {
+/// Forwards a Unix socket to the gateway for as long as the test runs. rmcp reaches HTTP servers without a TLS stack
+/// only over Unix sockets.
+fn unix_socket_bridge(fixture: &GatewayFixture) -> PathBuf {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("socket");
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-    let address = stack.address;
+    let address = fixture.address;
     tokio::spawn(async move {
         let _directory = directory;
         while let Ok((mut near, _)) = listener.accept().await {
@@ -51,13 +51,13 @@ fn unix_socket_bridge(stack: &GatewayFixture) -> PathBuf {
 }
 
 async fn connect(
-    stack: &GatewayFixture,
+    fixture: &GatewayFixture,
     mode: ClientLifecycleMode,
 ) -> (RunningService<RoleClient, NotifyingClient>, Arc<Notify>) {
-    let socket = unix_socket_bridge(stack);
+    let socket = unix_socket_bridge(fixture);
     let transport = StreamableHttpClientTransport::with_client(
-        UnixSocketHttpClient::new(socket.to_str().unwrap(), &stack.url()),
-        StreamableHttpClientTransportConfig::with_uri(stack.url()),
+        UnixSocketHttpClient::new(socket.to_str().unwrap(), &fixture.url()),
+        StreamableHttpClientTransportConfig::with_uri(fixture.url()),
     );
     let client = NotifyingClient::default();
     let changed = client.0.clone();
@@ -78,10 +78,10 @@ async fn rmcp_client_lists_calls_and_gets_list_changed() {
         (ClientLifecycleMode::Discover { preferred_versions: preferred_versions.clone() }, true),
         (ClientLifecycleMode::Auto { preferred_versions, legacy_version: None }, true),
     ] {
-        let rig = Rig::start(Script::new("rig", ServerEra::Dual)).await;
-        let stack = GatewayFixture::start().await;
-        stack.attach_server("r", &rig, json!({})).await;
-        let (client, changed) = connect(&stack, mode).await;
+        let server = FakeHttpServer::start(Script::new("rig", ServerEra::Dual)).await;
+        let fixture = GatewayFixture::start().await;
+        fixture.attach_server("r", &server, json!({})).await;
+        let (client, changed) = connect(&fixture, mode).await;
         assert_eq!(tool_names(&client).await, ["r_echo", "r_report"]);
         let call =
             CallToolRequestParams::new("r_echo").with_arguments(serde_json::from_str(r#"{"a":1}"#).unwrap());
@@ -89,55 +89,55 @@ async fn rmcp_client_lists_calls_and_gets_list_changed() {
         let text = result.content[0].as_text().unwrap().text.clone();
         assert!(text.contains(r#""arguments":{"a":1}"#), "{text}");
 
-        let late = |script: &mut Script| *script = script.clone().tools(&["echo", "report", "late"]);
+        let add_late_tool = |script: &mut Script| *script = script.clone().tools(&["echo", "report", "late"]);
         if modern {
             let mut filter = SubscriptionFilter::default();
             filter.tools_list_changed = Some(true);
             let mut subscription = client.listen(filter).await.unwrap();
-            rig.edit_script(late);
+            server.edit_script(add_late_tool);
             let listed = async {
-                // A change just before the subscription is told too.
+                // A change just before the subscription is notified too.
                 while tool_names(&client).await.len() < 3 {
-                    let notice = subscription.next().await.unwrap();
+                    let notification = subscription.next().await.unwrap();
                     assert!(
-                        matches!(notice, Some(ServerNotification::ToolListChangedNotification(_))),
-                        "{notice:?}"
+                        matches!(notification, Some(ServerNotification::ToolListChangedNotification(_))),
+                        "{notification:?}"
                     );
                 }
             };
-            within("a notice on the subscription", listed).await;
+            within("a notification on the subscription", listed).await;
         } else {
-            stack.wait_for_metric("agent_streams 1").await;
-            rig.edit_script(late);
-            within("an unsolicited notice", changed.notified()).await;
+            fixture.wait_for_metric("agent_streams 1").await;
+            server.edit_script(add_late_tool);
+            within("a notification on the GET stream", changed.notified()).await;
         }
         assert_eq!(tool_names(&client).await, ["r_echo", "r_late", "r_report"]);
         client.cancel().await.unwrap();
-        stack.wait_for_metric("agent_streams 0").await;
-        stack.wait_for_metric("agent_sessions 0").await;
+        fixture.wait_for_metric("agent_streams 0").await;
+        fixture.wait_for_metric("agent_sessions 0").await;
     }
 }
 
 #[tokio::test]
 async fn rmcp_client_cancels_a_dropped_call() {
-    let rig = Rig::start(Script::new("rig", ServerEra::Legacy).tools(&["sleep"])).await;
-    let stack = GatewayFixture::start().await;
-    stack.attach_server("r", &rig, json!({})).await;
+    let server = FakeHttpServer::start(Script::new("rig", ServerEra::Legacy).tools(&["sleep"])).await;
+    let fixture = GatewayFixture::start().await;
+    fixture.attach_server("r", &server, json!({})).await;
     let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
     for mode in [ClientLifecycleMode::Initialize, ClientLifecycleMode::Discover { preferred_versions }] {
-        let cancels = || rig.counters().count("notifications/cancelled");
-        let before = cancels();
-        let case = format!("the server is told: {mode:?}");
-        let (client, _) = connect(&stack, mode).await;
+        let cancellations = || server.counters().count("notifications/cancelled");
+        let before = cancellations();
+        let case = format!("the call is cancelled at the server: {mode:?}");
+        let (client, _) = connect(&fixture, mode).await;
         let arguments = serde_json::from_str(r#"{"ms":600000}"#).unwrap();
         let call = CallToolRequestParams::new("r_sleep").with_arguments(arguments);
-        let mut calling = Box::pin(client.call_tool_once(call));
+        let mut pending = Box::pin(client.call_tool_once(call));
         tokio::select! {
-            _ = &mut calling => panic!("the call must not end"),
-            () = eventually("the call is at work", async || (rig.counters().in_flight == 1).then_some(())) => {}
+            _ = &mut pending => panic!("the call must not end"),
+            () = eventually("the call is in flight", async || (server.counters().in_flight == 1).then_some(())) => {}
         }
-        drop(calling);
-        eventually(&case, async || (cancels() == before + 1).then_some(())).await;
+        drop(pending);
+        eventually(&case, async || (cancellations() == before + 1).then_some(())).await;
         client.cancel().await.unwrap();
     }
 }

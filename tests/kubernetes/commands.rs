@@ -1,13 +1,13 @@
-//! The commands beside an evenkeel that reads a cluster, as in its container.
+//! The commands for an instance that reads a cluster, run as in its container.
 
 use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Evenkeel, eventually};
 use crate::test_namespace::TestNamespace;
 
-/// Runs a command where evenkeel runs: its exit code and everything that it says.
+/// Runs a command with the directories of the instance. Returns its exit code and its output.
 async fn run_command(evenkeel: &Evenkeel, args: &[&str]) -> (Option<i32>, String) {
     let mut command = tokio::process::Command::from(evenkeel.command(args));
-    // What is meant on the command line must not be spoilt by the environment.
+    // The environment must not override the command line.
     let output = command.env("EVENKEEL_DIR", "/srv/fleet").output().await.unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
@@ -16,22 +16,22 @@ async fn run_command(evenkeel: &Evenkeel, args: &[&str]) -> (Option<i32>, String
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn commands_find_the_instance_of_a_cluster() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
-    let mut evenkeel = site.run(&[]).await;
-    let beside = async |args: &[&str]| {
-        run_command(&evenkeel, &[args, &["--kubernetes", "-n", &site.namespace]].concat()).await
+    let mut evenkeel = ns.run(&[]).await;
+    let run = async |args: &[&str]| {
+        run_command(&evenkeel, &[args, &["--kubernetes", "-n", &ns.name]].concat()).await
     };
     let source = ["describe", "source", "cluster"];
-    let nothing = format!("nothing is declared in namespace {}", site.namespace);
-    eventually("it says that nothing is declared", async || {
-        beside(&source).await.1.contains(&nothing).then_some(())
+    let nothing_declared = format!("nothing is declared in namespace {}", ns.name);
+    eventually("the empty source is reported", async || {
+        run(&source).await.1.contains(&nothing_declared).then_some(())
     })
     .await;
-    assert!(evenkeel.stderr().contains(&nothing), "{}", evenkeel.stderr());
-    site.apply_http_server("a", &rig).await;
-    site.wait_until_attached("a").await;
-    assert!(!beside(&source).await.1.contains(&nothing));
+    assert!(evenkeel.stderr().contains(&nothing_declared), "{}", evenkeel.stderr());
+    ns.apply_http_server("a", &rig).await;
+    ns.wait_until_attached("a").await;
+    assert!(!run(&source).await.1.contains(&nothing_declared));
     for (args, expected) in [
         (&["get", "mcpservers"][..], "Attached"),
         (&["describe", "mcpserver", "a"], "attached over http, 1 tool"),
@@ -40,14 +40,17 @@ async fn commands_find_the_instance_of_a_cluster() {
         (&["logs", "a"], ""),
         (&["mcp", "list"], "Attached"),
     ] {
-        let (code, said) = beside(args).await;
-        assert!(code == Some(0) && said.contains(expected), "{args:?}: {code:?}\n{said}");
+        let (code, output) = run(args).await;
+        assert!(code == Some(0) && output.contains(expected), "{args:?}: {code:?}\n{output}");
     }
-    let (code, said) = beside(&["mcp", "reload", "a"]).await;
-    assert!(code == Some(1) && said.contains("kubectl annotate"), "{code:?} {said}");
-    let (code, said) = beside(&["mcp", "remove", "a"]).await;
-    assert!(code == Some(2) && said.contains("kubectl"), "{code:?} {said}");
+    let (code, output) = run(&["mcp", "reload", "a"]).await;
+    assert!(code == Some(1) && output.contains("kubectl annotate"), "{code:?} {output}");
+    let (code, output) = run(&["mcp", "remove", "a"]).await;
+    assert!(code == Some(2) && output.contains("kubectl"), "{code:?} {output}");
     evenkeel.terminate().await;
-    let (code, said) = run_command(&evenkeel, &["get", "mcpservers", "--kubernetes"]).await;
-    assert!(code == Some(1) && said.contains("start it with: evenkeel run --kubernetes"), "{code:?} {said}");
+    let (code, output) = run_command(&evenkeel, &["get", "mcpservers", "--kubernetes"]).await;
+    assert!(
+        code == Some(1) && output.contains("start it with: evenkeel run --kubernetes"),
+        "{code:?} {output}"
+    );
 }

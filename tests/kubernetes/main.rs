@@ -1,6 +1,6 @@
-//! The same fleet from a real API server, with the permissions of the manifests: what people apply, what they see, and
-//! what happens to calls when the API server, a permission, a Secret or a replica goes away. Most tests share one API
-//! server, each in a namespace of its own.
+//! A fleet from a real API server, with the permissions of the manifests: applied objects, their status, and calls
+//! while the API server, a permission, a Secret or a replica is missing. Most tests share one API server, each in a
+//! namespace of its own.
 
 #![allow(
     clippy::unwrap_used,

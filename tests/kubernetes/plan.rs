@@ -1,4 +1,4 @@
-//! `evenkeel plan --kubernetes`: what manifests would change if they were applied, by somebody who may list and nothing else.
+//! `evenkeel plan --kubernetes`: the changes that applying manifests would make, for an account that may only list.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::test_namespace::{TestNamespace, server_yaml};
 
-/// A command without an evenkeel: what it prints, and with a failure what it says.
+/// Runs `evenkeel plan --kubernetes` without a running instance.
 async fn run_plan(kubeconfig: &Path, args: &[&str], stdin: &str) -> Output {
     let home = TempDir::new().unwrap();
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"))
@@ -25,14 +25,14 @@ async fn run_plan(kubeconfig: &Path, args: &[&str], stdin: &str) -> Output {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    // If it does not read it all, its own words tell why.
+    // If the command does not read all of it, its stderr has the reason.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()).await;
     child.wait_with_output().await.unwrap()
 }
 
 fn stdout_of_success(output: Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -41,16 +41,16 @@ fn stderr_of_failure(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// An account that may list what is declared in this namespace, and nothing else.
-async fn create_reader_account(site: &TestNamespace<'_>) -> std::path::PathBuf {
+/// Creates an account that may only list declared objects in this namespace, and returns its kubeconfig.
+async fn create_reader_account(ns: &TestNamespace<'_>) -> std::path::PathBuf {
     let resources = "--resource=mcpservers.evenkeel.dev,skills.evenkeel.dev";
-    site.kubectl(&["create", "serviceaccount", "reader"]).await;
-    site.kubectl(&["create", "role", "reader", "--verb=list", resources]).await;
-    let account = format!("--serviceaccount={}:reader", site.namespace);
-    site.kubectl(&["create", "rolebinding", "reader", "--role=reader", &account]).await;
-    let account = format!("{}:reader", site.namespace);
-    site.cluster.wait_for_permission(&account, "list", "skills.evenkeel.dev", &site.namespace, true).await;
-    site.cluster.kubeconfig_for(&site.namespace, "reader").await
+    ns.kubectl(&["create", "serviceaccount", "reader"]).await;
+    ns.kubectl(&["create", "role", "reader", "--verb=list", resources]).await;
+    let account = format!("--serviceaccount={}:reader", ns.name);
+    ns.kubectl(&["create", "rolebinding", "reader", "--role=reader", &account]).await;
+    let account = format!("{}:reader", ns.name);
+    ns.cluster.wait_for_permission(&account, "list", "skills.evenkeel.dev", &ns.name, true).await;
+    ns.cluster.kubeconfig_for(&ns.name, "reader").await
 }
 
 const SKILL_HEADER: &str = "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s }\n";
@@ -62,17 +62,17 @@ fn skill_yaml(spec: &str) -> String {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn plan_of_manifests_matches_the_effect_of_apply() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
-    let _evenkeel = site.run(&[]).await;
+    let _evenkeel = ns.run(&[]).await;
     let (one, two) = ("{ name: X-One, value: hunter2 }", "{ name: x-two, value: b }");
     let a = |host: &str, headers: &str| {
         let url = format!("http://{host}:{}/mcp", rig.address().port());
         let health = "health: { interval: 0s }";
         server_yaml("a", &format!("http: {{ url: \"{url}\", headers: [{headers}] }}\n{health}"))
     };
-    site.apply(&a("localhost", &format!("{one}, {two}"))).await;
-    site.wait_until_attached("a").await;
+    ns.apply(&a("localhost", &format!("{one}, {two}"))).await;
+    ns.wait_until_attached("a").await;
     let stdio = |env: &str| format!("stdio: {{ command: c, env: [{{ name: A_TOKEN, {env} }}] }}");
     let of_secret = |key: &str| stdio(&format!("valueFrom: {{ secretKeyRef: {{ name: s, key: {key} }} }}"));
     for (name, spec) in [
@@ -81,9 +81,9 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
         ("paused", stdio("value: x")),
         ("extra", stdio("value: x")),
     ] {
-        site.apply(&server_yaml(name, &spec)).await;
+        ns.apply(&server_yaml(name, &spec)).await;
     }
-    site.apply(&skill_yaml("inline: \"---\\nname: s\\ndescription: x\\n---\"")).await;
+    ns.apply(&skill_yaml("inline: \"---\\nname: s\\ndescription: x\\n---\"")).await;
 
     let dir = TempDir::new().unwrap();
     std::fs::create_dir(dir.path().join("more")).unwrap();
@@ -97,14 +97,14 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
     ];
     std::fs::write(dir.path().join("a.yaml"), &first).unwrap();
     std::fs::write(dir.path().join("more/b.yml"), second.concat()).unwrap();
-    // What is no manifest of ours.
+    // Files without manifests of evenkeel.
     std::fs::write(dir.path().join(".mcp.json"), "{ \"mcpServers\": { \"x\": { \"command\": \"x\" } } }")
         .unwrap();
     std::fs::write(dir.path().join("m.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: m }\n")
         .unwrap();
 
-    let reader = create_reader_account(&site).await;
-    let namespace = site.namespace.as_str();
+    let reader = create_reader_account(&ns).await;
+    let namespace = ns.name.as_str();
     let dir = dir.path().to_str().unwrap();
     let text = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace], "").await);
     let expected = |counts: &str, detached: &str| {
@@ -114,8 +114,8 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
              ~ suspend  McpServer NS/paused\n\
              ~ replace  McpServer NS/secret: env A_TOKEN\n\
              ~ refilter Skill NS/s: configMapRef, inline\n\
-             1 to add, 4 to change, {counts}; against namespace NS of {}\n",
-            site.cluster.url()
+             1 to add, 4 to change, {counts}; compared with namespace NS of {}\n",
+            ns.cluster.url()
         )
         .replace("NS", namespace)
     };
@@ -125,11 +125,11 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
     let json = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace, "-o", "json"], "").await);
     assert!(!json.contains("hunter2"), "{json}");
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&json["untouched"], &json["against"]), (&1.into(), &site.cluster.url().into()));
+    assert_eq!((&json["untouched"], &json["against"]), (&1.into(), &ns.cluster.url().into()));
     let extra = json["steps"].as_array().unwrap().iter().find(|step| step["name"] == "extra").unwrap();
     assert_eq!(extra["action"], "untouched");
 
-    // The namespace of a manifest counts, and standard input is one of the places.
+    // The namespace of a manifest is used, and manifests are read from stdin.
     let named = server_yaml("a", "http: { url: \"http://localhost:1\" }")
         .replace("{ name: a }", &format!("{{ name: a, namespace: {namespace} }}"));
     let text = stdout_of_success(run_plan(&reader, &["-"], &named).await);
@@ -140,12 +140,12 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
         "{text}"
     );
 
-    // Applied, it is unchanged, and the connection was left alone.
+    // After apply, nothing changes any more, and the connection was kept.
     let sessions = rig.counters().sessions_opened;
     std::fs::remove_file(format!("{dir}/.mcp.json")).unwrap();
-    site.kubectl(&["apply", "--server-side", "--force-conflicts", "-R", "-f", dir]).await;
-    site.wait_for("filter", "Accepted", "False", "PolicyDenied").await;
-    site.wait_until_attached("a").await;
+    ns.kubectl(&["apply", "--server-side", "--force-conflicts", "-R", "-f", dir]).await;
+    ns.wait_for("filter", "Accepted", "False", "PolicyDenied").await;
+    ns.wait_until_attached("a").await;
     let text = stdout_of_success(run_plan(&reader, &[dir, "-n", namespace], "").await);
     assert!(
         text.starts_with("0 to add, 0 to change, 0 to remove, 6 unchanged, 1 not in the manifests;"),
@@ -157,13 +157,13 @@ async fn plan_of_manifests_matches_the_effect_of_apply() {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn plan_failures_report_the_cause_and_a_remedy() {
-    let site = TestNamespace::create_shared().await;
-    let reader = create_reader_account(&site).await;
-    let namespace = site.namespace.as_str();
+    let ns = TestNamespace::create_shared().await;
+    let reader = create_reader_account(&ns).await;
+    let namespace = ns.name.as_str();
     let manifest = server_yaml("a", "http: { url: \"http://localhost:1\" }");
     let dir = TempDir::new().unwrap();
     let empty = dir.path().to_str().unwrap();
-    let none = dir.path().join("none.yaml");
+    let missing = dir.path().join("none.yaml");
     for (args, stdin, expected) in [
         (
             &["-", "-n", "default"][..],
@@ -172,29 +172,31 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
         ),
         (&["-", "-n", namespace], "apiVersion: evenkeel.dev/v1alpha1\nkind: [\n", "stdin:"),
         (&["-", "-n", namespace], "apiVersion: v1\nkind: ConfigMap\n", "kustomize build DIR | evenkeel plan"),
-        (&[empty, "-n", namespace], "", "there are no manifests of McpServer or Skill in"),
-        (&[none.to_str().unwrap(), "-n", namespace], "", "none.yaml"),
+        (&[empty, "-n", namespace], "", "no McpServer or Skill manifests found in"),
+        (&[missing.to_str().unwrap(), "-n", namespace], "", "none.yaml"),
     ] {
-        let said = stderr_of_failure(&run_plan(&reader, args, stdin).await);
-        assert!(said.contains(expected), "{args:?}: {said}");
+        let stderr = stderr_of_failure(&run_plan(&reader, args, stdin).await);
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
     }
-    // What the API server would refuse is held, and the rest is planned.
-    let folder = server_yaml("b", "stdio: { command: c, cwd: x }");
-    let text = stdout_of_success(run_plan(&reader, &["-", "-n", namespace], &(folder + &manifest)).await);
+    // An object that the API server would reject is held, and the others are planned.
+    let invalid = server_yaml("b", "stdio: { command: c, cwd: x }");
+    let text = stdout_of_success(run_plan(&reader, &["-", "-n", namespace], &(invalid + &manifest)).await);
     assert!(
         text.starts_with(&format!(
             "+ attach   McpServer {namespace}/a\n! hold     McpServer {namespace}/b: stdin:"
         )),
         "{text}"
     );
-    assert!(text.contains("spec.stdio.cwd: there are no folders beside an object of a cluster"), "{text}");
+    assert!(text.contains("spec.stdio.cwd: cwd is not supported for objects in a cluster"), "{text}");
 
-    let nowhere = dir.path().join("kubeconfig");
-    let config =
-        std::fs::read_to_string(&reader).unwrap().replace(&site.cluster.url(), "https://127.0.0.1:1");
-    std::fs::write(&nowhere, config).unwrap();
-    let said = stderr_of_failure(&run_plan(&nowhere, &["-", "-n", namespace], &manifest).await);
-    assert!(said.contains("the API server https://127.0.0.1:1 cannot be reached: "), "{said}");
-    let said = stderr_of_failure(&run_plan(&none, &["-", "-n", namespace], &manifest).await);
-    assert!(said.contains("no API server is known: ") && said.contains("set KUBECONFIG"), "{said}");
+    let unreachable = dir.path().join("kubeconfig");
+    let config = std::fs::read_to_string(&reader).unwrap().replace(&ns.cluster.url(), "https://127.0.0.1:1");
+    std::fs::write(&unreachable, config).unwrap();
+    let stderr = stderr_of_failure(&run_plan(&unreachable, &["-", "-n", namespace], &manifest).await);
+    assert!(stderr.contains("the API server https://127.0.0.1:1 cannot be reached: "), "{stderr}");
+    let stderr = stderr_of_failure(&run_plan(&missing, &["-", "-n", namespace], &manifest).await);
+    assert!(
+        stderr.contains("no Kubernetes API server is configured: ") && stderr.contains("set KUBECONFIG"),
+        "{stderr}"
+    );
 }

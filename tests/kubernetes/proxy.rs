@@ -1,4 +1,4 @@
-//! Stands between evenkeel and the API server, and answers some requests in its place.
+//! An HTTP proxy between evenkeel and the API server that responds to some requests itself.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -24,19 +24,19 @@ use tokio::task::JoinHandle;
 
 use crate::test_namespace::TestNamespace;
 
-/// What becomes of a request.
+/// The action for a request.
 pub enum ProxyAction {
-    /// It reaches the API server.
+    /// Forward it to the API server.
     Pass,
-    /// It reaches it with another path and query.
+    /// Forward it with another path and query.
     PassWithUri(String),
-    /// It is answered with a status, headers and text.
+    /// Respond with a status, headers and text.
     Respond(u16, Vec<(&'static str, &'static str)>, String),
-    /// It is answered with a text in the middle of which the connection breaks.
+    /// Respond with a text, and close the connection before the end of the body.
     BreakMidBody(String),
-    /// The answer begins, and nothing follows.
+    /// Send the response headers, and no body.
     StallAfterHeaders,
-    /// There is no answer.
+    /// Send no response.
     NeverRespond,
 }
 
@@ -44,7 +44,7 @@ type Rule = Arc<dyn Fn(&str, &Uri) -> ProxyAction + Send + Sync>;
 type Frames = StreamBody<BoxStream<'static, Result<Frame<Bytes>, String>>>;
 type ProxyResponse = Response<Frames>;
 
-/// A proxy with a rule.
+/// A proxy with a rule that selects an action for each request.
 pub struct ApiProxy {
     pub kubeconfig: PathBuf,
     state: Arc<State>,
@@ -55,15 +55,15 @@ pub struct ApiProxy {
 struct State {
     client: Client,
     rule: Mutex<Rule>,
-    /// Grows when the answers that are under way are to end.
+    /// Incremented to end all responses in progress.
     cut_signal: watch::Sender<u64>,
-    /// When requests did not pass.
+    /// The times of the requests that were not forwarded.
     intercepted: Mutex<Vec<Instant>>,
 }
 
 impl ApiProxy {
-    /// One for evenkeel's account that lets everything pass.
-    pub async fn start(site: &TestNamespace<'_>) -> Self {
+    /// Starts a proxy with the credentials of evenkeel's account. It forwards all requests until a rule is set.
+    pub async fn start(ns: &TestNamespace<'_>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let home = tempfile::tempdir().unwrap();
         let kubeconfig = home.path().join("kubeconfig");
@@ -77,7 +77,7 @@ impl ApiProxy {
         });
         std::fs::write(&kubeconfig, text.to_string()).unwrap();
         let state = Arc::new(State {
-            client: site.cluster.client_for(&site.kubeconfig).await,
+            client: ns.cluster.client_for(&ns.kubeconfig).await,
             rule: Mutex::new(Arc::new(|_, _| ProxyAction::Pass)),
             cut_signal: watch::channel(0).0,
             intercepted: Mutex::default(),
@@ -97,19 +97,19 @@ impl ApiProxy {
         Self { kubeconfig, state, _home: home, task }
     }
 
-    /// From now on this rule decides, by method and path; every answer that is under way ends.
+    /// Sets the rule, by method and URI, and ends all responses in progress.
     pub fn set_rule(&self, rule: impl Fn(&str, &Uri) -> ProxyAction + Send + Sync + 'static) {
         *self.state.rule.lock().unwrap() = Arc::new(rule);
         self.state.intercepted.lock().unwrap().clear();
         self.state.cut_signal.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Everything passes again.
+    /// Forwards all requests again.
     pub fn pass_all(&self) {
         self.set_rule(|_, _| ProxyAction::Pass);
     }
 
-    /// When requests were not let through since the rule is in force.
+    /// Returns the times of the requests that were not forwarded since the rule was set.
     pub fn intercepted(&self) -> Vec<Instant> {
         self.state.intercepted.lock().unwrap().clone()
     }
@@ -124,8 +124,8 @@ impl Drop for ApiProxy {
 
 async fn handle_request(state: Arc<State>, request: Request<Incoming>) -> Result<ProxyResponse, Infallible> {
     let rule = state.rule.lock().unwrap().clone();
-    let fate = rule(request.method().as_str(), request.uri());
-    if !matches!(fate, ProxyAction::Pass | ProxyAction::PassWithUri(_)) {
+    let action = rule(request.method().as_str(), request.uri());
+    if !matches!(action, ProxyAction::Pass | ProxyAction::PassWithUri(_)) {
         state.intercepted.lock().unwrap().push(Instant::now());
     }
     let mut cuts = state.cut_signal.subscribe();
@@ -133,7 +133,7 @@ async fn handle_request(state: Arc<State>, request: Request<Incoming>) -> Result
         let _ = cuts.changed().await;
     };
     let (mut parts, body) = request.into_parts();
-    Ok(match fate {
+    Ok(match action {
         ProxyAction::NeverRespond => {
             cut.await;
             full_response(503, &[], String::new())
@@ -141,22 +141,22 @@ async fn handle_request(state: Arc<State>, request: Request<Incoming>) -> Result
         ProxyAction::Respond(status, headers, text) => full_response(status, &headers, text),
         ProxyAction::BreakMidBody(text) => {
             let text = stream::iter([Ok(Frame::data(text.into()))]);
-            // It must have left before the connection breaks.
+            // The text must have been sent before the connection is closed.
             let end = stream::once(async {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                Err("it breaks off".to_owned())
+                Err("connection closed by the rule".to_owned())
             });
             Response::new(body_until(text.chain(end), cut))
         }
         ProxyAction::StallAfterHeaders => Response::new(body_until(stream::pending(), cut)),
         ProxyAction::Pass | ProxyAction::PassWithUri(_) => {
-            if let ProxyAction::PassWithUri(path) = fate {
+            if let ProxyAction::PassWithUri(path) = action {
                 parts.uri = path.parse().unwrap();
             }
             let body = body.collect().await.unwrap().to_bytes();
             match state.client.send(Request::from_parts(parts, Body::from(body))).await {
-                Ok(answer) => {
-                    let (parts, body) = answer.into_parts();
+                Ok(response) => {
+                    let (parts, body) = response.into_parts();
                     let frames = BodyStream::new(body).map(|frame| frame.map_err(|error| error.to_string()));
                     Response::from_parts(parts, body_until(frames, cut))
                 }
@@ -166,7 +166,7 @@ async fn handle_request(state: Arc<State>, request: Request<Incoming>) -> Result
     })
 }
 
-/// Frames until they end, or until `cut`.
+/// Returns a body of these frames, which ends early when `cut` is ready.
 fn body_until(
     frames: impl Stream<Item = Result<Frame<Bytes>, String>> + Send + 'static,
     cut: impl Future<Output = ()> + Send + 'static,
@@ -176,10 +176,10 @@ fn body_until(
 
 fn full_response(status: u16, headers: &[(&str, &str)], text: String) -> ProxyResponse {
     let frame = Ok(Frame::data(text.into()));
-    let mut answer = Response::new(StreamBody::new(stream::iter([frame]).boxed()));
-    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+    let mut response = Response::new(StreamBody::new(stream::iter([frame]).boxed()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
     for (name, value) in headers {
-        answer.headers_mut().insert(HeaderName::from_str(name).unwrap(), value.parse().unwrap());
+        response.headers_mut().insert(HeaderName::from_str(name).unwrap(), value.parse().unwrap());
     }
-    answer
+    response
 }

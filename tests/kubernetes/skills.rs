@@ -20,21 +20,21 @@ fn config_map_yaml(name: &str, description: &str) -> String {
     )
 }
 
-async fn get_skill(site: &TestNamespace<'_>, name: &str) -> Value {
-    serde_json::from_str(&site.kubectl(&["get", "skill", name, "-o", "json"]).await).unwrap()
+async fn get_skill(ns: &TestNamespace<'_>, name: &str) -> Value {
+    serde_json::from_str(&ns.kubectl(&["get", "skill", name, "-o", "json"]).await).unwrap()
 }
 
-/// Waits until a condition is so; gives its message.
+/// Waits until a condition has this status and reason, and returns its message.
 async fn wait_for_condition(
-    site: &TestNamespace<'_>,
+    ns: &TestNamespace<'_>,
     name: &str,
-    kind: &str,
+    condition_type: &str,
     status: &str,
     reason: &str,
 ) -> String {
-    eventually(&format!("{name}: {kind}={status}/{reason}"), async || {
-        let (is, why, message) = condition(&get_skill(site, name).await, kind)?;
-        (is == status && why == reason).then_some(message)
+    eventually(&format!("{name}: {condition_type}={status}/{reason}"), async || {
+        let (actual_status, actual_reason, message) = condition(&get_skill(ns, name).await, condition_type)?;
+        (actual_status == status && actual_reason == reason).then_some(message)
     })
     .await
 }
@@ -42,49 +42,49 @@ async fn wait_for_condition(
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn config_map_changes_update_the_skill_and_keep_connections() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("healthy", ServerEra::Legacy).tools(&["echo"])).await;
     let agents = TempDir::with_prefix("agents").unwrap();
     let sync = agents.path().join("skills");
     let read = |file: &str| std::fs::read(sync.join(file)).ok();
-    let evenkeel = site.run(&["--sync-skills", sync.to_str().unwrap()]).await;
-    site.apply_http_server("healthy", &rig).await;
-    site.wait_until_attached("healthy").await;
+    let evenkeel = ns.run(&["--sync-skills", sync.to_str().unwrap()]).await;
+    ns.apply_http_server("healthy", &rig).await;
+    ns.wait_until_attached("healthy").await;
     let connections = rig.counters().connections;
 
-    site.apply(
+    ns.apply(
         &(skill_yaml("notes", "configMapRef: { name: notes }") + &skill_yaml("text", "inline: nothing")),
     )
     .await;
-    let message = wait_for_condition(&site, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
+    let message = wait_for_condition(&ns, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
     assert!(message.contains("ConfigMap \"notes\" is not in namespace"), "{message}");
     assert!(
-        condition(&get_skill(&site, "notes").await, "Stalled").is_none(),
-        "it may come in the same apply"
+        condition(&get_skill(&ns, "notes").await, "Stalled").is_none(),
+        "the ConfigMap may follow in the same apply"
     );
-    wait_for_condition(&site, "text", "Accepted", "False", "InvalidSpec").await;
+    wait_for_condition(&ns, "text", "Accepted", "False", "InvalidSpec").await;
 
-    site.apply(&config_map_yaml("notes", "Write notes.")).await;
-    wait_for_condition(&site, "notes", "Ready", "True", "Available").await;
-    assert_eq!(get_skill(&site, "notes").await["status"]["files"], 3);
-    eventually("it is written", async || read("notes/SKILL.md").map(drop)).await;
+    ns.apply(&config_map_yaml("notes", "Write notes.")).await;
+    wait_for_condition(&ns, "notes", "Ready", "True", "Available").await;
+    assert_eq!(get_skill(&ns, "notes").await["status"]["files"], 3);
+    eventually("the skill is written", async || read("notes/SKILL.md").map(drop)).await;
     assert_eq!(read("notes/logo.png").unwrap(), b"\x89PNG");
     assert_eq!(read("notes/more.txt").unwrap(), b"more");
 
-    let text = get_skill(&site, "text").await["metadata"]["resourceVersion"].clone();
-    site.apply(&config_map_yaml("notes", "Write better notes.")).await;
-    let holds = |part: &'static str| {
+    let text = get_skill(&ns, "text").await["metadata"]["resourceVersion"].clone();
+    ns.apply(&config_map_yaml("notes", "Write better notes.")).await;
+    let synced_text_contains = |part: &'static str| {
         read("notes/SKILL.md").is_some_and(|bytes| String::from_utf8_lossy(&bytes).contains(part))
     };
-    eventually("the edit is written", async || holds("better").then_some(())).await;
-    let told = async || {
-        let skill = get_skill(&site, "notes").await;
+    eventually("the edit is written", async || synced_text_contains("better").then_some(())).await;
+    let status_updated = async || {
+        let skill = get_skill(&ns, "notes").await;
         (skill["status"]["description"] == "Write better notes.").then_some(())
     };
-    eventually("the edit is told", told).await;
+    eventually("the edit is in the status", status_updated).await;
 
-    // Without its key, and without itself: what was good stays.
-    site.kubectl(&[
+    // Without the key, and without the ConfigMap, the last good content is kept.
+    ns.kubectl(&[
         "patch",
         "configmap",
         "notes",
@@ -93,24 +93,24 @@ async fn config_map_changes_update_the_skill_and_keep_connections() {
         "[{\"op\":\"remove\",\"path\":\"/data/SKILL.md\"}]",
     ])
     .await;
-    let message = wait_for_condition(&site, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
+    let message = wait_for_condition(&ns, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
     assert!(message.contains("has no key SKILL.md"), "{message}");
-    site.kubectl(&["delete", "configmap", "notes"]).await;
-    eventually("it is told to be gone", async || {
-        let (_, _, message) = condition(&get_skill(&site, "notes").await, "ResolvedRefs")?;
+    ns.kubectl(&["delete", "configmap", "notes"]).await;
+    eventually("the missing ConfigMap is reported", async || {
+        let (_, _, message) = condition(&get_skill(&ns, "notes").await, "ResolvedRefs")?;
         message.contains("is not in namespace").then_some(())
     })
     .await;
-    let (ready, reason, _) = condition(&get_skill(&site, "notes").await, "Ready").unwrap();
+    let (ready, reason, _) = condition(&get_skill(&ns, "notes").await, "Ready").unwrap();
     assert_eq!((&*ready, &*reason), ("True", "Available"));
-    assert!(holds("better"));
-    site.kubectl(&["delete", "skill", "notes"]).await;
-    eventually("it is taken away", async || read("notes/SKILL.md").is_none().then_some(())).await;
+    assert!(synced_text_contains("better"));
+    ns.kubectl(&["delete", "skill", "notes"]).await;
+    eventually("the skill is removed", async || read("notes/SKILL.md").is_none().then_some(())).await;
 
     assert_eq!(
-        get_skill(&site, "text").await["metadata"]["resourceVersion"],
+        get_skill(&ns, "text").await["metadata"]["resourceVersion"],
         text,
-        "one skill's change is its own"
+        "a change of one skill writes no other status"
     );
     assert_eq!((rig.counters().connections, rig.counters().initializes()), (connections, 1));
     assert!(!evenkeel.stderr().contains("panicked"), "{}", evenkeel.stderr());
@@ -119,31 +119,31 @@ async fn config_map_changes_update_the_skill_and_keep_connections() {
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn skill_waits_for_its_server_and_restart_writes_no_status() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("needed", ServerEra::Legacy).tools(&["echo"])).await;
     let agents = TempDir::with_prefix("agents").unwrap();
     let sync = agents.path().join("skills");
-    let mut evenkeel = site.run(&["--sync-skills", sync.to_str().unwrap()]).await;
-    site.apply(&config_map_yaml("notes", "Write notes.")).await;
-    site.apply(&skill_yaml("notes", "configMapRef: { name: notes }, serverRefs: [{ name: needed }]")).await;
-    let message = wait_for_condition(&site, "notes", "ResolvedRefs", "False", "ServerNotFound").await;
+    let mut evenkeel = ns.run(&["--sync-skills", sync.to_str().unwrap()]).await;
+    ns.apply(&config_map_yaml("notes", "Write notes.")).await;
+    ns.apply(&skill_yaml("notes", "configMapRef: { name: notes }, serverRefs: [{ name: needed }]")).await;
+    let message = wait_for_condition(&ns, "notes", "ResolvedRefs", "False", "ServerNotFound").await;
     assert!(message.contains("server \"needed\" is not declared"), "{message}");
-    site.apply_http_server("needed", &rig).await;
-    wait_for_condition(&site, "notes", "Ready", "True", "Available").await;
-    wait_for_condition(&site, "notes", "ResolvedRefs", "True", "ResolvedRefs").await;
+    ns.apply_http_server("needed", &rig).await;
+    wait_for_condition(&ns, "notes", "Ready", "True", "Available").await;
+    wait_for_condition(&ns, "notes", "ResolvedRefs", "True", "ResolvedRefs").await;
 
-    let version = get_skill(&site, "notes").await["metadata"]["resourceVersion"].clone();
+    let version = get_skill(&ns, "notes").await["metadata"]["resourceVersion"].clone();
     evenkeel.terminate().await;
     evenkeel.restart().await;
-    eventually("its server is attached again", async || (rig.counters().initializes() == 2).then_some(()))
+    eventually("the server is attached again", async || (rig.counters().initializes() == 2).then_some(()))
         .await;
-    // A write that is due after this one would be.
-    site.apply(&skill_yaml("marker", "inline: nothing")).await;
-    wait_for_condition(&site, "marker", "Accepted", "False", "InvalidSpec").await;
+    // A later write: an earlier one of this skill would be done by then.
+    ns.apply(&skill_yaml("marker", "inline: nothing")).await;
+    wait_for_condition(&ns, "marker", "Accepted", "False", "InvalidSpec").await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert_eq!(
-        get_skill(&site, "notes").await["metadata"]["resourceVersion"],
+        get_skill(&ns, "notes").await["metadata"]["resourceVersion"],
         version,
-        "the outcome is the same"
+        "the status did not change"
     );
 }

@@ -1,4 +1,4 @@
-//! What these tests stand on: a namespace of an API server, and evenkeel in it as its own account.
+//! The fixture of these tests: a namespace of an API server, in which evenkeel runs with its own account.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,16 +16,16 @@ use crate::support::{Cluster, Evenkeel, ManifestsCopy, eventually};
 /// A namespace with evenkeel's account and its permissions.
 pub struct TestNamespace<'a> {
     pub cluster: &'a Cluster,
-    pub namespace: String,
-    /// Of evenkeel's account.
+    pub name: String,
+    /// The kubeconfig of evenkeel's account.
     pub kubeconfig: PathBuf,
     servers: Api<DynamicObject>,
 }
 
-/// The status and the reason of a condition.
-pub fn condition(object: &Value, kind: &str) -> Option<(String, String, String)> {
+/// Returns the status, reason and message of a condition.
+pub fn condition(object: &Value, condition_type: &str) -> Option<(String, String, String)> {
     let conditions = object["status"]["conditions"].as_array()?;
-    let found = conditions.iter().find(|condition| condition["type"] == kind)?;
+    let found = conditions.iter().find(|condition| condition["type"] == condition_type)?;
     let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
     Some((text("status"), text("reason"), text("message")))
 }
@@ -41,7 +41,7 @@ pub async fn install_crds(cluster: &Cluster) {
     }
 }
 
-/// The YAML of one server. `spec` is the lines under `spec:`.
+/// Returns the YAML of one server. `spec` is the lines under `spec:`.
 pub fn server_yaml(name: &str, spec: &str) -> String {
     let spec = spec.replace('\n', "\n  ");
     format!(
@@ -50,7 +50,7 @@ pub fn server_yaml(name: &str, spec: &str) -> String {
 }
 
 impl TestNamespace<'static> {
-    /// A namespace of the API server that tests share.
+    /// Creates a namespace in the API server that all tests share.
     pub async fn create_shared() -> Self {
         static CRDS_INSTALLED: OnceCell<()> = OnceCell::const_new();
         let cluster = Cluster::shared().await;
@@ -60,7 +60,7 @@ impl TestNamespace<'static> {
 }
 
 impl<'a> TestNamespace<'a> {
-    /// A namespace of this API server.
+    /// Creates a namespace in this API server.
     pub async fn create_in(cluster: &'a Cluster) -> Self {
         let namespace = cluster.namespace("site").await;
         ManifestsCopy::new().apply_namespace_overlay(cluster, &namespace).await;
@@ -68,7 +68,7 @@ impl<'a> TestNamespace<'a> {
         let kind = GroupVersionKind::gvk("evenkeel.dev", "v1alpha1", "McpServer");
         let resource = ApiResource::from_gvk_with_plural(&kind, "mcpservers");
         let servers = Api::namespaced_with(cluster.admin_client().await, &namespace, &resource);
-        Self { cluster, namespace, kubeconfig, servers }
+        Self { cluster, name: namespace, kubeconfig, servers }
     }
 
     /// Runs evenkeel with the permissions of the manifests.
@@ -76,34 +76,34 @@ impl<'a> TestNamespace<'a> {
         self.run_with_kubeconfig(&self.kubeconfig, flags).await
     }
 
-    /// The same on the way that another kubeconfig file names.
+    /// Runs evenkeel with another kubeconfig.
     pub async fn run_with_kubeconfig(&self, kubeconfig: &Path, flags: &[&str]) -> Evenkeel {
-        let mut all = vec!["-n", &self.namespace, "--lease-namespace", &self.namespace];
+        let mut all = vec!["-n", &self.name, "--lease-namespace", &self.name];
         all.extend(flags);
         Evenkeel::run_in_cluster(kubeconfig, &all).await
     }
 
     pub async fn apply(&self, yaml: &str) {
-        self.cluster.apply(&self.namespace, yaml).await;
+        self.cluster.apply(&self.name, yaml).await;
     }
 
-    /// Applies objects; false if that is refused.
+    /// Applies objects. Returns false if they are rejected.
     pub async fn try_apply(&self, yaml: &str) -> bool {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), yaml).unwrap();
         let path = file.path().to_str().unwrap();
-        let args = ["apply", "--server-side", "--validate=strict", "-n", &self.namespace, "-f", path];
+        let args = ["apply", "--server-side", "--validate=strict", "-n", &self.name, "-f", path];
         self.cluster.kubectl_command(&args).output().await.unwrap().status.success()
     }
 
-    /// Applies one server that is an HTTP rig.
+    /// Declares a fake HTTP server, without health checks.
     pub async fn apply_http_server(&self, name: &str, rig: &FakeHttpServer) {
-        // Checks of health would be counted as openings.
+        // Health checks would count as handshakes.
         self.apply(&server_yaml(name, &format!("{}\nhealth: {{ interval: 0s }}", rig.spec()))).await;
     }
 
     pub async fn kubectl(&self, args: &[&str]) -> String {
-        let mut all = vec!["-n", self.namespace.as_str()];
+        let mut all = vec!["-n", self.name.as_str()];
         all.extend(args);
         self.cluster.kubectl(&all).await
     }
@@ -112,24 +112,24 @@ impl<'a> TestNamespace<'a> {
         self.kubectl(&["create", "secret", "generic", name, &format!("--from-literal=key={value}")]).await;
     }
 
-    /// A server as the API server holds it.
+    /// Returns a server from the API server.
     pub async fn get_server(&self, name: &str) -> Option<Value> {
         let found = self.servers.get_opt(name).await.ok()??;
         Some(serde_json::to_value(found).unwrap())
     }
 
-    /// Waits until a condition has this status and reason for the newest generation; gives its message.
-    pub async fn wait_for(&self, name: &str, kind: &str, status: &str, reason: &str) -> String {
-        eventually(&format!("{name}: {kind}={status}/{reason}"), async || {
+    /// Waits until a condition has this status and reason for the latest generation, and returns its message.
+    pub async fn wait_for(&self, name: &str, condition_type: &str, status: &str, reason: &str) -> String {
+        eventually(&format!("{name}: {condition_type}={status}/{reason}"), async || {
             let object = self.get_server(name).await?;
             let current = object["status"]["observedGeneration"] == object["metadata"]["generation"];
-            let (is, why, message) = condition(&object, kind)?;
-            (current && is == status && why == reason).then_some(message)
+            let (actual_status, actual_reason, message) = condition(&object, condition_type)?;
+            (current && actual_status == status && actual_reason == reason).then_some(message)
         })
         .await
     }
 
-    /// Changes a server as the administrator.
+    /// Patches a server as the administrator.
     pub async fn patch_server(&self, name: &str, merge: &Value) {
         self.servers.patch(name, &PatchParams::default(), &Patch::Merge(merge)).await.unwrap();
     }
@@ -138,27 +138,30 @@ impl<'a> TestNamespace<'a> {
         self.wait_for(name, "Ready", "True", "Attached").await;
     }
 
-    /// Gives evenkeel's role other rules, and waits until they hold: it may then watch Secrets, or not.
+    /// Replaces the rules of evenkeel's role, and waits until they apply. `secrets` is true if the rules permit to
+    /// watch Secrets.
     pub async fn set_role_rules(&self, rules: &[&Value], secrets: bool) {
         let patch = serde_json::json!({ "rules": rules }).to_string();
         self.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
-        let account = format!("{}:evenkeel", self.namespace);
-        self.cluster.wait_for_permission(&account, "watch", "secrets", &self.namespace, secrets).await;
+        let account = format!("{}:evenkeel", self.name);
+        self.cluster.wait_for_permission(&account, "watch", "secrets", &self.name, secrets).await;
     }
 
-    /// How often a status was written here, as the API server counts: of one server, or with "" of all.
+    /// Returns the number of status writes in this namespace, from the audit log of the API server: for one server, or
+    /// for all with an empty name.
     pub fn status_writes(&self, name: &str) -> usize {
-        let path = format!("/namespaces/{}/mcpservers/{name}", self.namespace);
-        let written = |request: &&Value| {
+        let path = format!("/namespaces/{}/mcpservers/{name}", self.name);
+        let is_status_write = |request: &&Value| {
             let uri = request["requestURI"].as_str().unwrap_or_default();
-            let ours = request["userAgent"].as_str().is_some_and(|agent| agent.starts_with("evenkeel/"));
-            ours && request["verb"] == "patch" && uri.contains(&path) && uri.contains("/status")
+            let by_evenkeel =
+                request["userAgent"].as_str().is_some_and(|agent| agent.starts_with("evenkeel/"));
+            by_evenkeel && request["verb"] == "patch" && uri.contains(&path) && uri.contains("/status")
         };
-        self.cluster.audit_events().iter().filter(written).count()
+        self.cluster.audit_events().iter().filter(is_status_write).count()
     }
 
-    /// The same once no write is under way any more: the API server shows what is written before it has answered,
-    /// and counts after that.
+    /// Returns the number of status writes once it no longer changes: a written object is visible before the audit log
+    /// has the request.
     pub async fn settled_status_writes(&self, name: &str) -> usize {
         let mut before = self.status_writes(name);
         eventually("no status is being written", async || {
@@ -169,17 +172,17 @@ impl<'a> TestNamespace<'a> {
         .await
     }
 
-    /// How often an event was written here.
+    /// Returns the number of Event writes in this namespace.
     pub fn event_writes(&self) -> usize {
-        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.namespace);
-        let written = |request: &&Value| {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", self.name);
+        let is_event_write = |request: &&Value| {
             let uri = request["requestURI"].as_str().unwrap_or_default();
             uri.starts_with(&path) && ["create", "patch"].map(Value::from).contains(&request["verb"])
         };
-        self.cluster.audit_events().iter().filter(written).count()
+        self.cluster.audit_events().iter().filter(is_event_write).count()
     }
 
-    /// The events about a server, as `REASON note`.
+    /// Returns the events about a server, as `REASON note`.
     pub async fn events(&self, name: &str) -> Vec<String> {
         let field = format!("--field-selector=involvedObject.name={name}");
         let path = "-o=jsonpath={range .items[*]}{.reason} {.message}{\"\\n\"}{end}";

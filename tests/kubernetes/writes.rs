@@ -1,4 +1,4 @@
-//! How much is written, and a large fleet.
+//! The number of status and Event writes, and a large fleet.
 
 use std::time::{Duration, Instant};
 
@@ -12,143 +12,147 @@ use crate::test_namespace::{TestNamespace, condition, server_yaml};
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn status_and_event_writes_are_rate_limited() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
-    let mut evenkeel = site.run(&[]).await;
-    site.apply_http_server("a", &rig).await;
-    site.apply(&server_yaml("p", "stdio: { command: sh }")).await;
-    site.wait_until_attached("a").await;
-    site.wait_for("p", "Accepted", "False", "PolicyDenied").await;
-    let before = site.settled_status_writes("").await;
-    assert!((1..=3).contains(&site.status_writes("a")), "{}", site.status_writes("a"));
-    assert_eq!(site.status_writes("p"), 1);
-    let version = site.get_server("a").await.unwrap()["metadata"]["resourceVersion"].clone();
+    let mut evenkeel = ns.run(&[]).await;
+    ns.apply_http_server("a", &rig).await;
+    ns.apply(&server_yaml("p", "stdio: { command: sh }")).await;
+    ns.wait_until_attached("a").await;
+    ns.wait_for("p", "Accepted", "False", "PolicyDenied").await;
+    let before = ns.settled_status_writes("").await;
+    assert!((1..=3).contains(&ns.status_writes("a")), "{}", ns.status_writes("a"));
+    assert_eq!(ns.status_writes("p"), 1);
+    let version = ns.get_server("a").await.unwrap()["metadata"]["resourceVersion"].clone();
 
     evenkeel.terminate().await;
     evenkeel.restart().await;
-    eventually("it is attached again", async || (rig.counters().initializes() == 2).then_some(())).await;
-    // A write of one object that is due after all of these were looked at.
-    site.apply(&server_yaml("marker", "stdio: { command: sh }")).await;
-    site.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
+    eventually("the server is attached again", async || (rig.counters().initializes() == 2).then_some(()))
+        .await;
+    // A later write: all earlier ones are done by then.
+    ns.apply(&server_yaml("marker", "stdio: { command: sh }")).await;
+    ns.wait_for("marker", "Accepted", "False", "PolicyDenied").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(site.status_writes("a") + site.status_writes("p"), before, "the outcome is the same");
-    assert_eq!(site.get_server("a").await.unwrap()["metadata"]["resourceVersion"], version);
+    assert_eq!(ns.status_writes("a") + ns.status_writes("p"), before, "no status changed");
+    assert_eq!(ns.get_server("a").await.unwrap()["metadata"]["resourceVersion"], version);
 
-    let begun = site.settled_status_writes("a").await;
-    let (events, start) = (site.event_writes(), Instant::now());
+    let before_changes = ns.settled_status_writes("a").await;
+    let (events, start) = (ns.event_writes(), Instant::now());
     for round in 0..100 {
         let tools: Vec<String> = (0..=round).map(|tool| format!("t{tool}")).collect();
         let tools: Vec<&str> = tools.iter().map(String::as_str).collect();
         rig.edit_script(|script| *script = script.clone().tools(&tools));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    eventually("the last is told", async || {
-        (site.get_server("a").await?["status"]["tools"] == 100).then_some(())
+    eventually("the last change is in the status", async || {
+        (ns.get_server("a").await?["status"]["tools"] == 100).then_some(())
     })
     .await;
-    // One write in a second, and one event that counts on every ten. The time is that of a hundred changes, and of
-    // waiting for the last: more than usual on a machine that is slow.
-    let seconds = usize::try_from(start.elapsed().as_secs()).unwrap();
-    let written = site.status_writes("a") - begun;
-    assert!(written <= seconds.max(18) + 2, "{written} in {seconds} s");
-    let told = site.event_writes() - events;
-    assert!((1..=(seconds / 10).max(4) + 2).contains(&told), "{told} in {seconds} s");
-    let notes = site.events("a").await;
-    let changes = notes.iter().filter(|note| *note == "Attached what it offers changed").count();
-    assert_eq!(changes, 1, "{notes:?}");
+    // At most one status write per second, and one Event write per ten seconds. The time is that of a hundred changes
+    // and of waiting for the last one, which is longer on a slow machine.
+    let elapsed_secs = usize::try_from(start.elapsed().as_secs()).unwrap();
+    let written = ns.status_writes("a") - before_changes;
+    assert!(written <= elapsed_secs.max(18) + 2, "{written} in {elapsed_secs} s");
+    let event_writes = ns.event_writes() - events;
+    assert!(
+        (1..=(elapsed_secs / 10).max(4) + 2).contains(&event_writes),
+        "{event_writes} in {elapsed_secs} s"
+    );
+    let event_notes = ns.events("a").await;
+    let changes = event_notes.iter().filter(|event| *event == "Attached the offered items changed").count();
+    assert_eq!(changes, 1, "{event_notes:?}");
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn deleted_events_are_recreated_and_a_denied_event_is_logged_once() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
-    let evenkeel = site.run(&[]).await;
-    site.apply_http_server("a", &rig).await;
-    let offer = |tools: &'static [&str]| rig.edit_script(|script| *script = script.clone().tools(tools));
-    let changed = async || {
-        eventually("the change is told in an event", async || {
-            let events = site.events("a").await;
-            events.contains(&"Attached what it offers changed".to_owned()).then_some(())
+    let evenkeel = ns.run(&[]).await;
+    ns.apply_http_server("a", &rig).await;
+    let set_tools = |tools: &'static [&str]| rig.edit_script(|script| *script = script.clone().tools(tools));
+    let wait_for_change_event = async || {
+        eventually("the change is in an event", async || {
+            let events = ns.events("a").await;
+            events.contains(&"Attached the offered items changed".to_owned()).then_some(())
         })
         .await;
     };
-    site.wait_until_attached("a").await;
-    offer(&["one", "two"]);
-    changed().await;
-    site.kubectl(&["delete", "events", "--all"]).await;
-    offer(&["one", "two", "three"]);
-    changed().await;
+    ns.wait_until_attached("a").await;
+    set_tools(&["one", "two"]);
+    wait_for_change_event().await;
+    ns.kubectl(&["delete", "events", "--all"]).await;
+    set_tools(&["one", "two", "three"]);
+    wait_for_change_event().await;
 
-    let role = site.kubectl(&["get", "role", "evenkeel", "-o", "json"]).await;
+    let role = ns.kubectl(&["get", "role", "evenkeel", "-o", "json"]).await;
     let role: Value = serde_json::from_str(&role).unwrap();
     let rules = role["rules"].as_array().unwrap().iter();
-    let fewer: Vec<_> = rules.filter(|rule| rule["resources"][0] != "events").collect();
-    let patch = json!({ "rules": fewer }).to_string();
-    site.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
-    let refusals = || evenkeel.stderr().matches("does not take an event").count();
-    eventually("a refusal is told", async || {
-        site.apply(&server_yaml("p", "stdio: { command: sh }")).await;
-        site.kubectl(&["delete", "mcps", "p"]).await;
-        (refusals() > 0).then_some(())
+    let without_events: Vec<_> = rules.filter(|rule| rule["resources"][0] != "events").collect();
+    let patch = json!({ "rules": without_events }).to_string();
+    ns.kubectl(&["patch", "role", "evenkeel", "--type=merge", "-p", &patch]).await;
+    let denials = || evenkeel.stderr().matches("rejected an event").count();
+    eventually("a denied event is logged", async || {
+        ns.apply(&server_yaml("p", "stdio: { command: sh }")).await;
+        ns.kubectl(&["delete", "mcps", "p"]).await;
+        (denials() > 0).then_some(())
     })
     .await;
     for name in ["q", "r"] {
-        site.apply(&server_yaml(name, "stdio: { command: sh }")).await;
-        site.wait_for(name, "Accepted", "False", "PolicyDenied").await;
+        ns.apply(&server_yaml(name, "stdio: { command: sh }")).await;
+        ns.wait_for(name, "Accepted", "False", "PolicyDenied").await;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(refusals(), 1, "{}", evenkeel.stderr());
+    assert_eq!(denials(), 1, "{}", evenkeel.stderr());
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn repeated_declaration_changes_are_one_event_series() {
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
-    let _evenkeel = site.run(&[]).await;
-    site.apply_http_server("a", &rig).await;
-    site.wait_until_attached("a").await;
-    let before = site.event_writes();
+    let _evenkeel = ns.run(&[]).await;
+    ns.apply_http_server("a", &rig).await;
+    ns.wait_until_attached("a").await;
+    let before = ns.event_writes();
     for round in 0..50 {
-        site.patch_server("a", &json!({ "spec": { "expose": { "prefix": format!("p{round}") } } })).await;
+        ns.patch_server("a", &json!({ "spec": { "expose": { "prefix": format!("p{round}") } } })).await;
     }
-    site.wait_until_attached("a").await;
-    let newest = eventually("the newest is told", async || {
-        let events = site.kubectl(&["get", "events.v1.events.k8s.io", "-o", "json"]).await;
+    ns.wait_until_attached("a").await;
+    let series = eventually("the events are one series", async || {
+        let events = ns.kubectl(&["get", "events.v1.events.k8s.io", "-o", "json"]).await;
         let events: Value = serde_json::from_str(&events).unwrap();
         let updated = |event: &&Value| event["reason"] == "Updated";
         let updated: Vec<Value> = events["items"].as_array()?.iter().filter(updated).cloned().collect();
-        // Changes that come at once may be seen as one.
+        // Changes in quick succession may be observed as one.
         (updated.first()?["series"]["count"].as_u64()? > 2).then_some(updated)
     })
     .await;
-    assert_eq!(newest.len(), 1, "{newest:?}");
-    assert_eq!(newest[0]["note"], "the declaration changed");
-    // Created once; then at most one every ten seconds, beside what became of it.
-    let told = site.event_writes() - before;
-    assert!(told <= 8, "{told}");
+    assert_eq!(series.len(), 1, "{series:?}");
+    assert_eq!(series[0]["note"], "the declaration changed");
+    // One create, then at most one write every ten seconds, and the events of the connection.
+    let event_writes = ns.event_writes() - before;
+    assert!(event_writes <= 8, "{event_writes}");
 }
 
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn event_about_the_longest_name_is_accepted() {
-    let site = TestNamespace::create_shared().await;
-    let _evenkeel = site.run(&[]).await;
+    let ns = TestNamespace::create_shared().await;
+    let _evenkeel = ns.run(&[]).await;
     let name = "a".repeat(253);
-    site.apply(&server_yaml(&name, "stdio: { command: sh }")).await;
-    eventually("an event is told", async || {
-        site.events(&name).await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
+    ns.apply(&server_yaml(&name, "stdio: { command: sh }")).await;
+    eventually("an event is written", async || {
+        ns.events(&name).await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
     })
     .await;
 }
 
-/// Nobody else tells it: no replica holds the Lease yet.
+/// No replica holds the Lease yet, so no other replica writes the event.
 #[tokio::test]
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn occurrences_before_the_lease_is_held_become_events() {
-    let site = TestNamespace::create_shared().await;
-    let proxy = ApiProxy::start(&site).await;
+    let ns = TestNamespace::create_shared().await;
+    let proxy = ApiProxy::start(&ns).await;
     proxy.set_rule(|_, uri| {
         if uri.path().contains("/leases") {
             ProxyAction::Respond(500, Vec::new(), "not yet".into())
@@ -156,21 +160,21 @@ async fn occurrences_before_the_lease_is_held_become_events() {
             ProxyAction::Pass
         }
     });
-    let evenkeel = site.run_with_kubeconfig(&proxy.kubeconfig, &[]).await;
-    site.apply(&server_yaml("early", "stdio: { command: sh }")).await;
+    let evenkeel = ns.run_with_kubeconfig(&proxy.kubeconfig, &[]).await;
+    ns.apply(&server_yaml("early", "stdio: { command: sh }")).await;
     let line = "resource=McpServer/";
-    eventually("it is refused", async || {
+    eventually("the rejection is logged", async || {
         evenkeel
             .stderr()
             .lines()
-            .any(|said| said.contains(line) && said.contains("PolicyDenied"))
+            .any(|logged| logged.contains(line) && logged.contains("PolicyDenied"))
             .then_some(())
     })
     .await;
-    assert_eq!(site.events("early").await, Vec::<String>::new());
+    assert_eq!(ns.events("early").await, Vec::<String>::new());
     proxy.pass_all();
-    eventually("an event is told", async || {
-        site.events("early").await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
+    eventually("an event is written", async || {
+        ns.events("early").await.iter().any(|event| event.starts_with("PolicyDenied ")).then_some(())
     })
     .await;
 }
@@ -179,37 +183,37 @@ async fn occurrences_before_the_lease_is_held_become_events() {
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn thousand_servers_attach_with_few_status_writes() {
     const SERVERS: usize = 1_000;
-    let site = TestNamespace::create_shared().await;
+    let ns = TestNamespace::create_shared().await;
     let rig = FakeHttpServer::start(Script::new("a", ServerEra::Legacy).tools(&["echo"])).await;
     let spec = format!("{}\nhealth: {{ interval: 0s }}\ntimeouts: {{ connect: 10m }}", rig.spec());
     for chunk in 0..4 {
         let names = (0..SERVERS / 4).map(|index| format!("s{:03}", chunk * SERVERS / 4 + index));
         let yaml: String = names.map(|name| server_yaml(&name, &spec)).collect();
-        site.apply(&yaml).await;
+        ns.apply(&yaml).await;
     }
-    let evenkeel = site.run(&[]).await;
-    let attached = async || {
-        let table = site.kubectl(&["get", "mcps", "--no-headers"]).await;
+    let evenkeel = ns.run(&[]).await;
+    let count_attached = async || {
+        let table = ns.kubectl(&["get", "mcps", "--no-headers"]).await;
         table.lines().filter(|line| line.contains(" True ")).count()
     };
-    // Patience for each step, since a fleet is as slow as its machine.
-    let mut seen = (0, 0);
-    while seen.1 < SERVERS {
-        seen = eventually("one more is attached, or told", async || {
-            // The question itself is work for the API server.
+    // The timeout applies to each step, since the total depends on the machine.
+    let mut progress = (0, 0);
+    while progress.1 < SERVERS {
+        progress = eventually("one more server is attached, or has its status written", async || {
+            // The queries themselves load the API server.
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let now = (rig.counters().initializes(), attached().await);
-            (now != seen).then_some(now)
+            let now = (rig.counters().initializes(), count_attached().await);
+            (now != progress).then_some(now)
         })
         .await;
     }
     assert_eq!(rig.counters().initializes(), SERVERS as u64);
-    let writes = site.settled_status_writes("").await;
+    let writes = ns.settled_status_writes("").await;
     assert!(writes <= 3 * SERVERS, "{writes}");
-    site.apply(&server_yaml("s000", &format!("{spec}\nexpose: {{ prefix: other }}"))).await;
-    site.wait_until_attached("s000").await;
-    assert!(site.status_writes("") - writes <= 2);
-    let first = site.get_server("s001").await.unwrap();
+    ns.apply(&server_yaml("s000", &format!("{spec}\nexpose: {{ prefix: other }}"))).await;
+    ns.wait_until_attached("s000").await;
+    assert!(ns.status_writes("") - writes <= 2);
+    let first = ns.get_server("s001").await.unwrap();
     assert_eq!(condition(&first, "Ready").unwrap().1, "Attached");
     drop(evenkeel);
 }

@@ -1,4 +1,4 @@
-//! Each overlay is taken by the API server, from any namespace, and its Pods where only restricted ones are.
+//! The API server accepts each overlay, in any namespace, and its Pods under the restricted Pod Security Standard.
 
 use std::path::Path;
 
@@ -10,22 +10,22 @@ use crate::support::{Cluster, ManifestsCopy, namespace_kustomization, wait_for_c
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn cluster_overlay_applies_and_reapplying_changes_nothing() {
     let cluster = Cluster::start().await;
-    let tree = ManifestsCopy::new();
-    let overlay = tree.path_of("overlays/cluster");
-    // A dry run makes no namespace, and nothing is taken into one that is not there.
+    let manifests = ManifestsCopy::new();
+    let overlay = manifests.path_of("overlays/cluster");
+    // A dry run creates no namespace, and objects need an existing one.
     cluster.kubectl(&["create", "namespace", "evenkeel"]).await;
     let apply = ["apply", "--server-side", "--force-conflicts", "--warnings-as-errors", "-k", &overlay];
     cluster.kubectl(&[&apply[..], &["--dry-run=server"]].concat()).await;
-    let nothing =
+    let objects =
         cluster.kubectl(&["get", "deployments,services,clusterroles", "-n", "evenkeel", "-o", "name"]).await;
-    assert!(!nothing.contains("evenkeel"), "{nothing}");
+    assert!(!objects.contains("evenkeel"), "{objects}");
 
     cluster.kubectl(&["apply", "-k", &overlay]).await;
     wait_for_crds(&cluster).await;
     cluster.kubectl(&["apply", "-k", &overlay]).await;
     let generation =
         ["get", "deployment", "evenkeel", "-n", "evenkeel", "-o", "jsonpath={.metadata.generation}"];
-    assert_eq!(cluster.kubectl(&generation).await, "1", "applied again, nothing changes");
+    assert_eq!(cluster.kubectl(&generation).await, "1", "applying again changes nothing");
     let namespace =
         cluster.kubectl(&["get", "namespace", "evenkeel", "-o", "jsonpath={.metadata.labels}"]).await;
     assert!(namespace.contains("restricted"), "{namespace}");
@@ -47,22 +47,23 @@ async fn crds_folder_applies_without_warnings() {
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn overlays_render_for_another_namespace() {
     let cluster = Cluster::shared().await;
-    let tree = ManifestsCopy::new();
-    let own = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: NAME\n\
+    let manifests = ManifestsCopy::new();
+    let kustomization = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: NAME\n\
                resources: [../manifests/overlays/cluster]\ncomponents: [../manifests/components/servicemonitor]\n";
     for (directory, text) in
-        [("one", namespace_kustomization("team-z")), ("all", own.replace("NAME", "team-z"))]
+        [("one", namespace_kustomization("team-z")), ("all", kustomization.replace("NAME", "team-z"))]
     {
-        let rendered = cluster.kubectl(&["kustomize", &tree.write_kustomization(directory, &text)]).await;
+        let rendered =
+            cluster.kubectl(&["kustomize", &manifests.write_kustomization(directory, &text)]).await;
         assert!(!rendered.contains("namespace: evenkeel"), "{directory}: {rendered}");
         let objects: Vec<Value> = parse_objects(&rendered);
-        let bound: Vec<_> = objects
+        let all_subjects: Vec<_> = objects
             .iter()
             .filter(|object| object["kind"].as_str().unwrap().ends_with("RoleBinding"))
             .map(|binding| &binding["subjects"])
             .collect();
-        assert_eq!(bound.len(), 2);
-        for subjects in bound {
+        assert_eq!(all_subjects.len(), 2);
+        for subjects in all_subjects {
             let expected = json!([{ "kind": "ServiceAccount", "name": "evenkeel", "namespace": "team-z" }]);
             assert_eq!(*subjects, expected, "{directory}");
         }
@@ -76,19 +77,22 @@ async fn overlays_render_for_another_namespace() {
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn namespace_overlay_has_only_objects_of_its_namespace() {
     let cluster = Cluster::shared().await;
-    let tree = ManifestsCopy::new();
+    let manifests = ManifestsCopy::new();
     let namespace = cluster.namespace("tenant").await;
     let rendered = cluster
-        .kubectl(&["kustomize", &tree.write_kustomization("rendered", &namespace_kustomization(&namespace))])
+        .kubectl(&[
+            "kustomize",
+            &manifests.write_kustomization("rendered", &namespace_kustomization(&namespace)),
+        ])
         .await;
     for object in parse_objects(&rendered) {
         assert_eq!(object["metadata"]["namespace"], *namespace, "{object}");
     }
-    tree.apply_namespace_overlay(cluster, &namespace).await;
+    manifests.apply_namespace_overlay(cluster, &namespace).await;
     let deployment =
         cluster.kubectl(&["get", "deployment", "evenkeel", "-n", &namespace, "-o", "json"]).await;
     let deployment: Value = serde_json::from_str(&deployment).unwrap();
-    // No call is lost for an update: what serves stays until what follows is ready.
+    // An update loses no call: an old replica serves until the new one is ready.
     let expected =
         json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 } });
     assert_eq!(deployment["spec"]["strategy"], expected);
@@ -100,13 +104,16 @@ async fn namespace_overlay_has_only_objects_of_its_namespace() {
 #[cfg_attr(without_api_server, ignore = "needs Go, for a Kubernetes API server")]
 async fn pod_is_admitted_under_restricted_pod_security() {
     let cluster = Cluster::shared().await;
-    let tree = ManifestsCopy::new();
+    let manifests = ManifestsCopy::new();
     let namespace = cluster.namespace("restricted").await;
     cluster
         .kubectl(&["label", "namespace", &namespace, "pod-security.kubernetes.io/enforce=restricted"])
         .await;
     let rendered = cluster
-        .kubectl(&["kustomize", &tree.write_kustomization("rendered", &namespace_kustomization(&namespace))])
+        .kubectl(&[
+            "kustomize",
+            &manifests.write_kustomization("rendered", &namespace_kustomization(&namespace)),
+        ])
         .await;
     let deployment =
         parse_objects(&rendered).into_iter().find(|object| object["kind"] == "Deployment").unwrap();
@@ -120,11 +127,11 @@ async fn pod_is_admitted_under_restricted_pod_security() {
 
     pod["metadata"]["name"] = "careless".into();
     pod["spec"]["securityContext"]["runAsNonRoot"] = false.into();
-    let refused = cluster.apply_error(&namespace, &pod.to_string()).await;
-    assert!(refused.contains("violates PodSecurity \"restricted"), "{refused}");
+    let error = cluster.apply_error(&namespace, &pod.to_string()).await;
+    assert!(error.contains("violates PodSecurity \"restricted"), "{error}");
 }
 
-/// The objects of a stream of YAML documents.
+/// Parses the objects of a stream of YAML documents.
 fn parse_objects(yaml: &str) -> Vec<Value> {
     yaml.split("\n---\n").map(|document| serde_yaml::from_str(document).unwrap()).collect()
 }

@@ -1,4 +1,4 @@
-//! The API server of the tests itself.
+//! Tests of the API server that the other tests use.
 
 use crate::support::Cluster;
 

@@ -1,4 +1,4 @@
-//! The container of the Deployment, as the manifests start it: its arguments, its account, its probes.
+//! The container of the Deployment, with the arguments, account and probes of the manifests.
 
 use serde_json::Value;
 
@@ -39,39 +39,39 @@ async fn container_args_serve_agents_and_probes() {
     let status = evenkeel.terminate().await;
     assert!(status.success(), "{status}");
     let holder = ["get", "lease", "evenkeel", "-n", &namespace, "-o", "jsonpath={.spec.holderIdentity}"];
-    assert_eq!(cluster.kubectl(&holder).await, "", "the lease is given back");
+    assert_eq!(cluster.kubectl(&holder).await, "", "the lease is released");
     let account = format!("system:serviceaccount:{namespace}:evenkeel");
     let requests = cluster.audit_events();
-    let mut asked =
+    let mut account_requests =
         requests.iter().filter(|request| request["user"]["username"] == account.as_str()).peekable();
-    assert!(asked.peek().is_some());
-    for request in asked {
+    assert!(account_requests.peek().is_some());
+    for request in account_requests {
         assert_ne!(request["responseStatus"]["code"], 403, "{request}");
     }
 }
 
-/// The container of the Deployment of a namespace.
+/// Returns the container of the Deployment in a namespace.
 async fn get_container(cluster: &Cluster, namespace: &str) -> Value {
     let deployment = cluster.kubectl(&["get", "deployment", "evenkeel", "-n", namespace, "-o", "json"]).await;
     let mut deployment: Value = serde_json::from_str(&deployment).unwrap();
     deployment["spec"]["template"]["spec"]["containers"][0].take()
 }
 
-/// What the container of a namespace is started with, with probes on this port.
+/// Returns the flags of the container in a namespace, with the probes on this port.
 pub async fn container_flags(cluster: &Cluster, namespace: &str, probes: u16) -> Vec<String> {
     resolve_flags(&get_container(cluster, namespace).await, namespace, probes)
 }
 
-/// The flags of the container, but for those that every test gives: the source, and where to listen.
+/// Returns the flags of the container, without those that the test harness sets: the source and the listen address.
 fn resolve_flags(container: &Value, namespace: &str, probes: u16) -> Vec<String> {
     let args = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
-    let (given, flags): (Vec<_>, Vec<_>) =
+    let (removed, flags): (Vec<_>, Vec<_>) =
         args.partition(|arg| ["run", "--kubernetes", "--listen=[::]:7717"].contains(arg));
-    assert_eq!(given.len(), 3, "{given:?}");
-    // What the kubelet puts in for the Pod's own namespace.
-    let home = format!("--lease-namespace={namespace}");
-    let filled = flags.iter().map(|flag| {
+    assert_eq!(removed.len(), 3, "{removed:?}");
+    // The kubelet replaces $(POD_NAMESPACE) by the namespace of the Pod.
+    let lease_namespace = format!("--lease-namespace={namespace}");
+    let resolved = flags.iter().map(|flag| {
         flag.replace("$(POD_NAMESPACE)", namespace).replace("[::]:7719", &format!("127.0.0.1:{probes}"))
     });
-    filled.chain([home]).collect()
+    resolved.chain([lease_namespace]).collect()
 }

@@ -1,4 +1,4 @@
-//! What docs/kubernetes.md and the README say is done, in the order in which they say it.
+//! Runs the commands of docs/kubernetes.md and the README, in their order.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,19 +9,20 @@ use crate::deployment::container_flags;
 use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{Agent, Cluster, Era, Evenkeel, eventually, free_port, http};
 
-/// The kubectl commands of a page, or of the part of it under a heading.
+/// Returns the kubectl commands of a page, or of its section with this heading.
 fn kubectl_commands(page: &str, heading: &str) -> Vec<String> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
-    let part = text.split_once(heading).unwrap().1;
-    let part = part.split("\n## ").next().filter(|_| !heading.is_empty()).unwrap_or(part);
-    part.lines()
+    let section = text.split_once(heading).unwrap().1;
+    let section = section.split("\n## ").next().filter(|_| !heading.is_empty()).unwrap_or(section);
+    section
+        .lines()
         .filter_map(|line| line.strip_prefix("$ kubectl "))
         .map(|rest| format!("kubectl {rest}"))
         .collect()
 }
 
-/// What somebody has who has cloned the repository, with a kustomization as the page shows it and a server of
-/// their own.
+/// Returns a copy of the repository's manifests and examples, with the kustomization of the page and the URL of a
+/// running server.
 fn clone_repository(server: &str) -> TempDir {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = TempDir::with_prefix("clone").unwrap();
@@ -52,30 +53,30 @@ async fn documented_commands_work_as_written() {
     let rig =
         FakeHttpServer::start(Script::new("search", ServerEra::Legacy).tools(&["find", "delete_all"])).await;
     let clone = clone_repository(&rig.url());
-    // Argo CD is not there: what is told to it is.
+    // Argo CD is not installed; only its ConfigMap exists, which one command patches.
     cluster.kubectl(&["create", "namespace", "argocd"]).await;
     cluster.kubectl(&["create", "configmap", "argocd-cm", "-n", "argocd"]).await;
     let kubectl = cluster.kubectl_command(&[]);
     let programs = Path::new(kubectl.as_std().get_program()).parent().unwrap().display().to_string();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
 
-    // Without kubelets there are no containers to look into, and no rollouts.
+    // Without kubelets there are no containers, and commands that need one are left out.
     let needs_kubelet =
-        |command: &String| ["kubectl exec", "kubectl logs"].iter().any(|word| command.starts_with(word));
-    let page: Vec<_> = kubectl_commands("docs/kubernetes.md", "")
+        |command: &String| ["kubectl exec", "kubectl logs"].iter().any(|prefix| command.starts_with(prefix));
+    let page_commands: Vec<_> = kubectl_commands("docs/kubernetes.md", "")
         .into_iter()
         .filter(|command| !needs_kubelet(command))
         .collect();
-    assert!(page.len() >= 9, "{page:?}");
+    assert!(page_commands.len() >= 9, "{page_commands:?}");
     let mut evenkeel = None;
-    for command in &page {
+    for command in &page_commands {
         let mut shell = tokio::process::Command::new("sh");
         shell.args(["-c", command]).env("PATH", &path).env("KUBECONFIG", cluster.kubeconfig());
         let output = shell.env("HOME", clone.path()).current_dir(clone.path()).output().await.unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&said));
+        let output_text = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{command}\n{}", String::from_utf8_lossy(&output_text));
         if evenkeel.is_none() {
-            // What the Deployment that is there now would start.
+            // Starts the program with the flags of the Deployment, which exists now.
             let probes = free_port();
             let flags = container_flags(&cluster, "evenkeel", probes).await;
             let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
@@ -84,13 +85,19 @@ async fn documented_commands_work_as_written() {
         }
     }
     let evenkeel = evenkeel.unwrap();
-    eventually("it is ready", async || http::get(&evenkeel.admin("/readyz")).await.ok()).await;
+    eventually("the instance is ready", async || http::get(&evenkeel.admin("/readyz")).await.ok()).await;
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
-    // The examples hold a skill too.
+    // The examples have a skill too.
     let expected = ["team-a_list_skills", "team-a_read_skill", "team-a_search_find"];
-    eventually("the examples are there", async || (agent.tool_names().await == expected).then_some(())).await;
+    eventually("the tools of the examples are listed", async || {
+        (agent.tool_names().await == expected).then_some(())
+    })
+    .await;
 
     for command in kubectl_commands("README.md", "\n## Kubernetes\n") {
-        assert!(page.contains(&command), "the README says what docs/kubernetes.md does not: {command}");
+        assert!(
+            page_commands.contains(&command),
+            "this command of the README is not in docs/kubernetes.md: {command}"
+        );
     }
 }

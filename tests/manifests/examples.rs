@@ -1,4 +1,4 @@
-//! `examples/kubernetes/` is what the API server takes.
+//! The API server accepts `examples/kubernetes/`.
 
 use std::path::Path;
 
@@ -38,17 +38,17 @@ async fn example_serves_two_namespaces_with_one_instance() {
     }
     cluster.wait_for_permission("team-a:evenkeel", "watch", "mcpservers.evenkeel.dev", "team-b", true).await;
     let account = "--as=system:serviceaccount:team-a:evenkeel";
-    let may = async |what: &[&str]| {
-        cluster.kubectl(&[&["auth", "can-i", account, "-n", "team-b"], what].concat()).await
+    let can_i = async |args: &[&str]| {
+        cluster.kubectl(&[&["auth", "can-i", account, "-n", "team-b"], args].concat()).await
     };
-    assert_eq!(may(&["watch", "mcpservers.evenkeel.dev"]).await, "yes\n");
-    assert_eq!(may(&["watch", "secrets/search"]).await, "yes\n");
+    assert_eq!(can_i(&["watch", "mcpservers.evenkeel.dev"]).await, "yes\n");
+    assert_eq!(can_i(&["watch", "secrets/search"]).await, "yes\n");
     let other = ["auth", "can-i", account, "-n", "team-b", "watch", "secrets/other"];
     let output = cluster.kubectl_command(&other).output().await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "no\n");
 }
 
-/// Their kinds are of Flux and Argo CD, which are not there: what they name is.
+/// The CRDs of Flux and Argo CD are not installed, so only the paths in the objects are checked.
 #[test]
 fn flux_and_argo_cd_examples_name_existing_paths() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! What Flux (kstatus) and Argo CD (the script of `manifests/argocd/`) make of the statuses that evenkeel writes.
+//! The health that Flux (kstatus) and Argo CD (the script of `manifests/argocd/`) compute from evenkeel's statuses.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -30,7 +30,7 @@ struct Health {
     message: String,
 }
 
-/// An object, the condition that tells of its state, what kstatus and Argo CD make of it, and words of the latter.
+/// An object, its condition, the expected health by kstatus and by Argo CD, and a part of Argo CD's message.
 const STATES: [(&str, &str, &str, &str); 13] = [
     ("mcpserver/ready", "Ready=True/Attached", "Current Healthy", "attached over http"),
     ("mcpserver/connecting", "Ready=False/Connecting", "InProgress Progressing", "connecting, attempt 1"),
@@ -65,7 +65,7 @@ const STATES: [(&str, &str, &str, &str); 13] = [
 #[tokio::test]
 #[cfg_attr(without_go, ignore = "needs Go")]
 async fn kstatus_and_argo_cd_read_every_state_as_intended() {
-    let judges = gitops_health_program();
+    let program = gitops_health_program();
     let cluster = Cluster::shared().await;
     apply_crds(cluster).await;
     let namespace = cluster.namespace("judged").await;
@@ -105,21 +105,23 @@ async fn kstatus_and_argo_cd_read_every_state_as_intended() {
         cluster.apply(&namespace, &object).await;
     }
     let get = async |name: &str| -> Value {
-        let told = cluster.kubectl(&["get", name, "-n", &namespace, "-o", "json"]).await;
-        serde_json::from_str(&told).unwrap()
+        let object = cluster.kubectl(&["get", name, "-n", &namespace, "-o", "json"]).await;
+        serde_json::from_str(&object).unwrap()
     };
-    let told = async |name: &str, condition: &str| {
-        let what = format!("{name}: {condition}");
-        eventually(&what, async || Some(get(name).await).filter(|object| has_condition(object, condition)))
-            .await
+    let wait_for_condition = async |name: &str, condition: &str| {
+        let description = format!("{name}: {condition}");
+        eventually(&description, async || {
+            Some(get(name).await).filter(|object| has_condition(object, condition))
+        })
+        .await
     };
-    told("mcpserver/replaced", "Ready=True/Attached").await;
+    wait_for_condition("mcpserver/replaced", "Ready=True/Attached").await;
     cluster.apply(&namespace, &server_yaml("replaced", closed)).await;
     let mut objects = Vec::new();
     for (name, condition, ..) in STATES {
-        objects.push(told(name, condition).await);
+        objects.push(wait_for_condition(name, condition).await);
     }
-    // Edited while nobody looks.
+    // Edited while no instance runs: the generation is not observed.
     evenkeel.terminate().await;
     for (name, edit) in [
         ("mcpserver/ready", "{\"spec\":{\"expose\":{\"prefix\":\"other\"}}}"),
@@ -129,23 +131,23 @@ async fn kstatus_and_argo_cd_read_every_state_as_intended() {
         objects.push(get(name).await);
     }
 
-    let verdicts = evaluate(&judges, &objects).await;
-    for ((name, _, read, words), verdict) in STATES.iter().zip(&verdicts) {
-        assert_eq!(verdict.summary(), *read, "{name}: {verdict:?}");
-        assert!(verdict.argo.message.contains(words), "{name}: {verdict:?}");
+    let verdicts = evaluate(&program, &objects).await;
+    for ((name, _, expected, message_part), verdict) in STATES.iter().zip(&verdicts) {
+        assert_eq!(verdict.summary(), *expected, "{name}: {verdict:?}");
+        assert!(verdict.argo.message.contains(message_part), "{name}: {verdict:?}");
     }
     for edited in &verdicts[STATES.len()..] {
         assert_eq!(edited.summary(), "InProgress Progressing", "{edited:?}");
     }
 }
 
-/// Whether an object says `TYPE=STATUS/REASON`.
+/// Returns true if an object has the condition `TYPE=STATUS/REASON`.
 fn has_condition(object: &Value, expected: &str) -> bool {
     let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
     let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
     conditions.into_iter().any(|condition| {
-        let [kind, status, reason] = ["type", "status", "reason"].map(|key| text(condition, key));
-        format!("{kind}={status}/{reason}") == expected
+        let [condition_type, status, reason] = ["type", "status", "reason"].map(|key| text(condition, key));
+        format!("{condition_type}={status}/{reason}") == expected
     })
 }
 
@@ -156,7 +158,7 @@ fn skill_yaml(name: &str, spec: &str) -> String {
 #[tokio::test]
 #[cfg_attr(without_go, ignore = "needs Go")]
 async fn object_without_status_is_in_progress() {
-    let judges = gitops_health_program();
+    let program = gitops_health_program();
     let cluster = Cluster::shared().await;
     apply_crds(cluster).await;
     let namespace = cluster.namespace("unseen").await;
@@ -167,18 +169,18 @@ async fn object_without_status_is_in_progress() {
             "{{ apiVersion: evenkeel.dev/v1alpha1, kind: {kind}, metadata: {{ name: new }}, spec: {{ {spec} }} }}"
         );
         cluster.apply(&namespace, &object).await;
-        let told = cluster.kubectl(&["get", kind, "new", "-n", &namespace, "-o", "json"]).await;
-        objects.push(serde_json::from_str(&told).unwrap());
+        let object = cluster.kubectl(&["get", kind, "new", "-n", &namespace, "-o", "json"]).await;
+        objects.push(serde_json::from_str(&object).unwrap());
     }
-    for verdict in evaluate(&judges, &objects).await {
+    for verdict in evaluate(&program, &objects).await {
         assert_eq!(verdict.summary(), "InProgress Progressing", "{verdict:?}");
     }
 }
 
-async fn evaluate(judges: &Path, objects: &[Value]) -> Vec<Verdict> {
+async fn evaluate(program: &Path, objects: &[Value]) -> Vec<Verdict> {
     let patch = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/argocd/health.yaml");
     let patch: Value = serde_yaml::from_str(&std::fs::read_to_string(patch).unwrap()).unwrap();
-    let questions: Vec<Value> = objects
+    let requests: Vec<Value> = objects
         .iter()
         .map(|object| {
             let key =
@@ -186,14 +188,14 @@ async fn evaluate(judges: &Path, objects: &[Value]) -> Vec<Verdict> {
             json!({ "object": object, "script": patch["data"][key] })
         })
         .collect();
-    let mut child = tokio::process::Command::new(judges)
+    let mut child = tokio::process::Command::new(program)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    let questions = serde_json::to_vec(&questions).unwrap();
-    child.stdin.take().unwrap().write_all(&questions).await.unwrap();
+    let requests = serde_json::to_vec(&requests).unwrap();
+    child.stdin.take().unwrap().write_all(&requests).await.unwrap();
     let output = child.wait_with_output().await.unwrap();
     assert!(output.status.success());
     serde_json::from_slice(&output.stdout).unwrap()

@@ -1,5 +1,5 @@
-//! `manifests/` and `examples/kubernetes/` as a real API server takes them, and our statuses as `GitOps` tools read
-//! them.
+//! Applies `manifests/` and `examples/kubernetes/` to a real API server, and checks how `GitOps` tools read the
+//! statuses of evenkeel.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! What the manifests permit evenkeel to do: this, and nothing more.
+//! The manifests grant exactly the expected permissions.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Cluster, ManifestsCopy, eventually};
 
-/// Where it runs, whatever it serves.
+/// The expected permissions in the namespace in which evenkeel runs.
 const HOME_RULES: [&str; 4] = [
     "create coordination.k8s.io/leases",
     "get coordination.k8s.io/leases/evenkeel",
@@ -14,7 +14,7 @@ const HOME_RULES: [&str; 4] = [
     "get secrets/evenkeel-session-key",
 ];
 
-/// In each namespace that it serves.
+/// The expected permissions in each namespace that evenkeel serves.
 const SERVED_NAMESPACE_RULES: [&str; 16] = [
     "get evenkeel.dev/mcpservers",
     "list evenkeel.dev/mcpservers",
@@ -63,22 +63,23 @@ fn rule_set(lists: &[&[&str]]) -> BTreeSet<String> {
     lists.iter().copied().flatten().map(ToString::to_string).collect()
 }
 
-/// Waits until the account of the manifests in `home` may do this in a namespace, beyond what every account may: the API
-/// server takes up roles a moment after they were applied.
+/// Waits until the account of the manifests in `home` has exactly the expected permissions in a namespace, besides
+/// those of every account. The API server applies roles a moment after they are created.
 async fn wait_for_exact_rules(cluster: &Cluster, home: &str, namespace: &str, expected: &BTreeSet<String>) {
-    cluster.kubectl(&["create", "serviceaccount", "nobody", "-n", namespace]).await;
-    let what = format!("the account of {home} may do this in {namespace}, and nothing more: {expected:#?}");
-    eventually(&what, async || {
-        let nobody = account_rules(cluster, namespace, "nobody", namespace).await;
-        let evenkeel = account_rules(cluster, home, "evenkeel", namespace).await;
-        let is_so = nobody.is_subset(&evenkeel)
-            && evenkeel.difference(&nobody).cloned().collect::<BTreeSet<_>>() == *expected;
-        is_so.then_some(())
+    cluster.kubectl(&["create", "serviceaccount", "unprivileged", "-n", namespace]).await;
+    let description =
+        format!("the account of {home} has exactly these permissions in {namespace}: {expected:#?}");
+    eventually(&description, async || {
+        let baseline = account_rules(cluster, namespace, "unprivileged", namespace).await;
+        let granted = account_rules(cluster, home, "evenkeel", namespace).await;
+        let exact = baseline.is_subset(&granted)
+            && granted.difference(&baseline).cloned().collect::<BTreeSet<_>>() == *expected;
+        exact.then_some(())
     })
     .await;
 }
 
-/// `VERB GROUP/RESOURCE[/NAME]` of all that an account may do in a namespace.
+/// Returns all permissions of an account in a namespace, as `VERB GROUP/RESOURCE[/NAME]`.
 async fn account_rules(cluster: &Cluster, home: &str, account: &str, namespace: &str) -> BTreeSet<String> {
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1",
@@ -91,16 +92,20 @@ async fn account_rules(cluster: &Cluster, home: &str, account: &str, namespace: 
         .header("Content-Type", "application/json")
         .body(review.to_string().into_bytes())
         .unwrap();
-    let answer: Value = client.request(request).await.unwrap();
-    assert_eq!(answer["status"]["incomplete"], false, "{answer}");
-    array_items(&answer["status"]["resourceRules"]).into_iter().flat_map(|rule| rule_strings(&rule)).collect()
+    let response: Value = client.request(request).await.unwrap();
+    assert_eq!(response["status"]["incomplete"], false, "{response}");
+    array_items(&response["status"]["resourceRules"])
+        .into_iter()
+        .flat_map(|rule| rule_strings(&rule))
+        .collect()
 }
 
 fn rule_strings(rule: &Value) -> Vec<String> {
-    let words =
-        |key: &str| array_items(&rule[key]).iter().map(|word| word.as_str().unwrap().to_owned()).collect();
+    let strings = |key: &str| {
+        array_items(&rule[key]).iter().map(|string| string.as_str().unwrap().to_owned()).collect()
+    };
     let [verbs, groups, resources, names]: [Vec<String>; 4] =
-        ["verbs", "apiGroups", "resources", "resourceNames"].map(words);
+        ["verbs", "apiGroups", "resources", "resourceNames"].map(strings);
     let names = if names.is_empty() { vec![String::new()] } else { names };
     let mut all = Vec::new();
     for verb in &verbs {

@@ -1,4 +1,4 @@
-//! A collector that keeps what it gets, and does what a test tells it to.
+//! An OTLP collector for tests that stores received data and whose behavior is configurable.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,21 +21,21 @@ use tokio::task::JoinHandle;
 
 use crate::support::{eventually, free_port};
 
-/// A listening collector; it ends when dropped.
+/// An OTLP collector. It stops listening when dropped.
 pub struct TestCollector {
     pub port: u16,
     state: Arc<Mutex<CollectorState>>,
     listener: Option<JoinHandle<()>>,
 }
 
-/// What a request is met with.
+/// The way in which the collector responds to requests.
 #[derive(Clone, Copy, Default)]
 pub enum CollectorBehavior {
     #[default]
     Accept,
-    /// Never answer.
+    /// Never respond.
     Hang,
-    /// Answer with this status and far more than anybody wants to read.
+    /// Respond with this status and a very large body.
     Flood(u16),
 }
 
@@ -52,12 +52,12 @@ struct CollectorState {
 
 impl TestCollector {
     pub async fn start() -> Self {
-        let mut this = Self { port: free_port(), state: Arc::default(), listener: None };
-        this.listen().await;
-        this
+        let mut collector = Self { port: free_port(), state: Arc::default(), listener: None };
+        collector.listen().await;
+        collector
     }
 
-    /// A place where nobody listens yet.
+    /// Reserves a port without listening yet.
     pub fn not_listening() -> Self {
         Self { port: free_port(), state: Arc::default(), listener: None }
     }
@@ -87,21 +87,21 @@ impl TestCollector {
         self.state.lock().unwrap().behavior = manner;
     }
 
-    /// How often it was asked anything.
+    /// Returns the number of received requests.
     pub fn request_count(&self) -> usize {
         self.state.lock().unwrap().request_count
     }
 
-    /// Waits for a span.
-    pub async fn wait_for_span(&self, what: &str, is_it: impl Fn(&Span) -> bool) -> Span {
-        eventually(what, async || self.spans().into_iter().find(|span| is_it(span))).await
+    /// Waits for a matching span.
+    pub async fn wait_for_span(&self, description: &str, matches: impl Fn(&Span) -> bool) -> Span {
+        eventually(description, async || self.spans().into_iter().find(|span| matches(span))).await
     }
 
     pub fn spans(&self) -> Vec<Span> {
         self.state.lock().unwrap().spans.clone()
     }
 
-    /// Everything of one report of metrics that came after now.
+    /// Waits for the next export of metrics and returns it.
     pub async fn next_metrics(&self) -> Vec<Metric> {
         self.state.lock().unwrap().metrics.clear();
         eventually("metrics", async || {
@@ -111,7 +111,7 @@ impl TestCollector {
         .await
     }
 
-    /// All metrics so far.
+    /// Returns all metrics that were received so far.
     pub fn received_metrics(&self) -> Vec<Metric> {
         self.state.lock().unwrap().metrics.clone()
     }
@@ -124,7 +124,7 @@ impl TestCollector {
         self.state.lock().unwrap().resources[0].clone()
     }
 
-    /// True if anything that came held this text.
+    /// Returns true if any received body contains this text.
     pub fn received_text(&self, text: &str) -> bool {
         self.state.lock().unwrap().received_bytes.windows(text.len()).any(|window| window == text.as_bytes())
     }
@@ -138,7 +138,7 @@ impl Drop for TestCollector {
     }
 }
 
-/// Attributes as text.
+/// Returns the attributes with their values as text.
 pub fn attribute_texts(attributes: &[KeyValue]) -> BTreeMap<String, String> {
     let text = |attribute: &KeyValue| match attribute.value.as_ref()?.value.as_ref()? {
         Value::StringValue(text) => Some(text.clone()),
@@ -178,14 +178,14 @@ async fn respond(
 impl CollectorState {
     fn store(&mut self, path: &str, body: &Bytes) {
         if path == "/v1/traces" {
-            for of_resource in ExportTraceServiceRequest::decode(&**body).unwrap().resource_spans {
-                self.resources.push(attribute_texts(&of_resource.resource.unwrap().attributes));
-                self.spans.extend(of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
+            for batch in ExportTraceServiceRequest::decode(&**body).unwrap().resource_spans {
+                self.resources.push(attribute_texts(&batch.resource.unwrap().attributes));
+                self.spans.extend(batch.scope_spans.into_iter().flat_map(|scope| scope.spans));
             }
         } else {
             assert_eq!(path, "/v1/metrics");
-            for of_resource in ExportMetricsServiceRequest::decode(&**body).unwrap().resource_metrics {
-                let metrics = of_resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
+            for batch in ExportMetricsServiceRequest::decode(&**body).unwrap().resource_metrics {
+                let metrics = batch.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
                 self.metrics.extend(metrics);
             }
         }

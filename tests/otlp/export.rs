@@ -1,4 +1,4 @@
-//! What comes to a collector, and what it cannot do to evenkeel.
+//! Tests of the export to a collector, and of the robustness against misbehaving collectors.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -35,11 +35,11 @@ fn attribute<'a>(attributes: &'a BTreeMap<String, String>, key: &str) -> &'a str
     attributes.get(key).map_or("", String::as_str)
 }
 
-/// A number of `/metrics`.
+/// Returns the value of a counter from `/metrics`.
 async fn metric_value(evenkeel: &Evenkeel, name: &str) -> u64 {
     let text = http::get(&evenkeel.admin("/metrics")).await.unwrap();
-    let found = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    found.map_or(0, |number| number.parse().unwrap())
+    let value = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    value.map_or(0, |number| number.parse().unwrap())
 }
 
 #[tokio::test]
@@ -64,14 +64,14 @@ async fn calls_attaches_and_reconciles_are_exported_as_spans() {
     };
 
     let attach = collector.wait_for_span("the attach", spans_of("attach", "a")).await;
-    let told = attribute_texts(&attach.attributes);
-    assert_eq!(attribute(&told, "network.transport"), "pipe");
-    assert!(attribute(&told, "mcp.protocol.version").starts_with("202"), "{told:?}");
+    let attributes = attribute_texts(&attach.attributes);
+    assert_eq!(attribute(&attributes, "network.transport"), "pipe");
+    assert!(attribute(&attributes, "mcp.protocol.version").starts_with("202"), "{attributes:?}");
     assert!(attach.status.is_none() && attach.end_time_unix_nano > attach.start_time_unix_nano);
     let failed = collector.wait_for_span("the failed attach", spans_of("attach", "b")).await;
     assert_eq!(attribute(&attribute_texts(&failed.attributes), "error.type"), "CommandNotFound");
     assert_eq!(failed.status.unwrap().code, 2);
-    let reconcile = collector.wait_for_span("a reconcile with orders", |span| {
+    let reconcile = collector.wait_for_span("a reconcile with changes", |span| {
         span.name == "reconcile" && attribute(&attribute_texts(&span.attributes), "evenkeel.changes") == "2"
     });
     assert!(reconcile.await.parent_span_id.is_empty());
@@ -82,8 +82,8 @@ async fn calls_attaches_and_reconciles_are_exported_as_spans() {
         let params = format!(
             r#"{{"name":"a_echo","arguments":{{"text":"hunter2"}},"_meta":{{"traceparent":"{traceparent}"}}}}"#
         );
-        let answer = agent.request("tools/call", &params).await.unwrap();
-        assert!(answer.contains("hunter2"), "{answer}");
+        let response = agent.request("tools/call", &params).await.unwrap();
+        assert!(response.contains("hunter2"), "{response}");
         let version = if era == Era::Legacy { "2025-11-25" } else { "2026-07-28" };
         let call = collector.wait_for_span("the call", |span| {
             span.name == "tools/call a_echo"
@@ -91,8 +91,8 @@ async fn calls_attaches_and_reconciles_are_exported_as_spans() {
         });
         let call = call.await;
         assert_eq!((hex(&call.trace_id), hex(&call.parent_span_id)), (TRACE.into(), PARENT_SPAN.into()));
-        assert_eq!(call.kind, 2, "a server's span");
-        let told = attribute_texts(&call.attributes);
+        assert_eq!(call.kind, 2, "the span kind is SERVER");
+        let attributes = attribute_texts(&call.attributes);
         for (key, value) in [
             ("mcp.method.name", "tools/call"),
             ("gen_ai.operation.name", "execute_tool"),
@@ -100,27 +100,28 @@ async fn calls_attaches_and_reconciles_are_exported_as_spans() {
             ("evenkeel.server.namespace", "default"),
             ("evenkeel.server.name", "a"),
         ] {
-            assert_eq!(attribute(&told, key), value, "{told:?}");
+            assert_eq!(attribute(&attributes, key), value, "{attributes:?}");
         }
-        assert!(call.status.is_none() && !told.contains_key("error.type"), "{told:?}");
+        assert!(call.status.is_none() && !attributes.contains_key("error.type"), "{attributes:?}");
     }
 
-    // Nobody records that trace, so nothing of it is sent; the next call, which is, comes after it.
+    // The first trace is not sampled, so its span is not exported. The second traceparent is invalid, so its call
+    // starts a new trace, whose span is exported.
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
-    let unrecorded = format!(r#"{{"traceparent":"00-{TRACE}-{PARENT_SPAN}-00"}}"#);
-    for meta in [&unrecorded, r#"{"traceparent":"nonsense"}"#] {
+    let unsampled = format!(r#"{{"traceparent":"00-{TRACE}-{PARENT_SPAN}-00"}}"#);
+    for meta in [&unsampled, r#"{"traceparent":"invalid_response"}"#] {
         let params = format!(r#"{{"name":"a_echo","arguments":{{}},"_meta":{meta}}}"#);
         agent.request("tools/call", &params).await.unwrap();
     }
-    let alone = |span: &Span| span.name == "tools/call a_echo" && span.parent_span_id.is_empty();
-    collector.wait_for_span("a call without parent", alone).await;
+    let is_root_call = |span: &Span| span.name == "tools/call a_echo" && span.parent_span_id.is_empty();
+    collector.wait_for_span("a call without parent", is_root_call).await;
     let calls = collector.spans().into_iter().filter(|span| span.name.starts_with("tools/call"));
     assert_eq!(calls.count(), 3);
 
     assert_eq!(collector.headers()["authorization"], "Bearer hunter2");
     let resource = collector.resource();
     assert_eq!((attribute(&resource, "service.name"), attribute(&resource, "team")), ("fleet", "a"));
-    assert!(!collector.received_text("hunter2"), "no argument, no result, no header");
+    assert!(!collector.received_text("hunter2"), "no argument, result or header is exported");
     assert!(!evenkeel.stderr().contains("hunter2"));
 }
 
@@ -128,12 +129,12 @@ async fn calls_attaches_and_reconciles_are_exported_as_spans() {
 async fn log_lines_carry_trace_and_span_ids() {
     let collector = TestCollector::start().await;
     let declared = TestDirectory::new();
-    let nonsense = Action::Http {
+    let invalid_response = Action::Http {
         status: 200,
         headers: [("content-type".to_owned(), "text/event-stream".to_owned())].into(),
         body: "data: nonsense\n\n".into(),
     };
-    let mut script = Script::default().on("tools/call", Rule::always(nonsense));
+    let mut script = Script::default().on("tools/call", Rule::always(invalid_response));
     script.tools.push(RawValue::from_string("{}".into()).unwrap());
     let server = FakeHttpServer::start(script).await;
     declared.write_server("a", &server.spec());
@@ -143,20 +144,21 @@ async fn log_lines_carry_trace_and_span_ids() {
         let flags = ["--otlp-endpoint", &collector.url(), "--log=evenkeel=debug", "--log-format", format];
         let evenkeel = Evenkeel::run_with_env(declared.path(), &flags, &SHORT_INTERVALS).await;
         evenkeel.wait_until_attached("a").await;
-        let line = async |words: &str| {
-            eventually(words, async || {
-                evenkeel.stderr().lines().find(|line| line.contains(words)).map(str::to_owned)
+        let line = async |text: &str| {
+            eventually(text, async || {
+                evenkeel.stderr().lines().find(|line| line.contains(text)).map(str::to_owned)
             })
             .await
         };
         let id = |line: &str, key: &str, digits: usize| {
-            let (_, rest) = line.split_once(key).unwrap_or_else(|| panic!("{key}: {line}"));
-            rest[..digits].to_owned()
+            let (_, after_key) = line.split_once(key).unwrap_or_else(|| panic!("{key}: {line}"));
+            after_key[..digits].to_owned()
         };
-        let attach = line("a tool was left out").await;
-        let (of, own) = (id(&attach, trace, 32), id(&attach, span, 16));
-        let told = |told: &Span| (hex(&told.trace_id), hex(&told.span_id)) == (of.clone(), own.clone());
-        assert_eq!(collector.wait_for_span("the attach that was logged", told).await.name, "attach");
+        let attach = line("a tool was ignored").await;
+        let (trace_id, span_id) = (id(&attach, trace, 32), id(&attach, span, 16));
+        let has_ids =
+            |span: &Span| (hex(&span.trace_id), hex(&span.span_id)) == (trace_id.clone(), span_id.clone());
+        assert_eq!(collector.wait_for_span("the attach that was logged", has_ids).await.name, "attach");
 
         let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
         let params =
@@ -164,11 +166,11 @@ async fn log_lines_carry_trace_and_span_ids() {
         let _ = agent.request("tools/call", &params).await;
         let call = line("is not MCP").await;
         assert_eq!(id(&call, trace, 32), TRACE, "{call}");
-        let own = id(&call, span, 16);
-        let told =
-            collector.wait_for_span("the call that was logged", |told| hex(&told.span_id) == own).await;
-        assert_eq!(told.name, "tools/call a_echo");
-        // What belongs to no span says nothing of one.
+        let span_id = id(&call, span, 16);
+        let span =
+            collector.wait_for_span("the call that was logged", |span| hex(&span.span_id) == span_id).await;
+        assert_eq!(span.name, "tools/call a_echo");
+        // Log lines outside of a span have no ids.
         assert!(!line("is running").await.contains("trace_id"));
     }
 }
@@ -183,18 +185,18 @@ async fn exported_metrics_match_the_status_api() {
     evenkeel.wait_until_attached("a").await;
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     agent.call("a_echo", "{}").await.unwrap();
-    // What is scraped changes with each report, so all is compared but the counters of the export itself.
-    let text = eventually("a quiet moment", async || {
+    // Each export changes its own counters, so these are excluded from the comparison.
+    let scraped = eventually("two equal scrapes around an export", async || {
         let scrape = async || http::get(&evenkeel.admin("/metrics")).await.unwrap();
-        let quiet = |text: &str| -> Vec<String> {
-            let lines = text.lines().filter(|line| !line.contains("otlp"));
+        let without_otlp = |scraped: &str| -> Vec<String> {
+            let lines = scraped.lines().filter(|line| !line.contains("otlp"));
             lines.map(str::to_owned).collect()
         };
-        let before = quiet(&scrape().await);
+        let before = without_otlp(&scrape().await);
         let metrics = collector.next_metrics().await;
-        (before == quiet(&scrape().await)).then_some((before, metrics))
+        (before == without_otlp(&scrape().await)).then_some((before, metrics))
     });
-    let (lines, metrics) = text.await;
+    let (lines, metrics) = scraped.await;
     let names = lines.iter().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let has_samples = |name: &str| lines.iter().any(|line| line.starts_with(name));
     for (name, kind) in names.filter(|(name, _)| has_samples(name)) {
@@ -208,13 +210,13 @@ async fn exported_metrics_match_the_status_api() {
     }
     let calls = metrics.iter().find(|metric| metric.name == "evenkeel_calls").unwrap();
     let Some(Data::Sum(sum)) = &calls.data else { panic!("{calls:?}") };
-    let well = sum
+    let successful = sum
         .data_points
         .iter()
         .find(|point| attribute(&attribute_texts(&point.attributes), "outcome") == "ok");
-    assert_eq!(well.unwrap().value, Some(Value::AsDouble(1.0)));
-    let took = metrics.iter().find(|metric| metric.name == "evenkeel_call_duration_seconds").unwrap();
-    let Some(Data::Histogram(histogram)) = &took.data else { panic!("{took:?}") };
+    assert_eq!(successful.unwrap().value, Some(Value::AsDouble(1.0)));
+    let duration = metrics.iter().find(|metric| metric.name == "evenkeel_call_duration_seconds").unwrap();
+    let Some(Data::Histogram(histogram)) = &duration.data else { panic!("{duration:?}") };
     let point = &histogram.data_points[0];
     assert_eq!((point.count, point.bucket_counts.iter().sum::<u64>()), (1, 1));
     assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
@@ -229,23 +231,23 @@ async fn hanging_collector_delays_nothing() {
     declared.write_server("a", &server.spec(""));
     let mut evenkeel = run_with_collector(&declared, &collector, &[]).await;
     evenkeel.wait_until_attached("a").await;
-    eventually("it is asked", async || (collector.request_count() > 0).then_some(())).await;
+    eventually("the first request", async || (collector.request_count() > 0).then_some(())).await;
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
-    // More than may wait: 2,048, and as many as are taken up with each request that runs out of time meanwhile.
+    // The queue holds 2,048 spans, plus one batch for each request that times out meanwhile.
     let mut calls = 0;
     while metric_value(&evenkeel, "evenkeel_otlp_spans_dropped_total").await == 0 {
-        assert!(calls < 4_000, "{calls} spans wait, and none is dropped");
+        assert!(calls < 4_000, "{calls} spans are queued, but none is dropped");
         for _ in 0..100 {
             agent.call("a_echo", "{}").await.unwrap();
         }
         calls += 100;
     }
     assert_eq!(metric_value(&evenkeel, "evenkeel_otlp_spans_total").await, 0);
-    let before = Instant::now();
+    let started_at = Instant::now();
     assert!(evenkeel.terminate().await.success());
-    assert!(before.elapsed() < Duration::from_secs(12), "{:?}", before.elapsed());
-    let said = evenkeel.stderr();
-    assert_eq!(said.matches("did not take the last spans").count(), 1, "{said}");
+    assert!(started_at.elapsed() < Duration::from_secs(12), "{:?}", started_at.elapsed());
+    let log = evenkeel.stderr();
+    assert_eq!(log.matches("did not accept the last spans").count(), 1, "{log}");
 }
 
 #[tokio::test]
@@ -256,18 +258,23 @@ async fn late_collector_receives_queued_spans() {
     declared.write_server("a", &server.spec(""));
     let evenkeel = run_with_collector(&declared, &collector, &[]).await;
     evenkeel.wait_until_attached("a").await;
-    eventually("it is said", async || evenkeel.stderr().contains("does not take spans").then_some(())).await;
+    eventually("the failure is logged", async || {
+        evenkeel.stderr().contains("does not accept spans").then_some(())
+    })
+    .await;
     collector.listen().await;
-    collector.wait_for_span("the attach from before", |span| span.name == "attach").await;
-    eventually("the end is said", async || evenkeel.stderr().contains("takes spans again").then_some(()))
-        .await;
+    collector.wait_for_span("the queued attach span", |span| span.name == "attach").await;
+    eventually("the recovery is logged", async || {
+        evenkeel.stderr().contains("accepts spans again").then_some(())
+    })
+    .await;
     assert_eq!(metric_value(&evenkeel, "evenkeel_otlp_spans_dropped_total").await, 0);
 
-    // A refusal for good, with an answer that nobody reads to its end.
+    // A permanent failure, with a response body that is too large to be read completely.
     collector.set_behavior(CollectorBehavior::Flood(400));
     let agent = Agent::connect(Era::Modern, &evenkeel.url()).await;
     agent.call("a_echo", "{}").await.unwrap();
-    eventually("what is refused is dropped", async || {
+    eventually("the rejected span is dropped", async || {
         (metric_value(&evenkeel, "evenkeel_otlp_spans_dropped_total").await == 1).then_some(())
     })
     .await;

@@ -1,4 +1,4 @@
-//! Spans and metrics as a collector of OpenTelemetry gets them.
+//! Tests of spans and metrics as an OpenTelemetry collector receives them.
 
 #![allow(
     clippy::unwrap_used,

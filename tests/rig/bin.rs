@@ -1,4 +1,4 @@
-//! The fault rig as a program: `rig [--http ADDRESS] SCRIPT.json`. For tests only; `tests/rig/mod.rs` says what it does.
+//! The test rig as a program: `rig [--http ADDRESS] SCRIPT.json`. For tests only; see `tests/rig/mod.rs`.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ async fn main() {
     match args.next().as_deref() {
         Some("--linger") => rig::run_grandchild(args.next().map(PathBuf::from)).await,
         Some("--run-away") => {
-            // Whoever leads no group may.
+            // Fails only for a process group leader, which this process is not.
             let _ = rustix::process::setsid();
             rig::run_grandchild(args.next().map(PathBuf::from)).await;
         }
@@ -28,7 +28,7 @@ async fn main() {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a program speaks")]
+#[expect(clippy::print_stderr, reason = "usage is printed to stderr")]
 fn usage() {
     eprintln!("usage: rig [--http ADDRESS] SCRIPT.json");
 }

@@ -1,6 +1,6 @@
-//! How a test speaks with a rig in a process of its own: the process connects to the test's Unix socket, says
-//! [`Hello`], waits for a word back, and answers each [`Command`] with its counters, a line of JSON each way. It ends
-//! when the test does.
+//! The protocol between a test and a fake server in a process of its own. The process connects to the test's Unix
+//! socket, sends its [`ProcessInfo`], waits for a line that confirms it, and replies to each [`ControlCommand`] with
+//! its counters. Every message is one line of JSON. The process ends when the socket is closed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use super::script::Script;
 use super::server::FakeServer;
 
-/// What a test can tell a rig.
+/// A command from a test to a fake server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlCommand {
-    /// Nothing but the counters.
+    /// Return the counters; do nothing else.
     Counters,
-    /// Follow this script from now on. A changed tool list is told to clients, unless the script is quiet.
+    /// Replace the script. Clients are notified of changed lists, unless the script is quiet.
     Set(Box<Script>),
-    /// Send a notification without parameters to every client that would get it.
+    /// Send a notification without params to every client that subscribes to it.
     Notify(String),
-    /// Tell everyone who watches this resource that it changed.
+    /// Notify all subscribers of this resource of a change.
     Updated(String),
-    /// Send a log message to legacy clients, from the level on that they set.
+    /// Send a log message, with this level and data, to legacy clients.
     Log(String, String),
     /// End every GET and listen stream.
     CloseStreams,
-    /// Forget every session: the next request of one is answered as `unknown_session` of the script says. Quietly:
-    /// its streams go on.
+    /// Remove every session: further requests get the response `unknown_session` of the script. With `quietly`, open
+    /// streams continue.
     ForgetSessions { quietly: bool },
-    /// Ask legacy clients for their roots so many times, all requests written at once.
+    /// Send this many `roots/list` requests to legacy clients, all written at once.
     AskForRoots(u32),
     /// Write this line to stdout.
     Stdout(String),
@@ -42,23 +42,23 @@ pub enum ControlCommand {
     Exit(i32),
 }
 
-/// Who a process is.
+/// The description of a process, sent when it connects.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// Its process id.
     pub pid: u32,
-    /// It was started by another rig and does nothing but live.
+    /// True if another fake server started it. Such a process does nothing.
     pub grandchild: bool,
-    /// Its endpoint, if it speaks HTTP.
+    /// Its endpoint, if it serves HTTP.
     pub url: Option<String>,
     /// Its working directory.
     pub cwd: PathBuf,
-    /// The names and values of its environment.
+    /// Its environment variables.
     pub env: std::collections::BTreeMap<String, String>,
 }
 
 impl ProcessInfo {
-    /// This process.
+    /// Describes the current process.
     pub(super) fn new(grandchild: bool, url: Option<String>) -> Self {
         Self {
             pid: std::process::id(),
@@ -70,7 +70,7 @@ impl ProcessInfo {
     }
 }
 
-/// A process that has said hello, and is known to its test.
+/// The connection of a registered process to its test.
 pub(super) struct ControlConnection {
     socket: PathBuf,
     lines: Lines<BufReader<OwnedReadHalf>>,
@@ -78,37 +78,39 @@ pub(super) struct ControlConnection {
 }
 
 impl ControlConnection {
-    /// Says hello and waits until it was heard: whoever meets the process later can rely on that. Ends the process if
-    /// the test is gone.
+    /// Connects to the test and waits until the test has registered the process. Ends the process if the test has
+    /// ended.
     pub(super) async fn connect(control: PathBuf, hello: ProcessInfo) -> Self {
-        let said = async {
+        let connect = async {
             let (reader, mut writer) = UnixStream::connect(&control).await?.into_split();
             writer.write_all(&json_line(&hello)).await?;
             let mut lines = BufReader::new(reader).lines();
-            let heard = lines.next_line().await?;
-            heard.map(|_| (lines, writer)).ok_or(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
+            let confirmation = lines.next_line().await?;
+            confirmation
+                .map(|_| (lines, writer))
+                .ok_or(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
         };
-        match said.await {
+        match connect.await {
             Ok((lines, writer)) => Self { socket: control, lines, writer },
             Err(error) => exit_process(&control, Err(error)),
         }
     }
 
-    /// Obeys until the test is gone; then ends the process.
-    pub(super) async fn run(mut self, rig: Arc<FakeServer>) {
-        let obeyed = async {
+    /// Executes commands until the test closes the socket; then ends the process.
+    pub(super) async fn run(mut self, server: Arc<FakeServer>) {
+        let served = async {
             while let Some(text) = self.lines.next_line().await? {
-                rig.execute(serde_json::from_str(&text)?);
-                self.writer.write_all(&json_line(&rig.counters())).await?;
+                server.execute(serde_json::from_str(&text)?);
+                self.writer.write_all(&json_line(&server.counters())).await?;
             }
             Ok::<_, std::io::Error>(())
         };
-        exit_process(&self.socket, obeyed.await)
+        exit_process(&self.socket, served.await)
     }
 }
 
-fn exit_process(control: &Path, how: std::io::Result<()>) -> ! {
-    if let Err(error) = how {
+fn exit_process(control: &Path, result: std::io::Result<()>) -> ! {
+    if let Err(error) = result {
         eprintln!("rig: {}: {error}", control.display());
     }
     std::process::exit(0)

@@ -1,60 +1,60 @@
-//! What the rig has seen.
+//! The counters of a fake server.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Counts since the start, and what is open now.
+/// Counts since the start, and the current numbers of open things.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// TCP connections accepted; 1 over stdio.
     pub connections: u64,
     /// Requests and notifications by method, and the HTTP methods GET and DELETE.
     pub methods: BTreeMap<String, u64>,
-    /// Answers to requests of the rig.
+    /// Responses of clients to requests of the server.
     pub answers: u64,
-    /// Sessions given out.
+    /// Sessions created.
     pub sessions_opened: u64,
-    /// Sessions known now.
+    /// Current sessions.
     pub sessions: u64,
-    /// GET and listen streams open now.
+    /// Currently open GET and listen streams.
     pub streams: u64,
-    /// Requests at work now.
+    /// Requests currently in flight.
     pub in_flight: u64,
-    /// Requests that the client cancelled: with the notification, or by closing a modern stream.
+    /// Requests cancelled by the client: by the notification, or by closing a modern stream.
     pub cancelled: u64,
-    /// Legacy requests whose connection went away before the answer, with no word of cancelling.
+    /// Legacy requests whose connection was closed before the response, without a cancel notification.
     pub abandoned: u64,
-    /// Resources that clients watch now; how many streams do so, in the modern era.
+    /// The resources that clients currently subscribe to, with the number of streams (1 in the legacy era).
     pub watched: BTreeMap<String, u64>,
-    /// The level that a legacy client set last.
+    /// The log level that a legacy client set last.
     pub level: Option<String>,
-    /// What clients did that the specification forbids.
+    /// Violations of the specification by clients.
     pub complaints: Vec<String>,
 }
 
 impl Counters {
-    /// How often a method was used.
+    /// Returns how often a method was used.
     pub fn count(&self, method: &str) -> u64 {
         self.methods.get(method).copied().unwrap_or(0)
     }
 
-    /// `initialize` requests.
+    /// Returns the number of `initialize` requests.
     pub fn initializes(&self) -> u64 {
         self.count("initialize")
     }
 
-    /// `server/discover` requests.
+    /// Returns the number of `server/discover` requests.
     pub fn discovers(&self) -> u64 {
         self.count("server/discover")
     }
 
-    /// `tools/list` requests, each page counted.
+    /// Returns the number of `tools/list` requests; each page counts.
     pub fn tool_lists(&self) -> u64 {
         self.count("tools/list")
     }
 
-    /// `tools/call` requests.
+    /// Returns the number of `tools/call` requests.
     pub fn calls(&self) -> u64 {
         self.count("tools/call")
     }

@@ -1,4 +1,4 @@
-//! What a well-behaved server does in each era: the openings, the checks and the methods.
+//! The conforming behavior in each era: handshake, checks and methods.
 
 use std::sync::Arc;
 
@@ -9,18 +9,19 @@ use super::script::{ResponseFormat, Script, ServerEra};
 use super::server::{ClientSession, FakeServer};
 use super::{headers, server_features, tools};
 
-/// The modern revision.
+/// The revision of the modern era.
 const MODERN_REVISION: &str = "2026-07-28";
+/// The revisions of the legacy era, newest first.
 const LEGACY_REVISIONS: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 pub(super) const META_PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const META_CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 
 impl FakeServer {
-    /// The right answer to a request that passed the checks.
+    /// Returns the correct response to a request that passed the checks.
     pub(super) async fn dispatch(
         self: &Arc<Self>,
         request: &IncomingRequest<'_>,
-        notices: &InterimSender,
+        interim: &InterimSender,
     ) -> Outcome {
         let script = self.script();
         match (request.method, request.modern) {
@@ -35,9 +36,9 @@ impl FakeServer {
             ("tools/list", _) => server_features::list_page(request, &script, "tools", &tools::descriptors(&script)),
             ("tools/call", _) => {
                 if script.http.answers != ResponseFormat::Json {
-                    let _ = notices.send(InterimEvent::Started);
+                    let _ = interim.send(InterimEvent::Started);
                 }
-                tools::call(self, request, notices).await
+                tools::call(self, request, interim).await
             }
             ("subscriptions/listen", true) => Outcome::Listen(ListenStream {
                 id: request.id.into(),
@@ -51,12 +52,12 @@ impl FakeServer {
     }
 
     fn initialize(&self, request: &IncomingRequest<'_>, script: &Script) -> Outcome {
-        let asked = member(request.params, "protocolVersion")
+        let requested = member(request.params, "protocolVersion")
             .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
             .unwrap_or_default();
         let version = match &script.protocol {
             Some(version) => version.clone(),
-            None if LEGACY_REVISIONS.contains(&asked.as_str()) => asked,
+            None if LEGACY_REVISIONS.contains(&requested.as_str()) => requested,
             None => LEGACY_REVISIONS[0].into(),
         };
         let text = request.result_message(&format!(
@@ -72,20 +73,20 @@ impl FakeServer {
         }
         state.last_number += 1;
         state.counters.sessions_opened += 1;
-        let name = format!("{}-{}-{}", script.name, std::process::id(), state.last_number);
-        state.sessions.insert(name.clone(), session);
-        Outcome::Response { status: 200, text, session: Some(name) }
+        let session_id = format!("{}-{}-{}", script.name, std::process::id(), state.last_number);
+        state.sessions.insert(session_id.clone(), session);
+        Outcome::Response { status: 200, text, session: Some(session_id) }
     }
 
-    /// Refuses what a modern server must refuse.
+    /// Returns the error for a request that a modern server must reject.
     pub(super) fn check_modern(&self, request: &IncomingRequest<'_>, meta: &str) -> Option<Outcome> {
         let script = self.script();
-        let data = |asked: &str| {
+        let data = |requested: &str| {
             let supported: serde_json::Value = serde_json::from_str(supported_revisions(script.era)).unwrap();
-            serde_json::json!({"supported": supported, "requested": asked}).to_string()
+            serde_json::json!({"supported": supported, "requested": requested}).to_string()
         };
         if request.method == "initialize" {
-            // An old client, not a wrong one.
+            // A client of the legacy era. This is not a violation.
             return Some(request.error(400, -32022, "Unsupported protocol version", Some(&data(""))));
         }
         let version = member(meta, META_PROTOCOL_VERSION)
@@ -101,7 +102,7 @@ impl FakeServer {
                     let tool = tools::called_input_schema(&script, request);
                     headers::check_headers(headers, request, version, tool.as_ref()).err()
                 })
-                .map(|why| (-32020, format!("Header mismatch: {why}"))),
+                .map(|mismatch| (-32020, format!("Header mismatch: {mismatch}"))),
         };
         if let Some((code, message)) = refusal {
             self.record_violation(format!("{}: {message}", request.method));
@@ -112,7 +113,7 @@ impl FakeServer {
             .then(|| request.error(400, -32022, "Unsupported protocol version", Some(&data(&version))))
     }
 
-    /// Refuses what a legacy server must refuse, and notes what it need not refuse.
+    /// Returns the error for a request that a legacy server must reject, and records violations that it may tolerate.
     pub(super) fn check_legacy(
         &self,
         request: &IncomingRequest<'_>,
@@ -136,7 +137,7 @@ impl FakeServer {
             }
         };
         if request.method == "server/discover" {
-            // The probe of a client that speaks both: an unknown method here.
+            // The probe of a client of both eras: an unknown method for a legacy server.
             return None;
         }
         if !client.initialized && request.method != "ping" {

@@ -1,4 +1,5 @@
-//! What tests hold: a rig in their own process over HTTP, or the census of the rigs that evenkeel starts.
+//! Handles for tests: a fake server over HTTP in the test's own process, or the fake servers that evenkeel starts as
+//! child processes.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use super::example::example;
 use super::script::Script;
 use super::server::FakeServer;
 
-/// A rig over HTTP in the test's own process; ends when dropped.
+/// A fake server over HTTP in the test's own process. It stops when dropped.
 pub struct FakeHttpServer {
     fake: Arc<FakeServer>,
     address: SocketAddr,
@@ -30,13 +31,13 @@ pub struct FakeHttpServer {
 }
 
 impl FakeHttpServer {
-    /// Starts on a free port, from below the range that systems hand out by themselves and above that of
-    /// `support::free_port`: nobody else takes it while the rig is stopped.
+    /// Starts the server on a free port below the ephemeral port range and above the range of `support::free_port`. No
+    /// other program takes the port while the server is stopped.
     pub async fn start(script: Script) -> Self {
         static NEXT_OFFSET: AtomicU32 = AtomicU32::new(0);
-        let first = std::process::id() % 2_000 * 37;
+        let start = std::process::id() % 2_000 * 37;
         let listener = loop {
-            let port = 30_000 + (first + NEXT_OFFSET.fetch_add(1, Ordering::Relaxed)) % 2_000;
+            let port = 30_000 + (start + NEXT_OFFSET.fetch_add(1, Ordering::Relaxed)) % 2_000;
             if let Ok(listener) = TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).await {
                 break listener;
             }
@@ -47,39 +48,39 @@ impl FakeHttpServer {
         Self { fake: rig, address, serve_task: server }
     }
 
-    /// The endpoint. Any other path is it too.
+    /// Returns the URL of the endpoint. The server accepts any other path too.
     pub fn url(&self) -> String {
         format!("http://{}/mcp", self.address)
     }
 
-    /// Where it listens.
+    /// Returns the listen address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The transport of an `McpServer` that is this rig, as a line of YAML.
+    /// Returns the transport of an `McpServer` for this server, as a line of YAML.
     pub fn spec(&self) -> String {
         format!("http: {{ url: \"{}\" }}", self.url())
     }
 
-    /// What it has seen so far.
+    /// Returns the server's counters.
     pub fn counters(&self) -> Counters {
         self.fake.counters()
     }
 
-    /// Changes the script in force; its rules start anew.
+    /// Changes the current script. The counts of its rules start again from zero.
     pub fn edit_script(&self, change: impl FnOnce(&mut Script)) {
         let mut script = self.fake.script();
         change(&mut script);
         self.send_command(ControlCommand::Set(Box::new(script)));
     }
 
-    /// Tells it something.
+    /// Executes a command.
     pub fn send_command(&self, command: ControlCommand) {
         self.fake.execute(command);
     }
 
-    /// Cuts every connection and stops listening.
+    /// Closes every connection and stops listening.
     pub async fn stop(&mut self) {
         if let Some(server) = self.serve_task.take() {
             server.abort();
@@ -87,13 +88,13 @@ impl FakeHttpServer {
         }
     }
 
-    /// Listens again on the same port, with what it knew.
+    /// Listens again on the same port, with the same state.
     pub async fn resume(&mut self) {
         self.stop().await;
         let listener = loop {
             match TcpListener::bind(self.address).await {
                 Ok(listener) => break listener,
-                // A program that another test is just starting holds a copy of every socket for a moment.
+                // A child process that another test is starting holds a copy of every socket for a moment.
                 Err(error) if error.kind() == ErrorKind::AddrInUse => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -112,8 +113,8 @@ impl Drop for FakeHttpServer {
     }
 }
 
-/// The script of a rig that others start over stdio, and all processes that ever played it. They end when it is
-/// dropped.
+/// The script of a fake server that evenkeel starts over stdio, and all processes that were started with it. The
+/// processes end when it is dropped.
 pub struct FakeStdioServer {
     directory: TempDir,
     script: Mutex<Script>,
@@ -122,11 +123,11 @@ pub struct FakeStdioServer {
 }
 
 impl FakeStdioServer {
-    /// Puts the script where processes find it, and waits for them.
+    /// Writes the script to a file and listens for the processes that are started with it.
     pub fn new(script: Script) -> Self {
         let directory = TempDir::with_prefix("rig").unwrap();
         let control = directory.path().join("control");
-        // Beside the test, which may block: a process waits until it was heard.
+        // On a runtime of its own, since the test may block: each process waits until it is registered.
         let runtime = control_runtime();
         let _context = runtime.enter();
         let listener = UnixListener::bind(&control).unwrap();
@@ -141,45 +142,46 @@ impl FakeStdioServer {
         this
     }
 
-    /// The program and its one argument.
+    /// Returns the program and its one argument.
     pub fn command(&self) -> (PathBuf, PathBuf) {
         (executable(), self.directory.path().join("script.json"))
     }
 
-    /// The transport of an `McpServer` that is this rig, as a line of YAML; `more` adds members, such as
+    /// Returns the transport of an `McpServer` for this server, as a line of YAML. `more` adds members, such as
     /// `, env: […]`.
     pub fn spec(&self, more: &str) -> String {
         let (program, script) = self.command();
         format!("stdio: {{ command: \"{}\", args: [\"{}\"]{more} }}", program.display(), script.display())
     }
 
-    /// Changes the script of the processes to come.
+    /// Changes the script for processes that are started from now on.
     pub fn edit_script(&self, change: impl FnOnce(&mut Script)) {
         let mut script = self.script.lock().unwrap();
         change(&mut script);
         let path = self.directory.path().join("script.json");
-        let half = path.with_extension("half");
-        std::fs::write(&half, serde_json::to_vec(&*script).unwrap()).unwrap();
-        std::fs::rename(half, path).unwrap();
+        let staged = path.with_extension("staged");
+        std::fs::write(&staged, serde_json::to_vec(&*script).unwrap()).unwrap();
+        std::fs::rename(staged, path).unwrap();
     }
 
-    /// All that were ever started and have said hello, in that order; without grandchildren.
+    /// Returns all processes that have registered, in that order, without grandchildren.
     pub fn processes(&self) -> Vec<FakeServerProcess> {
         self.filter_processes(false)
     }
 
-    /// Those that are alive.
+    /// Returns the processes that are running.
     pub fn live_processes(&self) -> Vec<FakeServerProcess> {
         self.processes().into_iter().filter(FakeServerProcess::is_alive).collect()
     }
 
-    /// The ids of those that the system still knows, now: the end of one is heard of a moment later.
+    /// Returns the ids of the processes that exist at this moment, as the kernel reports them: [`Self::live_processes`]
+    /// is updated a moment later.
     pub fn existing_pids(&self) -> Vec<u32> {
         let pids = self.processes().into_iter().map(|process| process.pid());
         pids.filter(|pid| test_kill_process(to_pid(*pid)).is_ok()).collect()
     }
 
-    /// The processes that rigs started.
+    /// Returns the processes that fake servers started.
     pub fn grandchildren(&self) -> Vec<FakeServerProcess> {
         self.filter_processes(true)
     }
@@ -193,12 +195,12 @@ impl FakeStdioServer {
 impl Drop for FakeStdioServer {
     fn drop(&mut self) {
         self.accept_task.abort();
-        // A process whose socket has no other end any more ends itself.
+        // A process ends itself when its control socket is closed.
         for process in &*self.processes.lock().unwrap() {
-            // It may just be saying hello.
+            // The process may be registering right now.
             for _ in 0..1_000 {
-                if let Ok(mut line) = process.0.control.try_lock() {
-                    *line = None;
+                if let Ok(mut control) = process.0.control.try_lock() {
+                    *control = None;
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(1));
@@ -207,7 +209,7 @@ impl Drop for FakeStdioServer {
     }
 }
 
-/// A rig in a process of its own.
+/// A fake server in a process of its own.
 #[derive(Clone)]
 pub struct FakeServerProcess(Arc<Inner>);
 
@@ -218,47 +220,47 @@ struct Inner {
 }
 
 impl FakeServerProcess {
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.0.info.pid
     }
 
-    /// Who it said it is.
+    /// Returns what the process reported about itself when it registered.
     pub fn info(&self) -> &ProcessInfo {
         &self.0.info
     }
 
-    /// False once it has ended, however it did.
+    /// Returns false once it has ended, for whatever reason.
     pub fn is_alive(&self) -> bool {
         *self.0.alive.borrow()
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub async fn wait_for_exit(&self) {
         let _ = self.0.alive.clone().wait_for(|alive| !alive).await;
     }
 
-    /// What it has seen so far.
+    /// Returns the server's counters.
     pub async fn counters(&self) -> Counters {
         self.send_command(ControlCommand::Counters).await.expect("the process is alive")
     }
 
-    /// Gives it another script; its rules start anew.
+    /// Replaces its script. The counts of its rules start again from zero.
     pub async fn set_script(&self, script: Script) {
         self.send_command(ControlCommand::Set(Box::new(script))).await.expect("the process is alive");
     }
 
-    /// Tells it something; what it has seen then, or nothing if it has ended.
+    /// Executes a command in the process. Returns its counters afterwards, or `None` if the process has ended.
     pub async fn send_command(&self, command: ControlCommand) -> Option<Counters> {
-        let mut line_to = self.0.control.lock().await;
-        let (writer, answers) = line_to.as_mut()?;
+        let mut control = self.0.control.lock().await;
+        let (writer, counters) = control.as_mut()?;
         writer.write_all(&json_line(&command)).await.ok()?;
-        answers.recv().await
+        counters.recv().await
     }
 
-    /// Kills it with SIGKILL.
+    /// Kills the process with SIGKILL.
     pub fn kill(&self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = kill_process(to_pid(self.pid()), Signal::KILL);
     }
 }
@@ -267,7 +269,7 @@ fn to_pid(pid: u32) -> Pid {
     i32::try_from(pid).ok().and_then(Pid::from_raw).unwrap()
 }
 
-/// Where all processes are counted that rigs ever were.
+/// Returns the runtime that serves the control sockets of all fake server processes.
 fn control_runtime() -> &'static Runtime {
     static RUNTIME: LazyLock<Runtime> =
         LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_io().build().unwrap());
@@ -276,7 +278,7 @@ fn control_runtime() -> &'static Runtime {
 
 async fn accept_processes(listener: UnixListener, processes: Arc<Mutex<Vec<FakeServerProcess>>>) {
     while let Ok((stream, _)) = listener.accept().await {
-        // Ends with its process.
+        // The task ends when its process does.
         tokio::spawn(register_process(stream, processes.clone()));
     }
 }
@@ -284,30 +286,30 @@ async fn accept_processes(listener: UnixListener, processes: Arc<Mutex<Vec<FakeS
 async fn register_process(stream: UnixStream, processes: Arc<Mutex<Vec<FakeServerProcess>>>) {
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
-    let Ok(Some(hello)) = lines.next_line().await else {
+    let Ok(Some(info)) = lines.next_line().await else {
         return;
     };
-    let (alive, watched) = watch::channel(true);
-    let (sender, answers) = mpsc::unbounded_channel();
+    let (alive, alive_receiver) = watch::channel(true);
+    let (sender, counters) = mpsc::unbounded_channel();
     let inner = Arc::new(Inner {
-        info: serde_json::from_str(&hello).unwrap(),
-        alive: watched,
+        info: serde_json::from_str(&info).unwrap(),
+        alive: alive_receiver,
         control: tokio::sync::Mutex::new(None),
     });
-    // Before anybody can tell it something.
-    let mut line = inner.control.lock().await;
+    // The lock is held before the process is published: no command can be sent before the connection is stored.
+    let mut control = inner.control.lock().await;
     processes.lock().unwrap().push(FakeServerProcess(Arc::clone(&inner)));
-    // It may have ended meanwhile, which shows below.
-    let _ = writer.write_all(b"heard\n").await;
-    *line = Some((writer, answers));
-    drop(line);
+    // The process may have ended in the meantime; the loop below detects that.
+    let _ = writer.write_all(b"registered\n").await;
+    *control = Some((writer, counters));
+    drop(control);
     while let Ok(Some(text)) = lines.next_line().await {
         let _ = sender.send(serde_json::from_str(&text).unwrap());
     }
     let _ = alive.send(false);
 }
 
-/// Finds the rig as a program.
+/// Returns the path of the rig as a program.
 pub fn executable() -> PathBuf {
     example("rig", &["tests/rig"])
 }

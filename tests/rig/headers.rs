@@ -1,4 +1,4 @@
-//! The headers of HTTP requests, and how they must agree with the body in the modern era.
+//! The headers of HTTP requests, and the checks that they match the body in the modern era.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -7,12 +7,13 @@ use serde_json::Value;
 
 use super::message::{IncomingRequest, member};
 
-/// A header as text.
+/// Returns a header as text.
 pub(super) fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Says which header is missing or does not match. `schema` is the called tool's `inputSchema`.
+/// Checks that the headers match the request. `schema` is the `inputSchema` of the called tool. The error names the
+/// header that is missing or does not match.
 pub(super) fn check_headers(
     headers: &HeaderMap,
     request: &IncomingRequest<'_>,
@@ -21,13 +22,13 @@ pub(super) fn check_headers(
 ) -> Result<(), String> {
     check_header(headers, "MCP-Protocol-Version", Some(version))?;
     check_header(headers, "Mcp-Method", Some(request.method))?;
-    let named = match request.method {
+    let key = match request.method {
         "tools/call" | "prompts/get" => Some("name"),
         "resources/read" => Some("uri"),
         _ => None,
     };
-    if let Some(named) = named {
-        let name = member(request.params, named)
+    if let Some(key) = key {
+        let name = member(request.params, key)
             .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
             .unwrap_or_default();
         check_header(headers, "Mcp-Name", Some(&name))?;
@@ -41,35 +42,35 @@ pub(super) fn check_headers(
     Ok(())
 }
 
-/// The arguments that the tool's schema wants mirrored as `Mcp-Param-…`.
+/// Checks the `Mcp-Param-…` headers, which repeat the arguments that the schema marks with `x-mcp-header`.
 fn check_param_headers(headers: &HeaderMap, schema: &Value, arguments: &Value) -> Result<(), String> {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let argument = &arguments[name];
         if let Some(header) = property["x-mcp-header"].as_str() {
-            let want = match argument {
+            let expected = match argument {
                 Value::Null => None,
                 Value::String(text) => Some(text.clone()),
                 other => Some(other.to_string()),
             };
-            check_header(headers, &format!("Mcp-Param-{header}"), want.as_deref())?;
+            check_header(headers, &format!("Mcp-Param-{header}"), expected.as_deref())?;
         }
         check_param_headers(headers, property, argument)?;
     }
     Ok(())
 }
 
-fn check_header(headers: &HeaderMap, name: &str, want: Option<&str>) -> Result<(), String> {
+fn check_header(headers: &HeaderMap, name: &str, expected: Option<&str>) -> Result<(), String> {
     let mut values = headers.get_all(name).iter();
     let found = match values.next().map(|value| value.to_str()) {
         None => None,
         Some(Ok(text)) => Some(decode_value(text).ok_or_else(|| format!("{name} is not decodable"))?),
         Some(Err(_)) => return Err(format!("{name} is not ASCII")),
     };
-    match (found.as_deref(), want) {
+    match (found.as_deref(), expected) {
         _ if values.next().is_some() => Err(format!("{name} is given twice")),
-        (found, want) if found == want => Ok(()),
+        (found, expected) if found == expected => Ok(()),
         (None, _) => Err(format!("{name} is missing")),
-        (Some(found), _) => Err(format!("{name} is {found:?} and the body says {want:?}")),
+        (Some(found), _) => Err(format!("{name} is {found:?}, but the body has {expected:?}")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The rig over streamable HTTP. Any path is the endpoint.
+//! The fake server over streamable HTTP. Every path is the endpoint.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,16 +20,16 @@ use super::message::{InterimEvent, ListenStream, Outcome};
 use super::script::ResponseFormat;
 use super::server::{FakeServer, ServerEvent};
 
-/// The connection ends here, without a word or in the middle of one.
+/// The error that makes hyper close the connection, before a response or in the middle of one.
 #[derive(Debug, thiserror::Error)]
-#[error("cut, as the script says")]
+#[error("connection closed by the script")]
 struct ConnectionClosed;
 
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, ConnectionClosed>;
 type Chunks = Pin<Box<dyn Stream<Item = Result<String, ConnectionClosed>> + Send>>;
 
-/// Serves until it is dropped; connections end with it.
-pub async fn serve(rig: Arc<FakeServer>, listener: TcpListener) -> Infallible {
+/// Serves until the future is dropped, which closes all connections.
+pub async fn serve(server: Arc<FakeServer>, listener: TcpListener) -> Infallible {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -37,14 +37,14 @@ pub async fn serve(rig: Arc<FakeServer>, listener: TcpListener) -> Infallible {
             continue;
         };
         let _ = stream.set_nodelay(true);
-        rig.count_connection();
-        let rig = rig.clone();
+        server.count_connection();
+        let server = server.clone();
         connections.spawn(async move {
             let service = service_fn(|request| {
-                let rig = rig.clone();
-                async move { handle_request(rig, request).await }
+                let server = server.clone();
+                async move { handle_request(server, request).await }
             });
-            // A client that goes away is no news.
+            // A client that disconnects is not an error.
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -53,21 +53,21 @@ pub async fn serve(rig: Arc<FakeServer>, listener: TcpListener) -> Infallible {
 }
 
 async fn handle_request(
-    rig: Arc<FakeServer>,
+    server: Arc<FakeServer>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ConnectionClosed> {
     let (parts, body) = request.into_parts();
-    if let Some(rule) = rig.next_rule(parts.method.as_str())
-        && let Some(outcome) = rig.apply_rule(rule, "null").await
+    if let Some(rule) = server.next_rule(parts.method.as_str())
+        && let Some(outcome) = server.apply_rule(rule, "null").await
     {
         if parts.method != Method::POST {
-            rig.count_method(parts.method.as_str());
+            server.count_method(parts.method.as_str());
         }
         return plain_response(outcome);
     }
-    let manners = rig.script().http;
-    if let Some(wanted) = &manners.authorization
-        && header_text(&parts.headers, AUTHORIZATION.as_str()) != Some(wanted)
+    let behavior = server.script().http;
+    if let Some(expected) = &behavior.authorization
+        && header_text(&parts.headers, AUTHORIZATION.as_str()) != Some(expected)
     {
         let mut response = status_response(401);
         response.headers_mut().insert(WWW_AUTHENTICATE, "Bearer".parse().unwrap());
@@ -75,77 +75,78 @@ async fn handle_request(
     }
     match parts.method {
         Method::POST => {
-            check_accept(&rig, &parts.headers, "application/json");
-            check_accept(&rig, &parts.headers, "text/event-stream");
+            check_accept(&server, &parts.headers, "application/json");
+            check_accept(&server, &parts.headers, "text/event-stream");
             let bytes = body.collect().await.map_err(|_| ConnectionClosed)?.to_bytes();
-            handle_post(rig, parts.headers, bytes, manners.answers).await
+            handle_post(server, parts.headers, bytes, behavior.answers).await
         }
         Method::GET => {
-            rig.count_method("GET");
+            server.count_method("GET");
             let session = header_text(&parts.headers, "mcp-session-id");
-            check_accept(&rig, &parts.headers, "text/event-stream");
-            if !manners.get_stream || rig.is_modern_only() {
+            check_accept(&server, &parts.headers, "text/event-stream");
+            if !behavior.get_stream || server.is_modern_only() {
                 return Ok(method_not_allowed());
             }
-            if manners.sessions && !rig.has_session(session) {
+            if behavior.sessions && !server.has_session(session) {
                 return Ok(status_response(if session.is_some() {
-                    manners.unknown_session.0.max(400)
+                    behavior.unknown_session.0.max(400)
                 } else {
                     400
                 }));
             }
-            Ok(stream_response(legacy_stream(&rig)))
+            Ok(stream_response(legacy_stream(&server)))
         }
         Method::DELETE => {
-            rig.count_method("DELETE");
-            if !manners.delete || rig.is_modern_only() {
+            server.count_method("DELETE");
+            if !behavior.delete || server.is_modern_only() {
                 return Ok(method_not_allowed());
             }
-            let known = rig.end_session(header_text(&parts.headers, "mcp-session-id"));
-            Ok(status_response(if known { 200 } else { 404 }))
+            let existed = server.end_session(header_text(&parts.headers, "mcp-session-id"));
+            Ok(status_response(if existed { 200 } else { 404 }))
         }
         _ => Ok(method_not_allowed()),
     }
 }
 
 async fn handle_post(
-    rig: Arc<FakeServer>,
+    server: Arc<FakeServer>,
     headers: HeaderMap,
     bytes: Bytes,
-    answers: ResponseFormat,
+    format: ResponseFormat,
 ) -> Result<Response<Body>, ConnectionClosed> {
-    let priming = rig.script().http.priming;
-    let (sender, mut told) = mpsc::unbounded_channel();
-    let mut work: OutcomeFuture = Box::pin({
-        let rig = rig.clone();
-        async move { rig.handle_message(&bytes, Some(&headers), sender).await }
+    let priming = server.script().http.priming;
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let mut handler: OutcomeFuture = Box::pin({
+        let server = server.clone();
+        async move { server.handle_message(&bytes, Some(&headers), sender).await }
     });
     let first = tokio::select! {
         biased;
-        Some(notice) = told.recv() => Ok(notice),
-        outcome = &mut work => Err(outcome),
+        Some(event) = events.recv() => Ok(event),
+        outcome = &mut handler => Err(outcome),
     };
     let opening = if priming { "id: 0\ndata:\n\n" } else { ":\n\n" };
     match first {
-        // The stream runs the tool: a client that goes away takes it along.
-        Ok(notice) => {
+        // The stream drives the handler: if the client disconnects, the request is dropped too.
+        Ok(event) => {
             let opened = stream::once(async move { Ok(opening.to_owned()) });
-            let rest = stream::unfold(Some((work, told)), |state| async move {
-                let (mut work, mut told) = state?;
+            let rest = stream::unfold(Some((handler, events)), |state| async move {
+                let (mut handler, mut events) = state?;
                 tokio::select! {
                     biased;
-                    Some(notice) = told.recv() => Some((Ok(notice_event(notice)), Some((work, told)))),
-                    outcome = &mut work => {
-                        let late = std::iter::from_fn(|| told.try_recv().ok()).map(notice_event).collect::<String>();
-                        Some((final_chunk(outcome).map(|last| late + &last), None))
+                    Some(event) = events.recv() => Some((Ok(notice_event(event)), Some((handler, events)))),
+                    outcome = &mut handler => {
+                        let remaining = std::iter::from_fn(|| events.try_recv().ok());
+                        let remaining = remaining.map(notice_event).collect::<String>();
+                        Some((final_chunk(outcome).map(|last| remaining + &last), None))
                     }
                 }
             });
-            let first = stream::once(async move { Ok(notice_event(notice)) });
+            let first = stream::once(async move { Ok(notice_event(event)) });
             Ok(stream_response(Box::pin(opened.chain(first).chain(rest))))
         }
-        Err(Outcome::Listen(listen)) => Ok(stream_response(listen_stream(&rig, listen))),
-        Err(Outcome::Response { status: 200, text, session }) if answers == ResponseFormat::Stream => {
+        Err(Outcome::Listen(listen)) => Ok(stream_response(listen_stream(&server, listen))),
+        Err(Outcome::Response { status: 200, text, session }) if format == ResponseFormat::Stream => {
             let chunk = opening.to_owned() + &sse_event(&text);
             let mut response = stream_response(Box::pin(stream::once(async move { Ok(chunk) })));
             set_session_header(&mut response, session.as_deref());
@@ -157,8 +158,8 @@ async fn handle_post(
 
 type OutcomeFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-fn notice_event(notice: InterimEvent) -> String {
-    match notice {
+fn notice_event(event: InterimEvent) -> String {
+    match event {
         InterimEvent::Started => String::new(),
         InterimEvent::Message(message) => sse_event(&message),
     }
@@ -168,19 +169,21 @@ fn sse_event(message: &str) -> String {
     format!("event: message\ndata: {}\n\n", message.replace('\n', "\ndata: "))
 }
 
-/// The end of a stream that has begun.
+/// Returns the last chunk of a stream that has begun.
 fn final_chunk(outcome: Outcome) -> Result<String, ConnectionClosed> {
     match outcome {
         Outcome::Response { text, .. } => Ok(sse_event(&text)),
         Outcome::Junk(text) => Ok(text),
         Outcome::Exit(code) => std::process::exit(code),
         Outcome::Accepted | Outcome::NoResponse => Ok(String::new()),
-        Outcome::CloseStdin | Outcome::CloseStdout => panic!("the script closes the pipes of no process"),
+        Outcome::CloseStdin | Outcome::CloseStdout => {
+            panic!("the script closes stdin or stdout, but this server has no process of its own")
+        }
         Outcome::Http { .. } | Outcome::Drop | Outcome::Cut | Outcome::Listen(_) => Err(ConnectionClosed),
     }
 }
 
-/// An answer that is no stream.
+/// Returns a response that is not part of an open stream.
 fn plain_response(outcome: Outcome) -> Result<Response<Body>, ConnectionClosed> {
     Ok(match outcome {
         Outcome::Response { status: code, text, session } => {
@@ -204,21 +207,23 @@ fn plain_response(outcome: Outcome) -> Result<Response<Body>, ConnectionClosed> 
         Outcome::Cut => {
             let beginning = stream::once(async { Ok("event: message\ndata: {".to_owned()) });
             let end = stream::once(async {
-                // Lets hyper send what it has.
+                // Lets hyper send the first chunk.
                 tokio::task::yield_now().await;
                 Err(ConnectionClosed)
             });
             stream_response(Box::pin(beginning.chain(end)))
         }
         Outcome::Exit(code) => std::process::exit(code),
-        Outcome::CloseStdin | Outcome::CloseStdout => panic!("the script closes the pipes of no process"),
+        Outcome::CloseStdin | Outcome::CloseStdout => {
+            panic!("the script closes stdin or stdout, but this server has no process of its own")
+        }
         Outcome::Drop | Outcome::Listen(_) => return Err(ConnectionClosed),
     })
 }
 
-/// The GET stream of a legacy client.
-fn legacy_stream(rig: &Arc<FakeServer>) -> Chunks {
-    let open = (rig.events(), rig.open_stream());
+/// Returns the GET stream of a legacy client.
+fn legacy_stream(server: &Arc<FakeServer>) -> Chunks {
+    let open = (server.subscribe_events(), server.open_stream());
     let opened = stream::once(async { Ok(":\n\n".to_owned()) });
     Box::pin(opened.chain(stream::unfold(open, |(mut events, open)| async move {
         loop {
@@ -236,9 +241,9 @@ fn legacy_stream(rig: &Arc<FakeServer>) -> Chunks {
     })))
 }
 
-/// The stream of a `subscriptions/listen`.
-fn listen_stream(rig: &Arc<FakeServer>, listen: ListenStream) -> Chunks {
-    let open = (rig.events(), rig.open_stream(), listen);
+/// Returns the stream of a `subscriptions/listen` request.
+fn listen_stream(server: &Arc<FakeServer>, listen: ListenStream) -> Chunks {
+    let open = (server.subscribe_events(), server.open_stream(), listen);
     let acknowledgement = sse_event(&open.2.acknowledgement());
     let opened = stream::once(async move { Ok(acknowledgement) });
     Box::pin(opened.chain(stream::unfold(open, |(mut events, open, listen)| async move {
@@ -255,11 +260,12 @@ fn listen_stream(rig: &Arc<FakeServer>, listen: ListenStream) -> Chunks {
     })))
 }
 
-fn check_accept(rig: &FakeServer, headers: &HeaderMap, kind: &str) {
+/// Records a violation if the `Accept` header does not include a media type.
+fn check_accept(server: &FakeServer, headers: &HeaderMap, kind: &str) {
     if !header_text(headers, ACCEPT.as_str())
         .is_some_and(|accept| accept.contains(kind) || accept.contains("*/*"))
     {
-        rig.record_violation(format!("Accept lacks {kind}"));
+        server.record_violation(format!("Accept lacks {kind}"));
     }
 }
 

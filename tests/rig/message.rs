@@ -1,4 +1,4 @@
-//! Messages as the rig sees them: a request, what becomes of it, and the texts of answers.
+//! Messages of the rig: requests, outcomes, and the texts of responses.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -9,24 +9,24 @@ use tokio::sync::mpsc;
 
 use super::server::{InFlightRequest, ServerEvent};
 
-/// What is told on the way to an answer.
+/// An event between a request and its response.
 pub(super) enum InterimEvent {
-    /// The tool begins: a stream may open.
+    /// The tool starts: a stream may be opened.
     Started,
-    /// A whole JSON-RPC message.
+    /// A complete JSON-RPC message.
     Message(String),
 }
 
 pub(super) type InterimSender = mpsc::UnboundedSender<InterimEvent>;
 
-/// What becomes of a message.
+/// The outcome of a message.
 pub(super) enum Outcome {
     Response {
         status: u16,
         text: String,
         session: Option<String>,
     },
-    /// A notification or an answer was taken.
+    /// A notification or a response was accepted.
     Accepted,
     Http {
         status: u16,
@@ -39,19 +39,19 @@ pub(super) enum Outcome {
     Exit(i32),
     CloseStdin,
     CloseStdout,
-    /// Cancelled: no answer.
+    /// The request was cancelled: no response.
     NoResponse,
     Listen(ListenStream),
 }
 
-/// A listen stream about to open; it is open as long as the guard lives.
+/// A listen stream about to open. Its resource subscriptions are counted until the guard is dropped.
 pub(super) struct ListenStream {
     pub id: String,
     pub filter: Box<RawValue>,
     pub guard: Option<InFlightRequest>,
 }
 
-/// A request as the tools see it.
+/// A request, as raw JSON.
 pub(super) struct IncomingRequest<'a> {
     pub id: &'a str,
     pub method: &'a str,
@@ -61,7 +61,7 @@ pub(super) struct IncomingRequest<'a> {
 }
 
 impl ListenStream {
-    /// The first message of the stream.
+    /// Returns the first message of the stream.
     pub fn acknowledgement(&self) -> String {
         format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{}}},"notifications":{}}}}}"#,
@@ -69,23 +69,23 @@ impl ListenStream {
         )
     }
 
-    /// The resources that its filter names.
+    /// Returns the resources that its filter names.
     pub fn resource_uris(&self) -> Vec<String> {
         let uris = member(self.filter.get(), "resourceSubscriptions");
         uris.and_then(|uris| serde_json::from_str(uris.get()).ok()).unwrap_or_default()
     }
 
-    /// What this stream is told of something that happened, if its filter asks for it.
+    /// Returns the message for an event, or `None` if the filter does not include it.
     pub fn message_for(&self, event: &ServerEvent) -> Option<String> {
-        let (method, more) = match event {
+        let (method, uri_member) = match event {
             ServerEvent::Notification(method) => {
-                let wanted = match method.as_str() {
+                let key = match method.as_str() {
                     "notifications/tools/list_changed" => "toolsListChanged",
                     "notifications/prompts/list_changed" => "promptsListChanged",
                     "notifications/resources/list_changed" => "resourcesListChanged",
                     _ => return None,
                 };
-                if member(self.filter.get(), wanted)?.get() != "true" {
+                if member(self.filter.get(), key)?.get() != "true" {
                     return None;
                 }
                 (method.as_str(), String::new())
@@ -100,18 +100,18 @@ impl ListenStream {
         };
         let id = &self.id;
         Some(format!(
-            r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}}{more}}}}}"#
+            r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/subscriptionId":{id}}}{uri_member}}}}}"#
         ))
     }
 }
 
 impl IncomingRequest<'_> {
-    /// An answer with this result; a modern one says that it is complete.
+    /// Returns a response with this result. A modern response also has `resultType`.
     pub fn result(&self, result: &str) -> Outcome {
         Outcome::Response { status: 200, text: self.result_message(result), session: None }
     }
 
-    /// An answer with this result and nothing added to it.
+    /// Returns a response with exactly this result.
     pub fn raw_result(&self, result: &str) -> Outcome {
         Outcome::Response {
             status: 200,
@@ -120,23 +120,23 @@ impl IncomingRequest<'_> {
         }
     }
 
-    /// An error; `status` is for modern HTTP, and for legacy HTTP where it is about the session.
+    /// Returns an error. `status` applies to modern HTTP, and to legacy HTTP unless the method is unknown.
     pub fn error(&self, status: u16, code: i32, message: &str, data: Option<&str>) -> Outcome {
-        let about_the_method = code == -32601 && !self.modern;
-        let status = if about_the_method { 200 } else { status };
+        let unknown_method = code == -32601 && !self.modern;
+        let status = if unknown_method { 200 } else { status };
         error_response(status, self.id, &error_object(code, message, data))
     }
 
-    /// The whole message of such an answer.
+    /// Returns the message of a response with this result.
     pub fn result_message(&self, result: &str) -> String {
-        let kind = if self.modern { r#""resultType":"complete""# } else { "" };
-        let rest = result.trim_start().strip_prefix('{').expect("a result is an object");
-        let comma = if kind.is_empty() || rest.trim_start().starts_with('}') { "" } else { "," };
-        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{{kind}{comma}{rest}}}"#, self.id)
+        let result_type = if self.modern { r#""resultType":"complete""# } else { "" };
+        let members = result.trim_start().strip_prefix('{').expect("a result is an object");
+        let comma = if result_type.is_empty() || members.trim_start().starts_with('}') { "" } else { "," };
+        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{{{result_type}{comma}{members}}}"#, self.id)
     }
 }
 
-/// A member of a JSON object, as it stands there.
+/// Returns a member of a JSON object, byte for byte.
 pub(super) fn member<'a>(object: &'a str, name: &str) -> Option<&'a RawValue> {
     serde_json::from_str::<HashMap<Cow<'a, str>, &'a RawValue>>(object).ok()?.remove(name)
 }
@@ -147,7 +147,7 @@ pub(super) fn error_object(code: i32, message: &str, data: Option<&str>) -> Stri
     format!(r#"{{"code":{code},"message":{message}{data}}}"#)
 }
 
-/// A whole error message.
+/// Returns an error response.
 pub(super) fn error_response(status: u16, id: &str, error: &str) -> Outcome {
     Outcome::Response {
         status,

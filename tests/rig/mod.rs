@@ -1,13 +1,15 @@
-//! The fault rig: one scriptable MCP server that can do everything a server may do, and most of what it may not.
+//! The test rig: one scriptable MCP server. It implements everything that the specification allows a server to do, and
+//! most of what it forbids.
 //!
-//! A [`Script`] says how it behaves. Tests start it in their own process over HTTP ([`Http`]) or let evenkeel
-//! start it as a child over stdio ([`Stdio`]), change the script while it runs and read its [`Counters`]; what a
-//! client does wrong stands in [`Counters::complaints`]. It is written on hyper and raw JSON and shares no code
-//! with evenkeel or with rmcp, so that no mistake can hide on both sides. It is never part of the shipped binary.
+//! A [`Script`] configures its behavior. Tests start it in their own process over HTTP ([`FakeHttpServer`]), or
+//! evenkeel starts it as a child process over stdio ([`FakeStdioServer`]). Tests change the script while the server
+//! runs and read its [`Counters`]; violations by the client are recorded in [`Counters::complaints`]. The rig is built
+//! on hyper and raw JSON and shares no code with evenkeel or rmcp: a mistake on one side cannot be repeated on the
+//! other. It is never part of the shipped binary.
 //!
 //! As a program (`cargo build --example rig`): `rig [--http ADDRESS] SCRIPT.json`.
 
-// Tests fail by panicking, and each uses the part of the rig that it needs.
+// Tests fail by panicking, and each test crate uses only a part of the rig.
 #![allow(
     dead_code,
     unused_imports,
@@ -25,7 +27,7 @@
 mod control;
 mod counters;
 mod era;
-#[allow(clippy::duplicate_mod, reason = "a bench has the rig without the rest of support")]
+#[allow(clippy::duplicate_mod, reason = "a crate may include the rig without the other support modules")]
 #[path = "../support/example.rs"]
 mod example;
 mod handle;

@@ -1,4 +1,4 @@
-//! What the rig is told to do.
+//! The script that configures a fake server.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,47 +6,48 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// How one server behaves. The default is a well-behaved server of both eras with a few tools.
+/// The behavior of one server. The default is a conforming server of both eras with the tools `echo` and `report`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Script {
-    /// The name it gives itself.
+    /// The name in its `serverInfo`.
     pub name: String,
-    /// The protocol eras it speaks.
+    /// The protocol eras that it supports.
     pub era: ServerEra,
-    /// The legacy revision it insists on; else the one that the client asks for, if it is known.
+    /// The legacy revision that it always selects. If absent, the one that the client requests, if it is supported.
     pub protocol: Option<String>,
-    /// Its capabilities; else tools with `listChanged`.
+    /// Its capabilities. If absent, tools with `listChanged`.
     pub capabilities: Option<Box<RawValue>>,
-    /// The tools it lists: a name of one that the rig knows (see `tools.rs`) or of one that echoes, or a whole
-    /// descriptor, listed byte for byte. A call of a tool that the rig does not know echoes.
+    /// The tools that it lists. An item is the name of a tool (see `tools.rs`), or a complete descriptor, which is
+    /// listed byte for byte. A tool that `tools.rs` does not define returns its params.
     pub tools: Vec<Box<RawValue>>,
-    /// The prompts it lists, byte for byte.
+    /// The prompts that it lists, byte for byte.
     pub prompts: Vec<Box<RawValue>>,
-    /// The resources it lists, byte for byte; all others can be read too, but those with `missing` in the URI.
+    /// The resources that it lists, byte for byte. Every other resource can be read too, except those with `missing` in
+    /// the URI.
     pub resources: Vec<Box<RawValue>>,
-    /// The resource templates it lists, byte for byte.
+    /// The resource templates that it lists, byte for byte.
     pub templates: Vec<Box<RawValue>>,
-    /// Items per page of a list; 0 for all at once.
+    /// The number of items per page of a list; 0 for a single page.
     pub page_size: usize,
-    /// Every page says that the same page comes next.
+    /// True if the cursor of every page refers to the same page again.
     pub repeat_cursor: bool,
-    /// The tool list changes without a notice.
+    /// True if changed lists are not announced by `list_changed` notifications.
     pub quiet: bool,
-    /// Whoever lists the tools is told that they changed.
+    /// True if every `tools/list` request causes a `tools/list_changed` notification.
     pub restless: bool,
-    /// What happens on a method, in place of or before the right answer. Over HTTP also on `POST`, `GET` and
-    /// `DELETE`, before the body is read.
+    /// Rules by method, applied instead of or before the correct response. Over HTTP, the keys `POST`, `GET` and
+    /// `DELETE` apply before the body is read.
     pub on: BTreeMap<String, Vec<Rule>>,
-    /// What only a process can do wrong.
+    /// Faults that only a process can have.
     pub stdio: StdioFaults,
-    /// How it speaks HTTP.
+    /// Its behavior over HTTP.
     pub http: HttpBehavior,
-    /// The Unix socket of the test that controls this process.
+    /// The Unix socket by which a test controls this process.
     pub control: Option<PathBuf>,
 }
 
-/// Protocol eras.
+/// The protocol eras that a server supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerEra {
@@ -54,38 +55,38 @@ pub enum ServerEra {
     Legacy,
     /// 2026-07-28: `server/discover`, `_meta` in each request, `subscriptions/listen`.
     Modern,
-    /// Both, by how the client opens.
+    /// Both, selected by the first request of the client.
     Dual,
 }
 
-/// What happens on a request or notification.
+/// A rule for requests and notifications of one method.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rule {
-    /// Wait this long first.
+    /// The delay before the action, in milliseconds.
     pub delay_ms: u64,
-    /// How many messages this rule meets before the next rule is looked at; all if absent.
+    /// The number of messages to which this rule applies before the next rule is used. If absent, it applies to all.
     pub times: Option<u32>,
-    /// Then do this.
+    /// The action after the delay.
     pub then: Action,
 }
 
-/// What a [`Rule`] does.
+/// The action of a [`Rule`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// The right thing.
+    /// Send the correct response.
     #[default]
     Answer,
-    /// Never answer.
+    /// Never respond.
     Hang,
-    /// Answer with this result, byte for byte.
+    /// Respond with this result, byte for byte.
     Result(Box<RawValue>),
-    /// Answer with this error object, byte for byte.
+    /// Respond with this error object, byte for byte.
     Error(Box<RawValue>),
-    /// Send this text where an answer belongs.
+    /// Send this text in place of a response.
     Junk(String),
-    /// Answer with this HTTP status, these headers and this body.
+    /// Respond with this HTTP status, these headers and this body.
     Http {
         status: u16,
         #[serde(default)]
@@ -93,78 +94,78 @@ pub enum Action {
         #[serde(default)]
         body: String,
     },
-    /// Close the connection without a word.
+    /// Close the connection without a response.
     Drop,
-    /// Begin an answer and break it off.
+    /// Begin a response and close the connection in the middle of it.
     Cut,
-    /// End the process.
+    /// End the process with this exit code.
     Exit(i32),
-    /// Close the process's stdin and live on, deaf.
+    /// Close the process's stdin and keep running.
     CloseStdin,
-    /// Close the process's stdout and live on, mute.
+    /// Close the process's stdout and keep running.
     CloseStdout,
 }
 
-/// What only a process can do wrong.
+/// Faults that only a process can have.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StdioFaults {
-    /// End with this code before anything is read.
+    /// The code with which the process exits before it reads anything.
     pub exit_at_start: Option<i32>,
-    /// Wait this long before anything is read.
+    /// The delay before the process reads anything, in milliseconds.
     pub start_delay_ms: u64,
-    /// Lines for stdout before anything else.
+    /// Lines written to stdout before anything else.
     pub stdout: Vec<String>,
-    /// Lines for stderr before anything else.
+    /// Lines written to stderr before anything else.
     pub stderr: Vec<String>,
-    /// Bytes of noise for stderr, beside the work.
+    /// The number of bytes written to stderr in the background.
     pub stderr_flood: u64,
-    /// Write one line to stdout that never ends.
+    /// True to write one line to stdout that never ends.
     pub endless_line: bool,
-    /// Outlive SIGTERM.
+    /// True to ignore SIGTERM.
     pub ignore_sigterm: bool,
-    /// Outlive the end of stdin.
+    /// True to keep running after the end of stdin.
     pub ignore_eof: bool,
-    /// Start a process of its own that nothing but its end can stop, and that holds stdout and stderr.
+    /// True to start a child process that ignores SIGTERM and keeps stdout and stderr open.
     pub grandchild: bool,
-    /// That process leaves our session, as daemons do.
+    /// True if that child process starts a session of its own (`setsid`), as daemons do.
     pub runaway: bool,
 }
 
-/// How the rig speaks HTTP.
+/// The behavior of a server over HTTP.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpBehavior {
-    /// The form of answers.
+    /// The format of responses.
     pub answers: ResponseFormat,
-    /// Give legacy clients a session.
+    /// True to assign sessions to legacy clients.
     pub sessions: bool,
-    /// Offer legacy clients the GET stream; else 405.
+    /// True to offer the GET stream to legacy clients. Otherwise GET returns 405.
     pub get_stream: bool,
-    /// Let legacy clients end their session; else 405.
+    /// True to let legacy clients delete their session. Otherwise DELETE returns 405.
     pub delete: bool,
-    /// Open streams with an event that has an id and no data, as servers that can resume do.
+    /// True to begin streams with an event that has an id and no data, as servers with resumable streams do.
     pub priming: bool,
-    /// Answer 401 to whoever does not send this as `Authorization`.
+    /// The required `Authorization` header. Requests without it get 401.
     pub authorization: Option<String>,
-    /// How a request in a session that is not known is answered: the HTTP status, and the code and message of the
-    /// JSON-RPC error.
+    /// The response to a request with an unknown session id: the HTTP status, and the code and message of the JSON-RPC
+    /// error.
     pub unknown_session: (u16, i32, String),
 }
 
-/// The form of HTTP answers.
+/// The format of HTTP responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseFormat {
-    /// A stream for `tools/call`, begun before the tool runs; a JSON body for all else.
+    /// A stream for `tools/call`, begun before the tool runs; a JSON body for all other methods.
     Mixed,
-    /// A JSON body, unless there is something to tell before the answer.
+    /// A JSON body, unless a notification precedes the response.
     Json,
-    /// A stream, always.
+    /// Always a stream.
     Stream,
 }
 
-/// The capabilities of a server that has it all.
+/// The capabilities of a server with all features.
 const ALL_CAPABILITIES: &str = r#"{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"listChanged":true,"subscribe":true},"completions":{},"logging":{}}"#;
 
 impl Default for Script {
@@ -205,18 +206,18 @@ impl Default for HttpBehavior {
 }
 
 impl Script {
-    /// A well-behaved server of one era, or of both.
+    /// Returns the script of a conforming server of one era, or of both.
     pub fn new(name: &str, era: ServerEra) -> Self {
         Self { name: name.into(), era, ..Self::default() }
     }
 
-    /// With these tools, by name.
+    /// Sets the tools, by name.
     pub fn tools(mut self, tools: &[&str]) -> Self {
         self.tools = raw_names(tools);
         self
     }
 
-    /// With all that a server can offer: these prompts, by name, resources, by URI, and templates.
+    /// Sets the prompts (by name), resources (by URI) and resource templates, and declares all capabilities.
     pub fn prompts_and_resources(mut self, prompts: &[&str], resources: &[&str], templates: &[&str]) -> Self {
         let item = |key: &str, value: &str| {
             raw_json(&format!(r#"{{"{key}":"{value}","name":"{value}","x-kept": 1.0e+2}}"#))
@@ -229,7 +230,7 @@ impl Script {
         self
     }
 
-    /// With this happening on a method, after what was said before.
+    /// Adds a rule for a method, after the rules that the method has.
     pub fn on(mut self, method: &str, rule: Rule) -> Self {
         self.on.entry(method.into()).or_default().push(rule);
         self
@@ -237,45 +238,45 @@ impl Script {
 }
 
 impl Rule {
-    /// Always this.
+    /// Returns a rule that always applies.
     pub fn always(then: Action) -> Self {
         Self { then, ..Self::default() }
     }
 
-    /// This, the next `times` times.
+    /// Returns a rule for the next `times` messages.
     pub fn times(times: u32, then: Action) -> Self {
         Self { times: Some(times), then, ..Self::default() }
     }
 
-    /// The right answer, late.
+    /// Returns a rule that delays the correct response by `ms` milliseconds.
     pub fn delay(ms: u64) -> Self {
         Self { delay_ms: ms, ..Self::default() }
     }
 }
 
 impl Action {
-    /// An HTTP status with no body.
+    /// Returns the action that responds with an HTTP status and no body.
     pub fn status(status: u16) -> Self {
         Self::Http { status, headers: BTreeMap::new(), body: String::new() }
     }
 
-    /// An HTTP status with one header and no body.
+    /// Returns the action that responds with an HTTP status, one header and no body.
     pub fn status_with(status: u16, name: &str, value: &str) -> Self {
         Self::Http { status, headers: [(name.to_owned(), value.to_owned())].into(), body: String::new() }
     }
 
-    /// A JSON-RPC error.
+    /// Returns the action that responds with a JSON-RPC error.
     pub fn error(code: i32, message: &str) -> Self {
         Self::Error(raw_json(&serde_json::json!({"code": code, "message": message}).to_string()))
     }
 
-    /// This JSON as the result.
+    /// Returns the action that responds with this JSON as the result.
     pub fn result(json: &str) -> Self {
         Self::Result(raw_json(json))
     }
 }
 
-/// JSON text as it is.
+/// Returns JSON text as a raw value, without reformatting.
 pub(super) fn raw_json(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).expect("the script holds JSON")
 }

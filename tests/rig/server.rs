@@ -1,4 +1,4 @@
-//! The server behind both transports: what a message does, whatever it came in by.
+//! The server behind both transports: handles each message, independent of its transport.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,56 +20,59 @@ use super::message::{
 };
 use super::script::{Action, Rule, Script, ServerEra};
 
-/// One server and all that it knows.
+/// One fake MCP server and its state.
 pub struct FakeServer {
     state: Mutex<ServerState>,
-    subscribe_events: broadcast::Sender<ServerEvent>,
+    events: broadcast::Sender<ServerEvent>,
 }
 
 #[derive(Default)]
 pub(super) struct ServerState {
     pub script: Script,
-    /// How often a rule has been met, by method and place.
+    /// How often each rule has been applied, by method and position.
     rule_hits: HashMap<(String, usize), u32>,
     pub counters: Counters,
     pub sessions: HashMap<String, ClientSession>,
-    /// The legacy client on stdio, or of a server without sessions.
+    /// The legacy client over stdio, or over HTTP if the script turns sessions off.
     pub sessionless_client: ClientSession,
     in_flight: HashMap<String, CancellationToken>,
+    /// The last number used in a session id or in the key of a request in flight.
     pub last_number: u64,
 }
 
 /// A legacy client.
 #[derive(Clone, Default)]
 pub(super) struct ClientSession {
-    /// The revision agreed on.
+    /// The negotiated protocol revision.
     pub version: String,
-    /// It has sent `notifications/initialized`.
+    /// True once the client has sent `notifications/initialized`.
     pub initialized: bool,
 }
 
-/// What happens beside requests.
+/// An event that no request causes.
 #[derive(Clone)]
 pub(super) enum ServerEvent {
-    /// A notification, by its method.
+    /// A notification without parameters, by its method.
     Notification(String),
     /// A resource changed, by its URI.
     ResourceUpdated(String),
-    /// A whole message for legacy clients.
+    /// A complete message for legacy clients.
     Message(String),
-    /// Whole messages for legacy clients, written at once.
+    /// Complete messages for legacy clients, written at once.
     Batch(Vec<String>),
-    /// All streams end without a word.
+    /// All streams end without a final message.
     CloseStreams,
+    /// A line for stdout.
     Stdout(String),
+    /// A line for stderr.
     Stderr(String),
 }
 
-/// The notices of the lists in which two scripts differ; `None` if they do not.
+/// Returns the `list_changed` methods of the lists in which two scripts differ, or `None` if no list differs.
 fn list_changed_methods(before: &Script, after: &Script) -> Option<Vec<&'static str>> {
     let list = |items: &[Box<RawValue>]| items.iter().map(ToString::to_string).collect::<Vec<_>>();
     let differ = |items: fn(&Script) -> &Vec<Box<RawValue>>| list(items(before)) != list(items(after));
-    let lists = [
+    let changes = [
         (differ(|script| &script.tools), "notifications/tools/list_changed"),
         (differ(|script| &script.prompts), "notifications/prompts/list_changed"),
         (
@@ -77,8 +80,8 @@ fn list_changed_methods(before: &Script, after: &Script) -> Option<Vec<&'static 
             "notifications/resources/list_changed",
         ),
     ];
-    let notices: Vec<_> = lists.iter().filter(|(differ, _)| *differ).map(|(_, notice)| *notice).collect();
-    (!notices.is_empty()).then_some(notices)
+    let methods: Vec<_> = changes.iter().filter(|(differ, _)| *differ).map(|(_, method)| *method).collect();
+    (!methods.is_empty()).then_some(methods)
 }
 
 #[derive(Deserialize)]
@@ -92,15 +95,15 @@ struct IncomingMessage<'a> {
 }
 
 impl FakeServer {
-    /// A server that follows the script.
+    /// Creates a server that follows the script.
     pub fn new(script: Script) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(ServerState { script, ..ServerState::default() }),
-            subscribe_events: broadcast::channel(1024).0,
+            events: broadcast::channel(1024).0,
         })
     }
 
-    /// What has been seen so far.
+    /// Returns a snapshot of the counters.
     pub fn counters(&self) -> Counters {
         let state = self.state();
         Counters {
@@ -110,24 +113,24 @@ impl FakeServer {
         }
     }
 
-    /// The script in force.
+    /// Returns the current script.
     pub fn script(&self) -> Script {
         self.state().script.clone()
     }
 
-    /// Obeys a command.
+    /// Executes a command.
     pub fn execute(&self, command: ControlCommand) {
         let event = match command {
             ControlCommand::Counters => return,
             ControlCommand::Set(script) => {
                 let mut state = self.state();
                 let quiet = script.quiet;
-                let changed = list_changed_methods(&state.script, &script);
+                let changed_methods = list_changed_methods(&state.script, &script);
                 state.script = *script;
                 state.rule_hits.clear();
                 drop(state);
-                for notice in changed.filter(|_| !quiet).into_iter().flatten() {
-                    let _ = self.subscribe_events.send(ServerEvent::Notification(notice.into()));
+                for method in changed_methods.filter(|_| !quiet).into_iter().flatten() {
+                    let _ = self.events.send(ServerEvent::Notification(method.into()));
                 }
                 return;
             }
@@ -157,16 +160,16 @@ impl FakeServer {
             ControlCommand::Stderr(text) => ServerEvent::Stderr(text),
             ControlCommand::Exit(code) => std::process::exit(code),
         };
-        // Nobody listening is fine.
-        let _ = self.subscribe_events.send(event);
+        // Sending fails if there is no subscriber, which is not an error.
+        let _ = self.events.send(event);
     }
 
-    /// A message from a client, and what becomes of it. `headers` are those of HTTP.
+    /// Handles a message from a client. `headers` are those of the HTTP request.
     pub(super) async fn handle_message(
         self: &Arc<Self>,
         bytes: &[u8],
         headers: Option<&HeaderMap>,
-        notices: InterimSender,
+        interim: InterimSender,
     ) -> Outcome {
         let message: IncomingMessage<'_> = match serde_json::from_slice(bytes) {
             Ok(message) => message,
@@ -182,9 +185,7 @@ impl FakeServer {
         let params = message.params.map_or("{}", RawValue::get);
         self.count_method(&method);
         if method == "tools/list" && self.state().script.restless {
-            let _ = self
-                .subscribe_events
-                .send(ServerEvent::Notification("notifications/tools/list_changed".into()));
+            let _ = self.events.send(ServerEvent::Notification("notifications/tools/list_changed".into()));
         }
         let session = headers.and_then(|headers| headers::header_text(headers, "mcp-session-id"));
         let Some(id) = message.id.map(RawValue::get) else {
@@ -204,23 +205,23 @@ impl FakeServer {
         let request = IncomingRequest { id, method: &method, params, modern, headers };
         let mut guard = self.begin_request(id, modern, headers.is_some(), session);
         let cancelled = guard.cancellation.clone();
-        let work = async {
+        let response = async {
             if let Some(rule) = self.next_rule(&method)
                 && let Some(outcome) = self.apply_rule(rule, id).await
             {
                 return outcome;
             }
-            let refused =
+            let rejection =
                 if modern { self.check_modern(&request, meta) } else { self.check_legacy(&request, session) };
-            match refused {
+            match rejection {
                 Some(outcome) => outcome,
-                None => self.dispatch(&request, &notices).await,
+                None => self.dispatch(&request, &interim).await,
             }
         };
         tokio::select! {
             biased;
             () = cancelled.cancelled() => Outcome::NoResponse,
-            outcome = work => {
+            outcome = response => {
                 guard.completed = true;
                 match outcome {
                     Outcome::Listen(listen) => {
@@ -259,7 +260,7 @@ impl FakeServer {
         Outcome::Accepted
     }
 
-    /// Does what a rule says; `None` if the right answer is what it says.
+    /// Applies a rule after its delay. Returns `None` if the action is [`Action::Answer`].
     pub(super) async fn apply_rule(&self, rule: Rule, id: &str) -> Option<Outcome> {
         tokio::time::sleep(Duration::from_millis(rule.delay_ms)).await;
         Some(match rule.then {
@@ -281,7 +282,7 @@ impl FakeServer {
         })
     }
 
-    /// The messages by which legacy clients are told of something that happened.
+    /// Returns the messages by which legacy clients are notified of an event.
     pub(super) fn legacy_messages(&self, event: &ServerEvent) -> Vec<String> {
         if let ServerEvent::Batch(messages) = event {
             return messages.clone();
@@ -297,40 +298,40 @@ impl FakeServer {
         one.into_iter().collect()
     }
 
-    /// The rule that this message meets, if any.
+    /// Returns the rule for the next message with this method, if any, and counts its use.
     pub(super) fn next_rule(&self, method: &str) -> Option<Rule> {
         let mut state = self.state();
-        let ServerState { script, rule_hits: met, .. } = &mut *state;
-        let (place, rule) = script.on.get(method)?.iter().enumerate().find(|(place, rule)| {
-            let met = met.get(&(method.to_owned(), *place)).copied().unwrap_or(0);
-            rule.times.is_none_or(|times| met < times)
+        let ServerState { script, rule_hits: hits, .. } = &mut *state;
+        let (position, rule) = script.on.get(method)?.iter().enumerate().find(|(position, rule)| {
+            let hits = hits.get(&(method.to_owned(), *position)).copied().unwrap_or(0);
+            rule.times.is_none_or(|times| hits < times)
         })?;
-        *met.entry((method.to_owned(), place)).or_default() += 1;
+        *hits.entry((method.to_owned(), position)).or_default() += 1;
         Some(rule.clone())
     }
 
-    /// Takes a session out; false if there is none of that name.
+    /// Removes a session. Returns false if there is none with this id.
     pub(super) fn end_session(&self, session: Option<&str>) -> bool {
         session.is_some_and(|session| self.state().sessions.remove(session).is_some())
     }
 
-    /// Is this a session of ours?
+    /// Returns true if the session exists.
     pub(super) fn has_session(&self, session: Option<&str>) -> bool {
         session.is_some_and(|session| self.state().sessions.contains_key(session))
     }
 
-    /// True if there is no GET and no DELETE here.
+    /// Returns true if the server supports neither GET nor DELETE.
     pub(super) fn is_modern_only(&self) -> bool {
         self.state().script.era == ServerEra::Modern
     }
 
-    /// Has a legacy client on stdio finished its opening?
+    /// Returns true once a legacy client on stdio has sent `notifications/initialized`.
     pub(super) fn is_client_initialized(&self) -> bool {
         self.state().sessionless_client.initialized
     }
 
-    pub(super) fn events(&self) -> broadcast::Receiver<ServerEvent> {
-        self.subscribe_events.subscribe()
+    pub(super) fn subscribe_events(&self) -> broadcast::Receiver<ServerEvent> {
+        self.events.subscribe()
     }
 
     pub(super) fn count_method(&self, method: &str) {
@@ -341,11 +342,11 @@ impl FakeServer {
         self.state().counters.connections += 1;
     }
 
-    pub(super) fn record_violation(&self, complaint: String) {
-        self.state().record_violation(complaint);
+    pub(super) fn record_violation(&self, violation: String) {
+        self.state().record_violation(violation);
     }
 
-    /// Counts a stream as open until the answer is dropped.
+    /// Counts a stream as open until the returned guard is dropped.
     pub(super) fn open_stream(self: &Arc<Self>) -> OpenStream {
         self.state().counters.streams += 1;
         OpenStream(self.clone())
@@ -360,7 +361,7 @@ impl FakeServer {
     ) -> InFlightRequest {
         let mut state = self.state();
         state.last_number += 1;
-        // Modern HTTP requests need not have different ids, and only a closed stream cancels them.
+        // Modern HTTP requests may share ids, and only a closed stream cancels them.
         let key = if modern && http {
             format!("#{}", state.last_number)
         } else {
@@ -391,14 +392,14 @@ impl ServerState {
     }
 }
 
-/// A request at work.
+/// A request in flight. Dropping it before `completed` is set counts it as cancelled or abandoned.
 pub(super) struct InFlightRequest {
     server: Arc<FakeServer>,
     key: String,
     modern: bool,
     pub cancellation: CancellationToken,
     completed: bool,
-    /// Resources that this listen request is about.
+    /// The resources that this listen request subscribes to.
     subscribed_uris: Vec<String>,
 }
 
@@ -431,7 +432,7 @@ impl Drop for InFlightRequest {
     }
 }
 
-/// A stream that is open.
+/// A guard that counts a stream as open.
 pub(super) struct OpenStream(Arc<FakeServer>);
 
 impl OpenStream {

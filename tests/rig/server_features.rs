@@ -1,4 +1,4 @@
-//! What the rig offers beside tools: prompts, resources, completions, subscriptions, log levels.
+//! The features other than tools: prompts, resources, completions, subscriptions, log levels; and the pages of lists.
 
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -7,9 +7,9 @@ use super::message::{IncomingRequest, Outcome, member};
 use super::script::Script;
 use super::server::FakeServer;
 
-/// Answers what is about neither tools nor the connection; `None` if the rig does not know the method.
+/// Handles the methods of these features. Returns `None` if the method is unknown.
 pub(super) fn handle_request(
-    rig: &FakeServer,
+    server: &FakeServer,
     request: &IncomingRequest<'_>,
     script: &Script,
 ) -> Option<Outcome> {
@@ -37,22 +37,22 @@ pub(super) fn handle_request(
             request.result(&json!({"completion": {"values": [request.params]}}).to_string())
         }
         ("resources/subscribe", false) => {
-            rig.state().counters.watched.insert(text("uri").unwrap_or_default(), 1);
+            server.state().counters.watched.insert(text("uri").unwrap_or_default(), 1);
             request.result("{}")
         }
         ("resources/unsubscribe", false) => {
-            rig.state().counters.watched.remove(&text("uri").unwrap_or_default());
+            server.state().counters.watched.remove(&text("uri").unwrap_or_default());
             request.result("{}")
         }
         ("logging/setLevel", false) => {
-            rig.state().counters.level = text("level");
+            server.state().counters.level = text("level");
             request.result("{}")
         }
         _ => return None,
     })
 }
 
-/// One list, in pages as the script says.
+/// Returns one page of a list, with the page size of the script.
 pub(super) fn list_page(
     request: &IncomingRequest<'_>,
     script: &Script,

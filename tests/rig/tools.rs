@@ -1,4 +1,4 @@
-//! The tools of the rig.
+//! The tools of the fake server.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use super::message::{IncomingRequest, InterimEvent, InterimSender, Outcome, memb
 use super::script::{Script, raw_json};
 use super::server::FakeServer;
 
-/// How the tool `odd` is listed: members, spellings and numbers that no model of a tool knows.
+/// The descriptor of the tool `odd`: members, spellings and numbers that no typed model of a tool preserves.
 pub const ODD_TOOL: &str = r#"{"name":"odd","title":"Odd \u00fc","x-vendor": {"deep": [1.0e+2, {"a":1,"a":2}]},"inputSchema":{"type":"object","$comment":"kept","x-range":[0, 1E3]},"execution":{"taskSupport":"forbidden","later":true},"icons":[{"src":"data:image/png;base64,AA==","theme":"mono"}],"annotations":{"readOnlyHint":true,"xHint":"kept"},"_meta":{"example.com/kept":12345678901234567890123}}"#;
 
-/// What the tool `odd` answers: content, members and numbers that no model of a result knows.
+/// The result of the tool `odd`: content, members and numbers that no typed model of a result preserves.
 pub const ODD_RESULT: &str = r#"{"content":[{"type":"hologram","beams": [1.0e+2,-0.0],"nested":{"k":null}},{"type":"text","text":"\u00e9\/","annotations":{"audience":["later"]},"x":1}],"structuredContent":{"n":12345678901234567890123,"f":1.10},"x-later": {"a":[ ]},"_meta":{"example.com/kept":"yes"}}"#;
 
-/// The descriptors that the script lists, each as it goes on the wire.
+/// Returns the tool descriptors of the script, as they are sent.
 pub(super) fn descriptors(script: &Script) -> Vec<Box<RawValue>> {
     script
         .tools
@@ -29,7 +29,7 @@ pub(super) fn descriptors(script: &Script) -> Vec<Box<RawValue>> {
         .collect()
 }
 
-/// The `inputSchema` of the tool that is called, if it is listed.
+/// Returns the `inputSchema` of the called tool, if the script lists it.
 pub(super) fn called_input_schema(script: &Script, request: &IncomingRequest<'_>) -> Option<Value> {
     if request.method != "tools/call" {
         return None;
@@ -46,20 +46,20 @@ fn descriptor(name: &str) -> String {
         return ODD_TOOL.into();
     }
     let (description, properties) = match name {
-        "report" => ("Tells who and where the server is.", json!({})),
+        "report" => ("Returns the process id, environment and counters of the server.", json!({})),
         "sleep" => (
-            "Answers after a while, with progress on the way.",
+            "Returns after a delay, with progress notifications in between.",
             json!({"ms": {"type": "integer"}, "steps": {"type": "integer"}}),
         ),
-        "reply" => ("Answers with the result that it is given.", json!({"result": {"type": "object"}})),
-        "fail" => ("Answers with the error that it is given.", json!({"error": {"type": "object"}})),
-        "big" => ("Answers with that many bytes of text.", json!({"bytes": {"type": "integer"}})),
-        "log" => ("Sends a log message on the way.", json!({"data": {}})),
+        "reply" => ("Returns the given result.", json!({"result": {"type": "object"}})),
+        "fail" => ("Returns the given error.", json!({"error": {"type": "object"}})),
+        "big" => ("Returns that many bytes of text.", json!({"bytes": {"type": "integer"}})),
+        "log" => ("Sends a log message before the response.", json!({"data": {}})),
         "mirror" => (
-            "Wants its region in a header too.",
+            "Requires its region in a header too.",
             json!({"region": {"type": "string", "x-mcp-header": "Region"}}),
         ),
-        _ => ("Answers with the parameters as they came.", json!({})),
+        _ => ("Returns the params byte for byte.", json!({})),
     };
     json!({
         "name": name,
@@ -69,11 +69,11 @@ fn descriptor(name: &str) -> String {
     .to_string()
 }
 
-/// Runs a tool. What it does not know by name echoes.
+/// Runs a tool. A tool with an unknown name returns its params.
 pub(super) async fn call(
-    rig: &Arc<FakeServer>,
+    server: &Arc<FakeServer>,
     request: &IncomingRequest<'_>,
-    notices: &InterimSender,
+    interim: &InterimSender,
 ) -> Outcome {
     let argument =
         |name: &str| member(request.params, "arguments").and_then(|arguments| member(arguments.get(), name));
@@ -87,7 +87,7 @@ pub(super) async fn call(
             text: format!(
                 r#"{{"jsonrpc":"2.0","id":{},"error":{}}}"#,
                 request.id,
-                argument("error").map_or(r#"{"code":-1,"message":"failed as asked"}"#, RawValue::get)
+                argument("error").map_or(r#"{"code":-1,"message":"failed as requested"}"#, RawValue::get)
             ),
             session: None,
         },
@@ -97,38 +97,39 @@ pub(super) async fn call(
         }
         "sleep" => {
             let steps = number("steps").unwrap_or(0);
-            let pause = Duration::from_millis(number("ms").unwrap_or(0)) / u32::try_from(steps + 1).unwrap();
+            let interval =
+                Duration::from_millis(number("ms").unwrap_or(0)) / u32::try_from(steps + 1).unwrap();
             for step in 1..=steps {
-                tokio::time::sleep(pause).await;
-                send_progress(request, notices, step, steps);
+                tokio::time::sleep(interval).await;
+                send_progress(request, interim, step, steps);
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(interval).await;
             request.result(&text_result("slept"))
         }
         "log" => {
             let data = argument("data").map_or("null", RawValue::get);
-            let _ = notices.send(InterimEvent::Message(format!(
+            let _ = interim.send(InterimEvent::Message(format!(
                 r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"info","data":{data}}}}}"#
             )));
-            // The message is taken before the answer is there: over HTTP that begins a stream.
+            // The message is received before the response is ready: over HTTP that begins a stream.
             tokio::task::yield_now().await;
             request.result(&text_result("logged"))
         }
-        "report" => request.result(&text_result(&server_report(rig, request).to_string())),
+        "report" => request.result(&text_result(&server_report(server, request).to_string())),
         _ => request.result(&text_result(request.params)),
     }
 }
 
-fn send_progress(request: &IncomingRequest<'_>, notices: &InterimSender, step: u64, steps: u64) {
+fn send_progress(request: &IncomingRequest<'_>, interim: &InterimSender, step: u64, steps: u64) {
     let token = member(request.params, "_meta").and_then(|meta| member(meta.get(), "progressToken"));
     if let Some(token) = token {
-        let _ = notices.send(InterimEvent::Message(format!(
+        let _ = interim.send(InterimEvent::Message(format!(
             r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{step},"total":{steps},"message":"step {step}","x-later":[1.0e+2]}}}}"#
         )));
     }
 }
 
-fn server_report(rig: &FakeServer, request: &IncomingRequest<'_>) -> Value {
+fn server_report(server: &FakeServer, request: &IncomingRequest<'_>) -> Value {
     let headers: BTreeMap<_, _> = request
         .headers
         .into_iter()
@@ -142,7 +143,7 @@ fn server_report(rig: &FakeServer, request: &IncomingRequest<'_>) -> Value {
         "env": std::env::vars().collect::<BTreeMap<_, _>>(),
         "headers": headers,
         "modern": request.modern,
-        "counters": rig.counters(),
+        "counters": server.counters(),
     })
 }
 

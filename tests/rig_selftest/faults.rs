@@ -1,4 +1,4 @@
-//! The rig does wrong what it is told to do wrong.
+//! Scripted faults happen.
 
 use std::process::Stdio as Pipe;
 
@@ -13,16 +13,16 @@ async fn scripted_http_faults_happen() {
         (Action::status_with(429, "Retry-After", "7"), "HTTP 429: "),
         (Action::status(401), "HTTP 401: "),
         (Action::error(-5, "no"), r#"{"code":-5,"message":"no"}"#),
-        (Action::Junk("<html>".into()), "the answer ended without a result"),
+        (Action::Junk("<html>".into()), "the response ended without a result"),
         (Action::Cut, "error reading a body"),
         (Action::Drop, "connection closed before message completed"),
     ];
-    for (then, expected) in cases {
-        rig.edit_script(|script| script.on = [("tools/call".into(), vec![Rule::times(1, then)])].into());
+    for (action, expected) in cases {
+        rig.edit_script(|script| script.on = [("tools/call".into(), vec![Rule::times(1, action)])].into());
         let error = agent.call("echo", "{}").await.unwrap_err();
         assert!(error.contains(expected), "{error}");
-        let again = agent.call("echo", "{}").await;
-        assert!(again.is_ok(), "a rule for one message is over after one: {expected}: {again:?}");
+        let second = agent.call("echo", "{}").await;
+        assert!(second.is_ok(), "a rule for one message must apply only once: {expected}: {second:?}");
     }
     rig.edit_script(|script| {
         script.on = [("tools/call".into(), vec![Rule::always(Action::result(r#"{"x":1.0e+2}"#))])].into();
@@ -36,11 +36,11 @@ async fn scripted_http_faults_happen() {
 async fn sessions_are_forgotten_and_the_port_is_reused() {
     let mut rig = FakeHttpServer::start(Script::new("forgetful", ServerEra::Legacy)).await;
     let agent = Agent::connect(Era::Legacy, &rig.url()).await;
-    let mut notices = agent.notifications().await;
+    let mut stream = agent.notifications().await;
     rig.send_command(ControlCommand::Notify("notifications/prompts/list_changed".into()));
-    assert_eq!(notices.next().await, r#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#);
+    assert_eq!(stream.next().await, r#"{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}"#);
     rig.send_command(ControlCommand::ForgetSessions { quietly: false });
-    notices.wait_for_end().await;
+    stream.wait_for_end().await;
     let error = agent.call("echo", "{}").await.unwrap_err();
     assert!(error.contains("Session not found"), "{error}");
     rig.stop().await;
@@ -58,44 +58,46 @@ async fn progress_and_cancellation_work_in_both_eras() {
         Script::new("slow", ServerEra::Dual).on("prompts/list", Rule::always(Action::Hang)),
     )
     .await;
-    for (done, era) in Era::ALL.into_iter().enumerate() {
+    for (expected, era) in Era::ALL.into_iter().enumerate() {
         let agent = Agent::connect(era, &rig.url()).await;
         let params =
             r#"{"name":"sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":"t\u0031"}}"#;
         let mut exchange = agent.start_request("tools/call", params).await.unwrap();
         for step in 1..=2 {
-            let notice = exchange.next_message().await.unwrap().unwrap();
+            let notification = exchange.next_message().await.unwrap().unwrap();
             assert!(
-                notice.contains(&format!(r#""progressToken":"t\u0031","progress":{step},"total":2"#)),
-                "{notice}"
+                notification.contains(&format!(r#""progressToken":"t\u0031","progress":{step},"total":2"#)),
+                "{notification}"
             );
         }
         assert!(exchange.next_message().await.unwrap().unwrap().contains("slept"));
         assert_eq!(exchange.next_message().await.unwrap(), None);
 
-        let before = rig.counters().cancelled;
-        assert_eq!(before, done as u64);
+        let cancelled = rig.counters().cancelled;
+        assert_eq!(cancelled, expected as u64);
         let pending = async {
             let mut exchange = agent.start_request("prompts/list", "{}").await.unwrap();
             exchange.result().await
         };
         let cancel = async {
-            eventually("the request is at work", async || (rig.counters().in_flight == 1).then_some(()))
+            eventually("the request is in flight", async || (rig.counters().in_flight == 1).then_some(()))
                 .await;
             if era == Era::Legacy {
                 agent.notify("notifications/cancelled", r#"{"requestId":3}"#).await.unwrap();
-                eventually("the cancel is seen", async || (rig.counters().cancelled == 1).then_some(()))
-                    .await;
+                eventually("the cancellation is counted", async || {
+                    (rig.counters().cancelled == 1).then_some(())
+                })
+                .await;
             }
         };
-        // A modern request is cancelled by dropping it.
+        // Dropping a modern request cancels it.
         tokio::select! {
             biased;
             () = cancel => {}
-            answer = pending => assert!(era == Era::Legacy, "{answer:?}"),
+            result = pending => assert!(era == Era::Legacy, "{result:?}"),
         }
-        eventually("nothing is at work", async || (rig.counters().in_flight == 0).then_some(())).await;
-        assert_eq!(rig.counters().cancelled, before + 1, "{era:?}");
+        eventually("no request is in flight", async || (rig.counters().in_flight == 0).then_some(())).await;
+        assert_eq!(rig.counters().cancelled, cancelled + 1, "{era:?}");
     }
 }
 
@@ -136,7 +138,7 @@ async fn scripted_process_faults_happen() {
     script.stdio.grandchild = true;
     let rig = FakeStdioServer::new(script);
     let mut child = start(&rig);
-    let process = eventually("the rig and its child are counted", async || {
+    let process = eventually("the process and its child are registered", async || {
         rig.grandchildren().pop()?;
         rig.live_processes().pop()
     })
@@ -144,15 +146,15 @@ async fn scripted_process_faults_happen() {
     drop(child.stdin.take());
     let pid = rustix::process::Pid::from_raw(i32::try_from(process.pid()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    // It answers after both.
+    // The process still responds after the end of stdin and SIGTERM.
     process.counters().await;
     process.kill();
-    within("the death is noticed", process.wait_for_exit()).await;
+    within("the end of the process is detected", process.wait_for_exit()).await;
     child.wait().await.unwrap();
     let grandchild = rig.grandchildren().pop().unwrap();
     assert!(grandchild.is_alive());
     drop(rig);
-    within("no grandchild outlives its test", grandchild.wait_for_exit()).await;
+    within("the grandchild ends with its test", grandchild.wait_for_exit()).await;
 }
 
 #[tokio::test]
@@ -162,7 +164,7 @@ async fn child_process_serves_http() {
     let mut command = tokio::process::Command::new(program);
     command.args(["--http", "127.0.0.1:0"]).arg(script).stdout(Pipe::null()).kill_on_drop(true);
     let _child = command.spawn().unwrap();
-    let process = eventually("the rig is counted", async || rig.live_processes().pop()).await;
+    let process = eventually("the process is registered", async || rig.live_processes().pop()).await;
     let url = process.info().url.clone().unwrap();
     for era in Era::ALL {
         let agent = Agent::connect(era, &url).await;

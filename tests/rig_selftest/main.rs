@@ -1,4 +1,4 @@
-//! The fault rig is a valid MCP server when it is not told to misbehave, and misbehaves as it is told.
+//! Tests of the test rig: without scripted faults it is a valid MCP server, and scripted faults happen.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 

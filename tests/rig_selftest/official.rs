@@ -1,5 +1,5 @@
-//! The official client, in each era and over each transport, finds nothing to object to, and the rig finds nothing
-//! to object to in the client.
+//! The official client works with the rig in each era and over each transport, and the rig records no violation by the
+//! client.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use rmcp::transport::{StreamableHttpClientTransport, TokioChildProcess, UnixSock
 use rmcp::{ClientHandler, ClientLifecycleMode, ClientServiceExt, RoleClient};
 use tokio::sync::Notify;
 
-/// An official client that hears of changed tools.
+/// The handler of an official client that is notified of changed tools.
 #[derive(Clone, Default)]
 struct Client(Arc<Notify>);
 
@@ -39,21 +39,21 @@ fn lifecycle_mode(era: ServerEra) -> ClientLifecycleMode {
     }
 }
 
-/// The official client reaches HTTP servers over Unix sockets without a TLS stack; this leads one to a TCP port.
+/// Forwards a Unix socket to a TCP port: without a TLS stack, the official client supports HTTP over Unix sockets only.
 fn unix_to_tcp_bridge(socket: PathBuf, rig: &FakeHttpServer) -> tokio::task::JoinHandle<()> {
     let listener = tokio::net::UnixListener::bind(socket).unwrap();
     let address = rig.address();
     tokio::spawn(async move {
-        while let Ok((mut near, _)) = listener.accept().await {
+        while let Ok((mut unix_stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut far = tokio::net::TcpStream::connect(address).await.unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                let mut tcp_stream = tokio::net::TcpStream::connect(address).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut unix_stream, &mut tcp_stream).await;
             });
         }
     })
 }
 
-/// The official client lists, calls, hears of a change and lists again; `edit` changes the rig's tools.
+/// Lists tools, calls one, waits for a change notification and lists again. `edit` changes the tools of the server.
 async fn exercise_client(
     client: RunningService<RoleClient, Client>,
     modern: bool,
@@ -73,11 +73,14 @@ async fn exercise_client(
         filter.tools_list_changed = Some(true);
         let mut subscription = client.listen(filter).await.unwrap();
         edit().await;
-        let notice = within("a notice on the subscription", subscription.next()).await.unwrap();
-        assert!(matches!(notice, Some(ServerNotification::ToolListChangedNotification(_))), "{notice:?}");
+        let notification = within("a notification on the subscription", subscription.next()).await.unwrap();
+        assert!(
+            matches!(notification, Some(ServerNotification::ToolListChangedNotification(_))),
+            "{notification:?}"
+        );
     } else {
         edit().await;
-        within("an unsolicited notice", client.service().0.notified()).await;
+        within("an unsolicited notification", client.service().0.notified()).await;
     }
     assert_eq!(names().await, ["echo", "report", "late"]);
     client
@@ -96,11 +99,11 @@ fn assert_no_violations(counters: &Counters, case: &str) {
 #[tokio::test]
 async fn official_client_works_over_http() {
     for (client_era, rig_era, modern) in era_combinations() {
-        for answers in [ResponseFormat::Mixed, ResponseFormat::Json, ResponseFormat::Stream] {
-            let case = format!("{client_era:?} client, {rig_era:?} rig, {answers:?}");
+        for format in [ResponseFormat::Mixed, ResponseFormat::Json, ResponseFormat::Stream] {
+            let case = format!("{client_era:?} client, {rig_era:?} rig, {format:?}");
             let mut script = Script::new("selftest", rig_era);
-            script.http.answers = answers;
-            script.http.priming = answers == ResponseFormat::Stream;
+            script.http.answers = format;
+            script.http.priming = format == ResponseFormat::Stream;
             let rig = FakeHttpServer::start(script).await;
             let directory = tempfile::tempdir().unwrap();
             let socket = directory.path().join("socket");
@@ -111,7 +114,7 @@ async fn official_client_works_over_http() {
             );
             let client = Client::default().serve_with_lifecycle(transport, lifecycle_mode(client_era)).await;
             let client = client.unwrap_or_else(|error| panic!("{case}: {error}"));
-            // A legacy client opens its stream beside its first requests: it must be there before the change.
+            // A legacy client opens its stream concurrently with its first requests. It must be open before the change.
             let client = exercise_client(client, modern, async || {
                 eventually("the stream is open", async || (rig.counters().streams > 0).then_some(())).await;
                 rig.edit_script(add_late_tool);
@@ -119,11 +122,11 @@ async fn official_client_works_over_http() {
             .await;
             client.cancel().await.unwrap();
             eventually("the streams are closed", async || (rig.counters().streams == 0).then_some(())).await;
-            let seen = rig.counters();
-            assert_no_violations(&seen, &case);
-            assert_eq!(seen.initializes(), u64::from(!modern), "{case}");
-            assert_eq!(seen.count("DELETE"), u64::from(!modern), "{case}");
-            assert_eq!((seen.sessions_opened, seen.sessions), (u64::from(!modern), 0), "{case}");
+            let counters = rig.counters();
+            assert_no_violations(&counters, &case);
+            assert_eq!(counters.initializes(), u64::from(!modern), "{case}");
+            assert_eq!(counters.count("DELETE"), u64::from(!modern), "{case}");
+            assert_eq!((counters.sessions_opened, counters.sessions), (u64::from(!modern), 0), "{case}");
             bridge.abort();
         }
     }
@@ -141,18 +144,18 @@ async fn official_client_works_over_stdio() {
             .serve_with_lifecycle(TokioChildProcess::new(command).unwrap(), lifecycle_mode(client_era))
             .await;
         let client = client.unwrap_or_else(|error| panic!("{case}: {error}"));
-        let process = eventually("the census knows it", async || rig.live_processes().pop()).await;
+        let process = eventually("the process is registered", async || rig.live_processes().pop()).await;
         let changed = Script::new("selftest", rig_era).tools(&["echo", "report", "late"]);
         let client = exercise_client(client, modern, async || process.set_script(changed).await).await;
-        let seen = process.counters().await;
-        assert_no_violations(&seen, &case);
-        assert_eq!(seen.initializes(), u64::from(!modern), "{case}");
+        let counters = process.counters().await;
+        assert_no_violations(&counters, &case);
+        assert_eq!(counters.initializes(), u64::from(!modern), "{case}");
         client.cancel().await.unwrap();
-        within("the end of the process", process.wait_for_exit()).await;
+        within("the process ends", process.wait_for_exit()).await;
     }
 }
 
-/// Which client meets which rig, and whether they then speak modern.
+/// The eras of the client and the server, and true if the client then uses the modern era.
 fn era_combinations() -> [(ServerEra, ServerEra, bool); 6] {
     use ServerEra::{Dual, Legacy, Modern};
     [

@@ -1,4 +1,4 @@
-//! What is on the wire, to the byte, and what a strict modern server refuses.
+//! The bytes on the wire, and the requests that a strict modern server rejects.
 
 use hyper::Method;
 
@@ -26,7 +26,7 @@ async fn params_and_results_are_kept_byte_for_byte() {
     }
 }
 
-/// The members of a message, the headers with it, and the status and error code that it gets.
+/// The members of a message, its headers, and the expected status and error code.
 type HeaderCase<'a> = (&'a str, Vec<(&'a str, &'a str)>, u16, i64);
 
 #[tokio::test]
@@ -40,29 +40,29 @@ async fn modern_requests_with_mismatched_headers_are_rejected() {
     };
     let list = format!(r#""method":"tools/list","params":{{"_meta":{META_MEMBER}}}"#);
     let version = ("MCP-Protocol-Version", "2026-07-28");
-    let listed = ("Mcp-Method", "tools/list");
-    let called = ("Mcp-Method", "tools/call");
-    let named = ("Mcp-Name", "mirror");
+    let list_method = ("Mcp-Method", "tools/list");
+    let call_method = ("Mcp-Method", "tools/call");
+    let tool_name_header = ("Mcp-Name", "mirror");
     let cases: [HeaderCase<'_>; 14] = [
-        (&list, vec![version, listed], 200, 0),
-        (&list, vec![listed], 400, -32020),
+        (&list, vec![version, list_method], 200, 0),
+        (&list, vec![list_method], 400, -32020),
         (&list, vec![version], 400, -32020),
-        (&list, vec![version, called], 400, -32020),
-        (&list, vec![("MCP-Protocol-Version", "2025-11-25"), listed], 400, -32020),
-        (r#""method":"tools/list""#, vec![version, listed], 400, -32602),
+        (&list, vec![version, call_method], 400, -32020),
+        (&list, vec![("MCP-Protocol-Version", "2025-11-25"), list_method], 400, -32020),
+        (r#""method":"tools/list""#, vec![version, list_method], 400, -32602),
         (
             &list.replace("2026-07-28", "1900-01-01"),
-            vec![("MCP-Protocol-Version", "1900-01-01"), listed],
+            vec![("MCP-Protocol-Version", "1900-01-01"), list_method],
             400,
             -32022,
         ),
-        (&call("{}"), vec![version, called], 400, -32020),
-        (&call("{}"), vec![version, called, named], 200, 0),
-        (&call("{}"), vec![version, called, ("Mcp-Name", "=?base64?bWlycm9y?=")], 200, 0),
-        (&call(r#"{"region":"é"}"#), vec![version, called, named], 400, -32020),
+        (&call("{}"), vec![version, call_method], 400, -32020),
+        (&call("{}"), vec![version, call_method, tool_name_header], 200, 0),
+        (&call("{}"), vec![version, call_method, ("Mcp-Name", "=?base64?bWlycm9y?=")], 200, 0),
+        (&call(r#"{"region":"é"}"#), vec![version, call_method, tool_name_header], 400, -32020),
         (
             &call(r#"{"region":"é"}"#),
-            vec![version, called, named, ("Mcp-Param-Region", "=?base64?w6k=?=")],
+            vec![version, call_method, tool_name_header, ("Mcp-Param-Region", "=?base64?w6k=?=")],
             200,
             0,
         ),
@@ -71,19 +71,19 @@ async fn modern_requests_with_mismatched_headers_are_rejected() {
     ];
     for (message, headers, status, code) in cases {
         let body = format!(r#"{{"jsonrpc":"2.0","id":"x",{message}}}"#);
-        let mut all =
+        let mut all_headers =
             vec![("Accept", "application/json, text/event-stream"), ("Content-Type", "application/json")];
-        all.extend(headers);
-        let mut answer = http::send(Method::POST, &rig.url(), &all, &body).await.unwrap();
-        assert_eq!(answer.status, status, "{body} {all:?}");
-        let answer = if answer.is_stream() {
-            answer.next_event().await.unwrap().unwrap()
+        all_headers.extend(headers);
+        let mut response = http::send(Method::POST, &rig.url(), &all_headers, &body).await.unwrap();
+        assert_eq!(response.status, status, "{body} {all_headers:?}");
+        let response = if response.is_stream() {
+            response.next_event().await.unwrap().unwrap()
         } else {
-            answer.text().await.unwrap()
+            response.text().await.unwrap()
         };
-        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-        assert_eq!(answer["error"]["code"].as_i64().unwrap_or(0), code, "{body}: {answer}");
-        assert_eq!(answer["id"], "x");
+        let response: serde_json::Value = serde_json::from_str(&response).unwrap();
+        assert_eq!(response["error"]["code"].as_i64().unwrap_or(0), code, "{body}: {response}");
+        assert_eq!(response["id"], "x");
     }
     for method in [Method::GET, Method::DELETE] {
         assert_eq!(http::send(method, &rig.url(), &[], "").await.unwrap().status, 405);

@@ -1,4 +1,4 @@
-//! An agent that speaks raw MCP over HTTP: what it sends and gets is JSON text, byte for byte.
+//! An agent that sends and receives raw MCP over HTTP: JSON text, byte for byte.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::http::{self, HttpResponse};
 use super::within;
 
-/// How an agent speaks.
+/// The protocol era of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Era {
     /// 2025-11-25: `initialize`, a session, the GET stream.
@@ -22,7 +22,7 @@ pub enum Era {
 }
 
 impl Era {
-    /// Both.
+    /// Both eras.
     pub const ALL: [Self; 2] = [Self::Legacy, Self::Modern];
 
     fn version(self) -> &'static str {
@@ -33,7 +33,7 @@ impl Era {
     }
 }
 
-/// One connected agent.
+/// A connected agent.
 pub struct Agent {
     pub era: Era,
     pub url: String,
@@ -45,12 +45,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Opens as agents of this era do.
+    /// Connects with the handshake of this era. Fails the test if the handshake fails.
     pub async fn connect(era: Era, url: &str) -> Self {
-        Self::try_connect(era, url).await.unwrap_or_else(|error| panic!("the opening was refused: {error}"))
+        Self::try_connect(era, url).await.unwrap_or_else(|error| panic!("handshake failed: {error}"))
     }
 
-    /// Opens as agents of this era do; the error is what stood in the way.
+    /// Connects with the handshake of this era. The error is the cause of the failure.
     pub async fn try_connect(era: Era, url: &str) -> Result<Self, String> {
         let mut agent = Self {
             era,
@@ -71,7 +71,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Sends a request. What a modern request must carry in `_meta` is put before what `params` has there.
+    /// Sends a request. For a modern request, the required `_meta` members are inserted before those of `params`.
     pub async fn start_request(&self, method: &str, params: &str) -> Result<PendingRequest, String> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let params = match self.era {
@@ -80,32 +80,34 @@ impl Agent {
         };
         let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
         let name = ["name", "uri"].iter().find_map(|key| member(&params, key));
-        let named = matches!(method, "tools/call" | "prompts/get" | "resources/read");
-        let name = name.filter(|_| named).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-        let answer = self.post(method, name.as_deref(), &body).await?;
-        if answer.status >= 300 && !answer.header("content-type").is_some_and(|kind| kind.contains("json")) {
-            let status = answer.status;
-            return Err(format!("HTTP {status}: {}", answer.text().await.unwrap_or_default()));
+        let has_name = matches!(method, "tools/call" | "prompts/get" | "resources/read");
+        let name = name.filter(|_| has_name).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        let response = self.post(method, name.as_deref(), &body).await?;
+        if response.status >= 300
+            && !response.header("content-type").is_some_and(|kind| kind.contains("json"))
+        {
+            let status = response.status;
+            return Err(format!("HTTP {status}: {}", response.text().await.unwrap_or_default()));
         }
         Ok(PendingRequest {
             id,
-            session: answer.header("mcp-session-id").map(ToOwned::to_owned),
-            status: answer.status,
-            response: Some(answer),
+            session: response.header("mcp-session-id").map(ToOwned::to_owned),
+            status: response.status,
+            response: Some(response),
         })
     }
 
-    /// The raw result of a request; the error is the raw error object, or what went wrong below it.
+    /// Sends a request and returns the raw result. The error is the raw error object, or the failure of the transport.
     pub async fn request(&self, method: &str, params: &str) -> Result<String, String> {
         within(method, async { self.start_request(method, params).await?.result().await }).await
     }
 
-    /// The raw result of `tools/call`.
+    /// Calls a tool and returns the raw result.
     pub async fn call(&self, tool: &str, arguments: &str) -> Result<String, String> {
         self.request("tools/call", &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#)).await
     }
 
-    /// The first text of the result of a tool that must succeed.
+    /// Calls a tool and returns the first text of its result. Fails the test if the call fails.
     pub async fn call_text(&self, tool: &str, arguments: &str) -> String {
         let result = self.call(tool, arguments).await.unwrap_or_else(|error| panic!("{tool}: {error}"));
         let value: serde_json::Value = serde_json::from_str(&result).unwrap();
@@ -113,7 +115,7 @@ impl Agent {
         value["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{tool}: no text: {result}")).to_owned()
     }
 
-    /// The tools as they are listed, all pages.
+    /// Returns the tool descriptors of all pages.
     pub async fn list_tools(&self) -> Vec<Box<RawValue>> {
         let mut tools = Vec::new();
         let mut params = "{}".to_owned();
@@ -122,8 +124,8 @@ impl Agent {
                 .request("tools/list", &params)
                 .await
                 .unwrap_or_else(|error| panic!("tools/list: {error}"));
-            let listed = member(&page, "tools").unwrap_or_else(|| panic!("no tools: {page}"));
-            tools.extend(serde_json::from_str::<Vec<Box<RawValue>>>(listed.get()).unwrap());
+            let tools_member = member(&page, "tools").unwrap_or_else(|| panic!("no tools: {page}"));
+            tools.extend(serde_json::from_str::<Vec<Box<RawValue>>>(tools_member.get()).unwrap());
             match member(&page, "nextCursor") {
                 Some(cursor) => params = format!(r#"{{"cursor":{cursor}}}"#),
                 None => return tools,
@@ -131,7 +133,7 @@ impl Agent {
         }
     }
 
-    /// The names of the tools, in the order in which they are listed.
+    /// Returns the names of the tools, in listed order.
     pub async fn tool_names(&self) -> Vec<String> {
         let name = |tool: &RawValue| serde_json::from_str(member(tool.get(), "name")?.get()).ok();
         self.list_tools().await.iter().map(|tool| name(tool).expect("a tool has a name")).collect()
@@ -140,31 +142,31 @@ impl Agent {
     /// Sends a notification.
     pub async fn notify(&self, method: &str, params: &str) -> Result<(), String> {
         let body = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
-        let answer = self.post(method, None, &body).await?;
-        if answer.status == 202 { Ok(()) } else { Err(format!("{method}: HTTP {}", answer.status)) }
+        let response = self.post(method, None, &body).await?;
+        if response.status == 202 { Ok(()) } else { Err(format!("{method}: HTTP {}", response.status)) }
     }
 
-    /// Opens the stream of change notices: GET, or `subscriptions/listen` for all lists.
+    /// Opens the notification stream: GET, or `subscriptions/listen` for all lists. Fails the test if that fails.
     pub async fn notifications(&self) -> NotificationStream {
-        within("the stream of notices", self.try_notifications())
+        within("the notification stream opens", self.try_notifications())
             .await
-            .unwrap_or_else(|error| panic!("notices: {error}"))
+            .unwrap_or_else(|error| panic!("notification stream: {error}"))
     }
 
-    /// Opens the stream of change notices, or says what stood in the way.
+    /// Opens the notification stream. The error is the cause of the failure.
     pub async fn try_notifications(&self) -> Result<NotificationStream, String> {
         self.open_notifications(&[]).await
     }
 
-    /// Opens the stream of change notices, of these resources too, which a legacy agent subscribes to first.
+    /// Opens the notification stream, for these resources too. A legacy agent subscribes to them first.
     pub async fn notifications_with_resources(&self, uris: &[&str]) -> NotificationStream {
         if self.era == Era::Legacy {
             for uri in uris {
                 self.request("resources/subscribe", &format!(r#"{{"uri":"{uri}"}}"#)).await.unwrap();
             }
         }
-        let notices = within("the stream of notices", self.open_notifications(uris)).await;
-        notices.unwrap_or_else(|error| panic!("notices: {error}"))
+        let stream = within("the notification stream opens", self.open_notifications(uris)).await;
+        stream.unwrap_or_else(|error| panic!("notification stream: {error}"))
     }
 
     async fn open_notifications(&self, uris: &[&str]) -> Result<NotificationStream, String> {
@@ -179,7 +181,7 @@ impl Agent {
             if !first.contains("notifications/subscriptions/acknowledged") {
                 return Err(format!("the stream began with {first}"));
             }
-            exchange.response.take().ok_or("the answer is no stream")?
+            exchange.response.take().ok_or("the response is not a stream")?
         } else {
             let mut headers =
                 vec![("Accept", "text/event-stream"), ("MCP-Protocol-Version", self.era.version())];
@@ -199,7 +201,7 @@ impl Agent {
         Ok(NotificationStream { messages, reader_task: reader })
     }
 
-    /// Ends a legacy session; the HTTP status.
+    /// Deletes the legacy session. Returns the HTTP status.
     pub async fn end_session(&self) -> u16 {
         let session = self.session.as_deref().expect("a session");
         let headers = [("Mcp-Session-Id", session), ("MCP-Protocol-Version", self.era.version())];
@@ -221,7 +223,7 @@ impl Agent {
     }
 }
 
-/// A request in flight. Dropping it closes its connection: to a modern server, that cancels it.
+/// A request in flight. Dropping it closes its connection, which cancels a modern request.
 pub struct PendingRequest {
     pub id: u64,
     pub status: u16,
@@ -230,18 +232,19 @@ pub struct PendingRequest {
 }
 
 impl PendingRequest {
-    /// The next whole message: a notification, or the answer. `None` at the end.
+    /// Returns the next message: a notification or the response. Returns `None` at the end.
     pub async fn next_message(&mut self) -> Result<Option<String>, String> {
         match &mut self.response {
-            Some(answer) if answer.is_stream() => answer.next_event().await,
+            Some(response) if response.is_stream() => response.next_event().await,
             _ => match self.response.take() {
-                Some(answer) => answer.text().await.map(Some),
+                Some(response) => response.text().await.map(Some),
                 None => Ok(None),
             },
         }
     }
 
-    /// The raw result; the error is the raw error object, or what went wrong below it. Skips notifications.
+    /// Waits for the response, skipping notifications, and returns the raw result. The error is the raw error object,
+    /// or the failure of the transport.
     pub async fn result(&mut self) -> Result<String, String> {
         while let Some(message) = self.next_message().await? {
             if let Some(result) = member(&message, "result") {
@@ -251,46 +254,46 @@ impl PendingRequest {
                 return Err(error.get().to_owned());
             }
         }
-        Err("the answer ended without a result".into())
+        Err("the response ended without a result".into())
     }
 }
 
-/// An open stream of notices; closed when dropped.
+/// An open notification stream. It is closed when dropped.
 pub struct NotificationStream {
     messages: mpsc::UnboundedReceiver<String>,
     reader_task: JoinHandle<()>,
 }
 
 impl NotificationStream {
-    /// The next notice; fails the test if none comes.
+    /// Returns the next notification. Fails the test if none arrives in time.
     pub async fn next(&mut self) -> String {
-        within("a notice", self.messages.recv()).await.expect("the stream is open")
+        within("a notification arrives", self.messages.recv()).await.expect("the stream is open")
     }
 
-    /// Waits until the tool list has changed, and takes all notices that are there by then.
+    /// Waits for `tools/list_changed`, then discards the notifications that have arrived.
     pub async fn wait_for_tools_changed(&mut self) {
         while !self.next().await.contains("notifications/tools/list_changed") {}
         self.drain();
     }
 
-    /// Waits for a notice with this text in it, past others.
+    /// Waits for a notification that contains this text, skipping others.
     pub async fn wait_for(&mut self, text: &str) -> String {
         loop {
-            let notice = self.next().await;
-            if notice.contains(text) {
-                return notice;
+            let notification = self.next().await;
+            if notification.contains(text) {
+                return notification;
             }
         }
     }
 
-    /// The notices that have come and were not taken yet.
+    /// Returns the notifications that have arrived and were not read yet.
     pub fn drain(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.messages.try_recv().ok()).collect()
     }
 
-    /// Waits until the other side ends the stream.
+    /// Waits until the server ends the stream.
     pub async fn wait_for_end(&mut self) {
-        within("the end of the stream", async { while self.messages.recv().await.is_some() {} }).await;
+        within("the stream ends", async { while self.messages.recv().await.is_some() {} }).await;
     }
 }
 
@@ -300,25 +303,26 @@ impl Drop for NotificationStream {
     }
 }
 
-/// A member of a JSON object, as it stands there.
+/// Returns a member of a JSON object, byte for byte.
 pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a RawValue> {
     serde_json::from_str::<HashMap<Cow<'a, str>, &'a RawValue>>(object).ok()?.remove(name)
 }
 
+/// Inserts the required `_meta` members of a modern request into its params.
 fn with_meta(params: &str) -> String {
-    let ours = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"test-agent","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}"#;
+    let meta_members = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"test-agent","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}"#;
     let inner = |object: &str| {
         let inner =
-            object.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).expect("an object");
+            object.trim().strip_prefix('{').and_then(|after| after.strip_suffix('}')).expect("an object");
         if inner.trim().is_empty() { String::new() } else { format!(",{inner}") }
     };
     match member(params, "_meta") {
         Some(meta) => {
-            // The member is a piece of the text, so that it can be replaced in its place.
+            // The member borrows from `params`, so its offset gives the place of the insertion.
             let start = meta.get().as_ptr().addr() - params.as_ptr().addr();
-            let rest = &params[start + meta.get().len()..];
-            format!("{}{{{ours}{}}}{rest}", &params[..start], inner(meta.get()))
+            let after = &params[start + meta.get().len()..];
+            format!("{}{{{meta_members}{}}}{after}", &params[..start], inner(meta.get()))
         }
-        None => format!(r#"{{"_meta":{{{ours}}}{}}}"#, inner(params)),
+        None => format!(r#"{{"_meta":{{{meta_members}}}{}}}"#, inner(params)),
     }
 }

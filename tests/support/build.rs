@@ -1,7 +1,7 @@
-//! Says what tests need that this machine lacks, so that they are shown as ignored: `without_NAME` for each. With
-//! `EVENKEEL_REQUIRE_PEERS` none of it may be lacking, and such tests fail.
+//! Sets the cfg `without_NAME` for each program that tests need and this machine lacks. Those tests are ignored. With
+//! `EVENKEEL_REQUIRE_PEERS` the cfgs for programs are not set, and such tests fail.
 
-#![allow(clippy::print_stdout, reason = "this is how a build script speaks")]
+#![allow(clippy::print_stdout, reason = "Cargo reads the output of a build script")]
 
 use std::env::var_os;
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=PATH");
 }
 
+/// Declares the cfg `without_NAME`, and sets it unless the program was found.
 fn emit_cfg(name: &str, found: bool) {
     println!("cargo::rustc-check-cfg=cfg(without_{name})");
     if !found {
@@ -35,13 +36,13 @@ fn emit_cfg(name: &str, found: bool) {
     }
 }
 
-/// Whether a variable is set.
+/// Returns true if an environment variable is set.
 fn is_set(variable: &str) -> bool {
     println!("cargo::rerun-if-env-changed={variable}");
     var_os(variable).is_some()
 }
 
-/// Whether a program is there. It is looked for again when it changes or goes.
+/// Returns true if a program is on PATH. The build script runs again when the program changes or is removed.
 fn on_path(program: &str) -> bool {
     let found: Option<PathBuf> = var_os("PATH").and_then(|path| {
         std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
@@ -52,7 +53,7 @@ fn on_path(program: &str) -> bool {
     found.is_some()
 }
 
-/// Whether git knows reftables: since 2.45.
+/// Returns true if git supports reftables, which it does since 2.45.
 fn git_supports_reftable() -> bool {
     let Ok(output) = Command::new("git").arg("--version").output() else { return false };
     let text = String::from_utf8_lossy(&output.stdout);

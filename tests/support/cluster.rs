@@ -1,5 +1,5 @@
 //! A real Kubernetes API server: etcd, kube-apiserver with RBAC, and kubectl. There is no controller manager: nothing
-//! collects garbage, ends a namespace or makes a default `ServiceAccount`.
+//! collects garbage, finalizes a namespace or creates a default `ServiceAccount`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,18 +23,18 @@ use super::{ClusterPrograms, TEST_TIMEOUT, cluster_programs, eventually};
 
 const ADMIN_TOKEN: &str = "admin-token-of-a-test";
 
-/// A running cluster of one API server. Ends when dropped, or with the test program.
+/// A running cluster of one API server. It ends when dropped, or with the test program.
 pub struct Cluster {
     programs: ClusterPrograms,
     port: u16,
-    // Processes end before their directory goes.
+    // Declared before the directory, since processes must end before it is removed.
     api_server: Option<GuardedProcess>,
     _etcd: GuardedProcess,
     dir: TempDir,
 }
 
 impl Cluster {
-    /// Starts one for a test that disturbs it.
+    /// Starts a cluster of its own, for a test that disturbs it.
     pub async fn start() -> Self {
         let programs = cluster_programs();
         let home = TempDir::with_prefix("cluster").unwrap();
@@ -51,56 +51,56 @@ impl Cluster {
         panic!("kube-apiserver does not start:\n{}", this.log_tail());
     }
 
-    /// The one that the tests of a program share, each in a namespace of its own.
+    /// Returns the cluster that all tests of a test program share, each in a namespace of its own.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<Cluster> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
     }
 
-    /// Where the API server listens.
+    /// Returns the URL of the API server.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 
-    /// Kills the API server with SIGKILL; what it stored stays.
+    /// Kills the API server with SIGKILL. Its data is kept in etcd.
     pub fn kill_api_server(&mut self) {
         self.api_server = None;
     }
 
-    /// Starts the API server again where it was, and waits until it is ready.
+    /// Starts the API server again on the same port, and waits until it is ready.
     pub async fn restart_api_server(&mut self) {
         self.kill_api_server();
         self.start_api_server();
-        assert!(self.wait_until_ready().await, "kube-apiserver does not start again:\n{}", self.log_tail());
+        assert!(self.wait_until_ready().await, "kube-apiserver does not restart:\n{}", self.log_tail());
     }
 
-    /// A kubeconfig file of the administrator.
+    /// Returns a kubeconfig file of the administrator.
     pub fn kubeconfig(&self) -> PathBuf {
         self.write_kubeconfig("admin", ADMIN_TOKEN)
     }
 
-    /// A kubeconfig file of a `ServiceAccount`, with a token as a Pod would get it.
+    /// Returns a kubeconfig file of a `ServiceAccount`, with a token like that of a Pod.
     pub async fn kubeconfig_for(&self, namespace: &str, account: &str) -> PathBuf {
         let token = self.kubectl(&["create", "token", account, "-n", namespace, "--duration=2h"]).await;
         self.write_kubeconfig(&format!("{namespace}.{account}"), token.trim())
     }
 
-    /// A client of the administrator, for the runtime of this test.
+    /// Returns a client of the administrator, for the runtime of this test.
     pub async fn admin_client(&self) -> kube::Client {
         self.client_for(&self.kubeconfig()).await
     }
 
-    /// A client of whoever a kubeconfig file speaks for.
+    /// Returns a client with the credentials of a kubeconfig file.
     pub async fn client_for(&self, kubeconfig: &Path) -> kube::Client {
         let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
         let mut config =
             kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        // A test that kills the API server wants to hear of it.
+        // A test that kills the API server expects requests to fail.
         config.default_retry = false;
         kube::Client::try_from(config).unwrap()
     }
 
-    /// Makes a namespace that no other test uses.
+    /// Creates a namespace that no other test uses.
     pub async fn namespace(&self, prefix: &str) -> String {
         static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
         let name = format!("{prefix}-{}", NEXT_NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -108,12 +108,12 @@ impl Cluster {
         name
     }
 
-    /// The real kubectl as the administrator, to be changed before it runs.
+    /// Returns a kubectl command with the administrator's credentials, not started yet.
     pub fn kubectl_command(&self, args: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.programs.kubectl);
         command
             .env("KUBECONFIG", self.kubeconfig())
-            // kubectl keeps what it discovered there.
+            // kubectl keeps its discovery cache there.
             .env("HOME", self.dir.path())
             .args(args)
             .stdin(Stdio::null())
@@ -121,25 +121,25 @@ impl Cluster {
         command
     }
 
-    /// What kubectl prints; the test fails if kubectl does.
+    /// Runs kubectl and returns its stdout. Fails the test if kubectl fails.
     pub async fn kubectl(&self, args: &[&str]) -> String {
         stdout_of_success(args, &self.kubectl_command(args).output().await.unwrap())
     }
 
-    /// What kubectl says when it fails; the test fails if it does not.
+    /// Runs kubectl and returns its stderr. Fails the test if kubectl succeeds.
     pub async fn kubectl_error(&self, args: &[&str]) -> String {
         stderr_of_failure(args, &self.kubectl_command(args).output().await.unwrap())
     }
 
-    /// Waits until an account is permitted something in a namespace, or is not: the API server takes up a changed role
-    /// a moment after it has answered.
+    /// Waits until an account has a permission in a namespace, or no longer has it. The API server applies a changed
+    /// role a moment after it has responded.
     pub async fn wait_for_permission(
         &self,
         account: &str,
         verb: &str,
         resource: &str,
         namespace: &str,
-        may: bool,
+        allowed: bool,
     ) {
         let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
         let attributes =
@@ -150,33 +150,36 @@ impl Cluster {
             "spec": { "user": format!("system:serviceaccount:{account}"), "resourceAttributes": attributes },
         });
         let client = self.admin_client().await;
-        eventually(&format!("{account} may {verb} {resource} in {namespace}: {may}"), async || {
-            let request = http::Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews")
-                .header("Content-Type", "application/json")
-                .body(review.to_string().into_bytes())
-                .unwrap();
-            let answer: Value = client.request(request).await.unwrap();
-            (answer["status"]["allowed"] == may).then_some(())
-        })
+        eventually(
+            &format!("{account} is allowed to {verb} {resource} in {namespace}: {allowed}"),
+            async || {
+                let request = http::Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews")
+                    .header("Content-Type", "application/json")
+                    .body(review.to_string().into_bytes())
+                    .unwrap();
+                let response: Value = client.request(request).await.unwrap();
+                (response["status"]["allowed"] == allowed).then_some(())
+            },
+        )
         .await;
     }
 
-    /// Applies objects, server-side and strictly checked; the test fails if that is refused.
+    /// Applies objects, server-side and with strict validation. Fails the test if they are rejected.
     pub async fn apply(&self, namespace: &str, yaml: &str) -> String {
         let args = apply_args(namespace);
         stdout_of_success(&args, &self.kubectl_with_stdin(&args, yaml).await)
     }
 
-    /// Why the API server does not take these objects; the test fails if it does.
+    /// Applies objects that must be rejected, and returns kubectl's stderr. Fails the test if they are accepted.
     pub async fn apply_error(&self, namespace: &str, yaml: &str) -> String {
         let args = apply_args(namespace);
         stderr_of_failure(&args, &self.kubectl_with_stdin(&args, yaml).await)
     }
 
-    /// What was asked of the API server so far, by anybody: `audit.k8s.io/v1` events of metadata, without objects.
+    /// Returns all requests to the API server so far, by any client: `audit.k8s.io/v1` events of level Metadata.
     pub fn audit_events(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.dir.path().join("audit.log")).unwrap();
-        // The last line may be half written.
+        // The last line may be incomplete.
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
@@ -184,39 +187,39 @@ impl Cluster {
         let mut command = self.kubectl_command(args);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // If kubectl does not read it all, its own words tell why.
+        // If kubectl does not read all of it, its stderr has the reason.
         let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()).await;
         child.wait_with_output().await.unwrap()
     }
 
     fn start_api_server(&mut self) {
         let home = self.dir.path();
-        let at = |name: &str| home.join(name).display().to_string();
+        let path = |name: &str| home.join(name).display().to_string();
         let mut command = Command::new(&self.programs.api_server);
         command
-            .arg(format!("--etcd-servers=unix://{}", at("etcd.sock")))
-            .arg(format!("--cert-dir={}", at("certificates")))
+            .arg(format!("--etcd-servers=unix://{}", path("etcd.sock")))
+            .arg(format!("--cert-dir={}", path("certificates")))
             .arg(format!("--secure-port={}", self.port))
             .arg("--bind-address=127.0.0.1")
             .arg("--service-cluster-ip-range=10.0.0.0/24")
             .arg("--service-account-issuer=https://kubernetes.default.svc")
-            .arg(format!("--service-account-key-file={}", at("public.pem")))
-            .arg(format!("--service-account-signing-key-file={}", at("private.pem")))
-            .arg(format!("--token-auth-file={}", at("tokens.csv")))
+            .arg(format!("--service-account-key-file={}", path("public.pem")))
+            .arg(format!("--service-account-signing-key-file={}", path("private.pem")))
+            .arg(format!("--token-auth-file={}", path("tokens.csv")))
             .arg("--authorization-mode=RBAC")
-            // It would wait for the controller that makes default accounts.
+            // The plugin would wait for the controller that creates default accounts.
             .arg("--disable-admission-plugins=ServiceAccount")
-            .arg(format!("--audit-policy-file={}", at("audit.yaml")))
-            .arg(format!("--audit-log-path={}", at("audit.log")));
+            .arg(format!("--audit-policy-file={}", path("audit.yaml")))
+            .arg(format!("--audit-log-path={}", path("audit.log")));
         self.api_server = Some(GuardedProcess::start(&mut command, &home.join("log"), home));
     }
 
-    /// Waits until the API server is ready; false if it ends instead. It is the largest program of all that are
-    /// started here, so that a busy machine has more patience with it than with others.
+    /// Waits until the API server is ready. Returns false if it ends instead. The timeout is longer than for other
+    /// programs, since this is the largest one that tests start.
     async fn wait_until_ready(&mut self) -> bool {
         let certificate = self.dir.path().join("certificates/apiserver.crt");
         let mut client = None;
-        let wait = async {
+        let poll = async {
             loop {
                 if !self.api_server.as_mut().is_some_and(GuardedProcess::is_running) {
                     return false;
@@ -233,7 +236,7 @@ impl Cluster {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(TEST_TIMEOUT * 5, wait).await.expect("kube-apiserver is ready")
+        tokio::time::timeout(TEST_TIMEOUT * 5, poll).await.expect("kube-apiserver is ready")
     }
 
     fn write_kubeconfig(&self, name: &str, token: &str) -> PathBuf {
@@ -248,13 +251,14 @@ impl Cluster {
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": name } }],
             "current-context": "test",
         });
-        // Renamed into place, since another test may be reading it.
-        let mut half = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
-        half.write_all(text.to_string().as_bytes()).unwrap();
-        half.persist(&file).unwrap();
+        // Renamed into place, since another test may be reading the file.
+        let mut staged = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
+        staged.write_all(text.to_string().as_bytes()).unwrap();
+        staged.persist(&file).unwrap();
         file
     }
 
+    /// Returns the last 30 lines of the log of etcd and the API server.
     fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -262,7 +266,7 @@ impl Cluster {
     }
 }
 
-/// All on Unix sockets, so that no port can be taken. What it advertises must look like an address; nobody asks.
+/// Starts etcd on Unix sockets, so that no port can be in use. The advertised URLs must be valid but are never used.
 fn start_etcd(programs: &ClusterPrograms, home: &Path) -> GuardedProcess {
     const UNUSED_URL: &str = "http://localhost:1";
     let mut command = Command::new(&programs.etcd);
@@ -277,8 +281,9 @@ fn start_etcd(programs: &ClusterPrograms, home: &Path) -> GuardedProcess {
     GuardedProcess::start(&mut command, &home.join("log"), home)
 }
 
+/// Writes the keys, tokens and audit policy of the API server.
 fn write_config_files(home: &Path) {
-    // What stands before the point of a P-256 public key in DER.
+    // The DER encoding of a P-256 public key up to its point.
     const P256_PUBLIC_KEY_PREFIX: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
     let random = SystemRandom::new();
     let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
@@ -309,13 +314,13 @@ fn apply_args(namespace: &str) -> [&str; 7] {
 }
 
 fn stdout_of_success(args: &[&str], output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "kubectl {args:?}: {}\n{said}", output.status);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kubectl {args:?}: {}\n{stderr}", output.status);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn stderr_of_failure(args: &[&str], output: &Output) -> String {
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(!output.status.success(), "kubectl {args:?} was not refused:\n{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success(), "kubectl {args:?} succeeded:\n{stdout}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

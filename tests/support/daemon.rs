@@ -14,7 +14,7 @@ use tokio::net::TcpSocket;
 
 use super::{eventually, http};
 
-/// The running program. Killed when dropped; a failing test shows what it said.
+/// A running instance. It is killed when dropped; a failing test prints its stderr.
 pub struct Evenkeel {
     child: Child,
     source: Source,
@@ -25,7 +25,7 @@ pub struct Evenkeel {
     log: Arc<Mutex<String>>,
 }
 
-/// What it runs on.
+/// The source of an instance.
 #[derive(Clone)]
 enum Source {
     Directory(PathBuf),
@@ -34,22 +34,23 @@ enum Source {
 }
 
 impl Evenkeel {
-    /// Runs on a directory and waits until it is alive.
+    /// Runs on a directory and waits until it is live.
     pub async fn run(directory: &Path) -> Self {
         Self::run_with(directory, &[]).await
     }
 
-    /// Runs on a directory with more flags and waits until it is alive.
+    /// Runs on a directory with more flags and waits until it is live.
     pub async fn run_with(directory: &Path, flags: &[&str]) -> Self {
         Self::run_with_env(directory, flags, &[]).await
     }
 
-    /// The same with more variables in its environment, at the first start.
+    /// Runs on a directory with more flags and environment variables, and waits until it is live. A restart does not
+    /// set the variables again.
     pub async fn run_with_env(directory: &Path, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         Self::start(Source::Directory(directory.into()), flags, variables).await
     }
 
-    /// Runs on the API server of a kubeconfig file and waits until it is alive.
+    /// Runs on the API server of a kubeconfig file and waits until it is live.
     pub async fn run_in_cluster(kubeconfig: &Path, flags: &[&str]) -> Self {
         Self::start(Source::Cluster(kubeconfig.into()), flags, &[]).await
     }
@@ -57,76 +58,78 @@ impl Evenkeel {
     async fn start(source: Source, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let home = TempDir::with_prefix("home").unwrap();
         let (listen, admin) = (free_port(), free_port());
-        let said = Arc::default();
+        let log = Arc::default();
         let flags: Vec<String> = flags.iter().map(ToString::to_string).collect();
         let mut command = base_command(home.path());
         command.envs(variables.iter().copied());
-        let child = spawn_run(command, &source, &flags, listen, admin, &said);
-        let mut this = Self { child, source, flags, listen_port: listen, admin_port: admin, home, log: said };
+        let child = spawn_run(command, &source, &flags, listen, admin, &log);
+        let mut this = Self { child, source, flags, listen_port: listen, admin_port: admin, home, log };
         this.wait_until_live().await;
         this
     }
 
-    /// Where agents connect.
+    /// Returns the URL of the endpoint for agents.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/mcp", self.listen_port)
     }
 
-    /// A path of the status API.
+    /// Returns the URL of a path of the status API.
     pub fn admin(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.admin_port)
     }
 
-    /// Another command in the same surroundings: the same state and configuration.
+    /// Returns another evenkeel command with the same state and configuration directories.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = base_command(self.home.path());
         command.args(args);
         command
     }
 
-    /// Its state directory.
+    /// Returns its state directory.
     pub fn state_dir(&self) -> PathBuf {
         let mut found = std::fs::read_dir(self.home.path().join("state/evenkeel")).unwrap();
         found.next().unwrap().unwrap().path()
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it wrote to stderr so far.
+    /// Returns its stderr output so far.
     pub fn stderr(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// A server as the status API tells it; `None` if there is none of that name.
+    /// Returns a server from the status API, or `None` if there is none with this name.
     pub async fn get_server(&self, name: &str) -> Option<Value> {
         let path = format!("/apis/evenkeel.dev/v1alpha1/namespaces/default/mcpservers/{name}");
         let text = http::get(&self.admin(&path)).await.ok()?;
         Some(serde_json::from_str(&text).unwrap())
     }
 
-    /// A condition of a server; `None` if there is none.
-    pub async fn condition(&self, name: &str, kind: &str) -> Option<Condition> {
+    /// Returns a condition of a server, or `None` if there is none of this type.
+    pub async fn condition(&self, name: &str, condition_type: &str) -> Option<Condition> {
         let server = self.get_server(name).await?;
         let conditions = server["status"]["conditions"].as_array()?;
-        let found = conditions.iter().find(|condition| condition["type"] == kind)?;
+        let found = conditions.iter().find(|condition| condition["type"] == condition_type)?;
         let text = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
         Some(Condition { status: text("status"), reason: text("reason"), message: text("message") })
     }
 
-    /// Waits until a condition has this status and reason.
-    pub async fn wait_for(&self, name: &str, kind: &str, status: &str, reason: &str) -> Condition {
-        let what = format!("{name}: {kind}={status}/{reason}");
-        eventually(&what, async || {
-            self.condition(name, kind).await.filter(|found| found.status == status && found.reason == reason)
+    /// Waits until a condition has this status and reason, and returns it.
+    pub async fn wait_for(&self, name: &str, condition_type: &str, status: &str, reason: &str) -> Condition {
+        let description = format!("{name}: {condition_type}={status}/{reason}");
+        eventually(&description, async || {
+            self.condition(name, condition_type)
+                .await
+                .filter(|found| found.status == status && found.reason == reason)
         })
         .await
     }
 
-    /// Waits until an event of this reason has told of a server, and gives its words. For what holds only for a
-    /// while: a condition may be another one by the time that it is asked for, and an event is kept.
+    /// Waits for an event with this reason about a server, and returns its note. For short-lived states: a condition
+    /// may have changed again by the time it is read, while an event is kept.
     pub async fn wait_for_event(&self, name: &str, reason: &str) -> String {
         let events = self.admin("/apis/events.k8s.io/v1/events");
         eventually(&format!("an event about {name}: {reason}"), async || {
@@ -144,20 +147,20 @@ impl Evenkeel {
         self.wait_for(name, "Ready", "True", "Attached").await;
     }
 
-    /// Kills it with SIGKILL and waits for its end.
+    /// Kills the process with SIGKILL and waits until it has ended.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         self.child.wait().unwrap();
     }
 
-    /// Asks it to end with SIGTERM and waits until it has.
+    /// Sends SIGTERM and waits until the process has ended.
     pub async fn terminate(&mut self) -> ExitStatus {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
         eventually("evenkeel ends after SIGTERM", async || self.child.try_wait().unwrap()).await
     }
 
-    /// Starts it again after its end, on the same directory, ports and state.
+    /// Starts it again after it has ended, with the same source, ports and state directory.
     pub async fn restart(&mut self) {
         let command = base_command(self.home.path());
         self.child =
@@ -181,12 +184,12 @@ impl Drop for Evenkeel {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- evenkeel said:\n{}---", self.stderr());
+            eprintln!("--- stderr of evenkeel:\n{}---", self.stderr());
         }
     }
 }
 
-/// One condition.
+/// A status condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     pub status: String,
@@ -200,7 +203,7 @@ fn spawn_run(
     flags: &[String],
     listen: u16,
     admin: u16,
-    said: &Arc<Mutex<String>>,
+    log: &Arc<Mutex<String>>,
 ) -> Child {
     command.arg("run");
     match source {
@@ -216,19 +219,19 @@ fn spawn_run(
         .spawn()
         .unwrap();
     let stderr = BufReader::new(child.stderr.take().unwrap());
-    let said = said.clone();
+    let log = log.clone();
     std::thread::spawn(move || {
         for line in stderr.lines().map_while(Result::ok) {
-            let mut said = said.lock().unwrap();
-            said.push_str(&line);
-            said.push('\n');
+            let mut log = log.lock().unwrap();
+            log.push_str(&line);
+            log.push('\n');
         }
     });
     child
 }
 
 fn base_command(home: &Path) -> Command {
-    // So that a release build can be measured.
+    // Another program, such as a release build, can be set for measurements.
     let program = std::env::var_os("EVENKEEL_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_evenkeel").into());
     let mut command = Command::new(program);
     command
@@ -238,16 +241,16 @@ fn base_command(home: &Path) -> Command {
     command
 }
 
-/// A port that nobody listens on, from below the range that systems hand out by themselves: it stays free through a
-/// restart of what the test runs there.
+/// Returns a port that is not in use, from below the ephemeral port range: it stays free while the test restarts the
+/// program that listens there.
 pub fn free_port() -> u16 {
     static NEXT_OFFSET: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id() % 20_000 * 37;
     loop {
         let port =
             u16::try_from(10_000 + (start + NEXT_OFFSET.fetch_add(1, Ordering::Relaxed)) % 20_000).unwrap();
-        // Bound and never listened on: a program that another test is just starting holds a copy of every socket
-        // for a moment, and a copy that listens would keep the port taken.
+        // Bound but never listening: a child process that another test is starting holds a copy of every socket for a
+        // moment, and a copy of a listening socket would keep the port in use.
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         if socket.bind(SocketAddr::from(([127, 0, 0, 1], port))).is_ok() {

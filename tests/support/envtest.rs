@@ -1,12 +1,12 @@
-//! Programs that are written in Go: a Kubernetes control plane (that of `KUBEBUILDER_ASSETS`, or built from
-//! `tests/envtest`), and the judges of `tests/judges`.
+//! Programs written in Go: a Kubernetes control plane (from `KUBEBUILDER_ASSETS`, or built from `tests/envtest`), and
+//! `tests/gitops_health`, which computes the health of objects as `GitOps` tools do.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::install::{install_once, require_on_path};
 
-/// Where the programs are.
+/// The paths of the programs of a control plane.
 #[derive(Clone, Debug)]
 pub struct ClusterPrograms {
     pub etcd: PathBuf,
@@ -14,7 +14,7 @@ pub struct ClusterPrograms {
     pub kubectl: PathBuf,
 }
 
-/// The programs, built once if need be.
+/// Returns the programs. Builds them once, unless `KUBEBUILDER_ASSETS` is set.
 pub fn cluster_programs() -> ClusterPrograms {
     if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
         let assets = PathBuf::from(assets);
@@ -25,9 +25,9 @@ pub fn cluster_programs() -> ClusterPrograms {
         };
     }
     let go = require_on_path("go", "a Kubernetes API server for tests");
-    let announcement = "building etcd, kube-apiserver and kubectl for the tests: some minutes, once";
+    let announcement = "building etcd, kube-apiserver and kubectl for the tests (once, takes some minutes)";
     let home = build_go_programs("envtest", announcement, &go, |command| {
-        // Without these flags the server would call itself v0.0.0.
+        // Without these flags the server would report the version v0.0.0.
         let version = ["gitVersion=v1.36.3", "gitMajor=1", "gitMinor=36"]
             .map(|setting| format!(" -X k8s.io/component-base/version.{setting}"));
         command
@@ -36,7 +36,7 @@ pub fn cluster_programs() -> ClusterPrograms {
             .arg("k8s.io/kubernetes/cmd/kubectl")
             .arg("go.etcd.io/etcd/server/v3");
     });
-    // The package of etcd's program is called so.
+    // Go names etcd's program after its package, `server`.
     ClusterPrograms {
         etcd: home.join("server"),
         api_server: home.join("kube-apiserver"),
@@ -44,35 +44,40 @@ pub fn cluster_programs() -> ClusterPrograms {
     }
 }
 
-/// The program that says what `GitOps` tools make of objects, built once.
+/// Returns the program that computes the health of objects as `GitOps` tools do. Builds it once.
 pub fn gitops_health_program() -> PathBuf {
-    let go = require_on_path("go", "what GitOps tools make of objects");
-    let home =
-        build_go_programs("judges", "building what GitOps tools judge objects by, once", &go, |command| {
+    let go = require_on_path("go", "the health check of GitOps tools");
+    let home = build_go_programs(
+        "gitops_health",
+        "building the health check of GitOps tools (once)",
+        &go,
+        |command| {
             command.arg(".");
-        });
-    home.join("judges")
+        },
+    );
+    home.join("gitops_health")
 }
 
-/// Builds programs of the Go module `tests/MODULE` into `target/MODULE`, unless they are there.
+/// Builds programs of the Go module `tests/MODULE` into `target/MODULE/DIGEST`, unless they exist. `add_args` adds the
+/// arguments of `go build`.
 fn build_go_programs(
     module: &str,
     announcement: &str,
     go: &Path,
-    what: impl FnOnce(&mut Command),
+    add_args: impl FnOnce(&mut Command),
 ) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(module);
     install_once(&format!("{module}/{}", source_digest(&source)), announcement, |home| {
         let mut command = Command::new(go);
         command.current_dir(source).env("GOWORK", "off").args(["build", "-mod=readonly", "-trimpath", "-o"]);
-        // A directory, even for one program.
+        // A directory also for a single program.
         command.arg(home.join(""));
-        what(&mut command);
+        add_args(&mut command);
         vec![command]
     })
 }
 
-/// Changes with what would be built.
+/// Returns a digest of the files of the module.
 fn source_digest(source: &Path) -> String {
     let mut files: Vec<_> = std::fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();

@@ -1,16 +1,16 @@
-//! The real git, whatever the machine's own configuration says.
+//! The real git, independent of the machine's git configuration.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Runs git in a folder, as somebody. What it prints.
-pub fn git(folder: &Path, who: &str, args: &[&str]) -> String {
+/// Runs git in a folder, as an author with this name, and returns its trimmed stdout. Fails the test if git fails.
+pub fn git(folder: &Path, author: &str, args: &[&str]) -> String {
     let output = Command::new("git")
         .args([
             "-c",
-            &format!("user.name={who}"),
+            &format!("user.name={author}"),
             "-c",
-            &format!("user.email={}@example.com", who.to_lowercase()),
+            &format!("user.email={}@example.com", author.to_lowercase()),
         ])
         .args(["-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"])
         .args(args)

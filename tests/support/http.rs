@@ -1,4 +1,4 @@
-//! A plain HTTP client: one connection per request, gone when the answer is dropped.
+//! A plain HTTP client: one connection per request, closed when the response is dropped.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-/// The head of an answer, with the rest to be read.
+/// The head of a response, with the body to be read.
 pub struct HttpResponse {
     pub status: u16,
     pub headers: HeaderMap,
@@ -16,7 +16,7 @@ pub struct HttpResponse {
     _connection: ConnectionTask,
 }
 
-/// A connection that closes when it is dropped.
+/// The task of a connection, aborted when dropped.
 struct ConnectionTask(JoinHandle<()>);
 
 impl Drop for ConnectionTask {
@@ -25,7 +25,7 @@ impl Drop for ConnectionTask {
     }
 }
 
-/// Sends a request to `http://HOST:PORT/…`; an error if no answer begins.
+/// Sends a request to `http://HOST:PORT/…` and waits for the head of the response.
 pub async fn send(
     method: Method,
     url: &str,
@@ -48,8 +48,8 @@ pub async fn send(
         request = request.header(*name, *value);
     }
     let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
-    let answer = sender.send_request(request).await.map_err(|error| format!("{url}: {error}"))?;
-    let (parts, body) = answer.into_parts();
+    let response = sender.send_request(request).await.map_err(|error| format!("{url}: {error}"))?;
+    let (parts, body) = response.into_parts();
     Ok(HttpResponse {
         status: parts.status.as_u16(),
         headers: parts.headers,
@@ -59,33 +59,34 @@ pub async fn send(
     })
 }
 
-/// The body of a GET that is answered 200.
+/// Sends a GET request and returns the body. Any status but 200 is an error.
 pub async fn get(url: &str) -> Result<String, String> {
-    let answer = send(Method::GET, url, &[], "").await?;
-    match answer.status {
-        200 => answer.text().await,
-        status => Err(format!("{url}: HTTP {status}: {}", answer.text().await.unwrap_or_default())),
+    let response = send(Method::GET, url, &[], "").await?;
+    match response.status {
+        200 => response.text().await,
+        status => Err(format!("{url}: HTTP {status}: {}", response.text().await.unwrap_or_default())),
     }
 }
 
 impl HttpResponse {
-    /// A header, as text.
+    /// Returns a header as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// True if this is a stream of events.
+    /// Returns true if the body is an event stream.
     pub fn is_stream(&self) -> bool {
         self.header("content-type").is_some_and(|kind| kind.starts_with("text/event-stream"))
     }
 
-    /// The whole body.
+    /// Reads the whole body.
     pub async fn text(self) -> Result<String, String> {
         let bytes = self.body.collect().await.map_err(|error| error.to_string())?.to_bytes();
         String::from_utf8(bytes.into()).map_err(|error| error.to_string())
     }
 
-    /// The data of the next event that has any; `None` at the end of the stream, an error if it breaks off.
+    /// Returns the data of the next event that has data, or `None` at the end of the stream. An incomplete stream is an
+    /// error.
     pub async fn next_event(&mut self) -> Result<Option<String>, String> {
         loop {
             while let Some(end) = self.buffer.windows(2).position(|two| two == b"\n\n") {

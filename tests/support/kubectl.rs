@@ -1,4 +1,4 @@
-//! The real kubectl, against whatever a kubeconfig names.
+//! The real kubectl, with the kubeconfig of an instance.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -9,22 +9,22 @@ use tempfile::TempDir;
 
 use super::{Evenkeel, cluster_programs, eventually, find_on_path};
 
-/// The program: that of `KUBECTL`, the one on PATH (unless `KUBEBUILDER_ASSETS` names another), or the one that is
-/// built with the API server for tests.
+/// Returns the path of kubectl: that of `KUBECTL`, the one on PATH (unless `KUBEBUILDER_ASSETS` is set), or the one
+/// that is built with the API server for tests.
 pub fn kubectl_program() -> PathBuf {
-    let given = std::env::var_os("KUBECTL").map(PathBuf::from);
-    let found = || find_on_path("kubectl").filter(|_| std::env::var_os("KUBEBUILDER_ASSETS").is_none());
-    given.or_else(found).unwrap_or_else(|| cluster_programs().kubectl)
+    let from_env = std::env::var_os("KUBECTL").map(PathBuf::from);
+    let from_path = || find_on_path("kubectl").filter(|_| std::env::var_os("KUBEBUILDER_ASSETS").is_none());
+    from_env.or_else(from_path).unwrap_or_else(|| cluster_programs().kubectl)
 }
 
-/// kubectl with the kubeconfig of a running evenkeel.
+/// kubectl with the kubeconfig of a running instance.
 pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     cache_dir: TempDir,
 }
 
-/// What a command printed, and whether it succeeded.
+/// The output and outcome of a command.
 #[derive(Debug)]
 pub struct KubectlOutput {
     pub success: bool,
@@ -33,7 +33,7 @@ pub struct KubectlOutput {
 }
 
 impl Kubectl {
-    /// kubectl for an evenkeel that runs on `directory`.
+    /// Returns kubectl for an instance that runs on `directory`.
     pub fn for_instance(evenkeel: &Evenkeel, directory: &Path) -> Self {
         let program = kubectl_program();
         let output = evenkeel.command(&["kubeconfig", directory.to_str().unwrap()]).output().unwrap();
@@ -42,16 +42,16 @@ impl Kubectl {
         Self { program, kubeconfig, cache_dir: TempDir::with_prefix("kubectl").unwrap() }
     }
 
-    /// The kubeconfig.
+    /// Returns the path of the kubeconfig.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// A command, ready to start.
+    /// Returns a command, not started yet.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig).arg("--cache-dir").arg(self.cache_dir.path());
-        // An edit that is refused leaves its copy in the temporary folder.
+        // A rejected edit leaves its copy in the temporary directory.
         command
             .args(args)
             .env("HOME", self.cache_dir.path())
@@ -60,7 +60,7 @@ impl Kubectl {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it ends.
     pub async fn run(&self, args: &[&str]) -> KubectlOutput {
         let output = tokio::process::Command::from(self.command(args)).output().await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -71,44 +71,44 @@ impl Kubectl {
         }
     }
 
-    /// What a command prints, which must succeed.
+    /// Runs a command and returns its stdout. Fails the test if the command fails.
     pub async fn stdout(&self, args: &[&str]) -> String {
-        let said = self.run(args).await;
-        assert!(said.success, "kubectl {args:?}: {said:?}");
-        said.stdout
+        let output = self.run(args).await;
+        assert!(output.success, "kubectl {args:?}: {output:?}");
+        output.stdout
     }
 
-    /// Starts a command that goes on until it is dropped.
+    /// Starts a command that runs until it is dropped.
     pub fn spawn(&self, args: &[&str]) -> RunningKubectl {
         let mut child = self.command(args).stdout(Stdio::piped()).spawn().unwrap();
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (stdout, kept) = (BufReader::new(child.stdout.take().unwrap()), lines.clone());
+        let (stdout, lines_writer) = (BufReader::new(child.stdout.take().unwrap()), lines.clone());
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                kept.lock().unwrap().push(line);
+                lines_writer.lock().unwrap().push(line);
             }
         });
         RunningKubectl { child, lines }
     }
 }
 
-/// A command that goes on. Killed when dropped.
+/// A running command. It is killed when dropped.
 pub struct RunningKubectl {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl RunningKubectl {
-    /// Waits for a line that has all these words, and gives all lines up to now.
-    pub async fn wait_for_line(&self, words: &[&str]) -> Vec<String> {
-        eventually(&format!("kubectl prints {words:?}"), async || {
+    /// Waits for a line that contains all these texts, and returns all lines so far.
+    pub async fn wait_for_line(&self, texts: &[&str]) -> Vec<String> {
+        eventually(&format!("kubectl prints {texts:?}"), async || {
             let lines = self.lines.lock().unwrap().clone();
-            lines.iter().any(|line| words.iter().all(|word| line.contains(word))).then_some(lines)
+            lines.iter().any(|line| texts.iter().all(|text| line.contains(text))).then_some(lines)
         })
         .await
     }
 
-    /// Waits until it ends by itself; true if it succeeded.
+    /// Waits until the command ends by itself. Returns true if it succeeded.
     pub async fn wait_for_exit(&mut self) -> bool {
         eventually("kubectl ends", async || self.child.try_wait().unwrap()).await.success()
     }

@@ -1,4 +1,4 @@
-//! A copy of what people apply, with kustomizations of their own beside it.
+//! A copy of `manifests/`, next to which tests write kustomizations of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::{Cluster, eventually};
 
-/// `manifests/` in a temporary directory.
+/// A copy of `manifests/` in a temporary directory.
 pub struct ManifestsCopy(TempDir);
 
 impl ManifestsCopy {
@@ -18,12 +18,12 @@ impl ManifestsCopy {
         Self(copy)
     }
 
-    /// What is to be applied for a part of `manifests/`.
+    /// Returns the path of a part of `manifests/`.
     pub fn path_of(&self, part: &str) -> String {
         self.0.path().join("manifests").join(part).display().to_string()
     }
 
-    /// Somebody's own kustomization, in a directory beside `manifests/`.
+    /// Writes a kustomization in a directory next to `manifests/`, and returns the path of the directory.
     pub fn write_kustomization(&self, name: &str, text: &str) -> String {
         let directory: PathBuf = self.0.path().join(name);
         std::fs::create_dir(&directory).unwrap();
@@ -31,28 +31,29 @@ impl ManifestsCopy {
         directory.display().to_string()
     }
 
-    /// `overlays/cluster`, applied to this cluster, as it is written.
+    /// Applies `overlays/cluster` unchanged.
     pub async fn apply_cluster_overlay(&self, cluster: &Cluster) {
         cluster.kubectl(&["apply", "--server-side", "-k", &self.path_of("overlays/cluster")]).await;
         wait_for_roles(cluster, "evenkeel", "default").await;
     }
 
-    /// `overlays/namespace`, applied to a namespace by a kustomization that names it.
+    /// Applies `overlays/namespace` to a namespace, by a kustomization with that namespace.
     pub async fn apply_namespace_overlay(&self, cluster: &Cluster, namespace: &str) {
-        let own = self.write_kustomization(namespace, &namespace_kustomization(namespace));
-        cluster.kubectl(&["apply", "--server-side", "-k", &own]).await;
+        let kustomization = self.write_kustomization(namespace, &namespace_kustomization(namespace));
+        cluster.kubectl(&["apply", "--server-side", "-k", &kustomization]).await;
         wait_for_roles(cluster, namespace, namespace).await;
     }
 }
 
-/// Waits until the API server has taken up both roles of the account of `home`, which serves a namespace.
+/// Waits until the API server applies both roles of the account in the namespace `home`: the one for its own namespace,
+/// and the one for the namespace that it serves.
 async fn wait_for_roles(cluster: &Cluster, home: &str, served: &str) {
     let account = format!("{home}:evenkeel");
     cluster.wait_for_permission(&account, "create", "leases.coordination.k8s.io", home, true).await;
     cluster.wait_for_permission(&account, "watch", "secrets", served, true).await;
 }
 
-/// A kustomization of `overlays/namespace` for a namespace.
+/// Returns a kustomization of `overlays/namespace` for a namespace.
 pub fn namespace_kustomization(namespace: &str) -> String {
     format!(
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: {namespace}\n\
@@ -60,16 +61,16 @@ pub fn namespace_kustomization(namespace: &str) -> String {
     )
 }
 
-/// The CRDs of `crds/`, applied and taken up.
+/// Applies the CRDs of `crds/` and waits until they are served.
 pub async fn apply_crds(cluster: &Cluster) {
     let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").display().to_string();
     cluster.kubectl(&["apply", "--server-side", "-f", &crds]).await;
     wait_for_crds(cluster).await;
 }
 
-/// Waits until the API server serves our kinds.
+/// Waits until the API server serves the CRDs.
 pub async fn wait_for_crds(cluster: &Cluster) {
-    eventually("our kinds are served", async || {
+    eventually("the CRDs are served", async || {
         let kinds = cluster
             .kubectl(&["api-resources", "--api-group=evenkeel.dev", "--cached=false", "-o", "name"])
             .await;

@@ -1,8 +1,8 @@
-//! What behaviour tests need around evenkeel: the program itself, the files that it reads, agents that speak raw MCP
-//! in either era, real servers from their registries, and a real Kubernetes API server. Nothing here knows what
-//! evenkeel should do; tests say that.
+//! The environment of the behaviour tests: the evenkeel program, the files that it reads, agents that send raw MCP in
+//! either era, real servers from their registries, and a real Kubernetes API server. Expectations about evenkeel are in
+//! the tests, never here.
 
-// Tests fail by panicking, and each uses the part of this that it needs.
+// Tests fail by panicking, and each test crate uses only a part of this module.
 #![allow(
     dead_code,
     unused_imports,
@@ -43,24 +43,25 @@ pub use manifests::{ManifestsCopy, apply_crds, namespace_kustomization, wait_for
 pub use real_servers::{RealServer, everything_server, promtool, time_server};
 pub use test_directory::{TestDirectory, server_yaml};
 
-/// How long anything may take on a busy machine before a test gives up on it.
+/// The longest time that a test waits for one thing, also on a busy machine.
 pub const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Waits until the closure gives a value. Fails the test, naming `what`, when [`PATIENCE`] is over.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+/// Polls the closure every 10 ms until it returns a value. Fails the test with `description` after
+/// [`TEST_TIMEOUT`].
+pub async fn eventually<T>(description: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let wait = async {
         loop {
-            if let Some(found) = ask().await {
-                return found;
+            if let Some(value) = poll().await {
+                return value;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    within(what, wait).await
+    within(description, wait).await
 }
 
-/// Waits for a future. Fails the test, naming `what`, when [`PATIENCE`] is over.
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let done = tokio::time::timeout(TEST_TIMEOUT, future).await;
-    done.unwrap_or_else(|_| panic!("not within {TEST_TIMEOUT:?}: {what}"))
+/// Waits for a future. Fails the test with `description` after [`TEST_TIMEOUT`].
+pub async fn within<T>(description: &str, future: impl Future<Output = T>) -> T {
+    let result = tokio::time::timeout(TEST_TIMEOUT, future).await;
+    result.unwrap_or_else(|_| panic!("timed out after {TEST_TIMEOUT:?}: {description}"))
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::install::{find_on_path, install_once, require_on_path};
 
-/// A server to start over stdio.
+/// A real server to start over stdio.
 #[derive(Clone, Debug)]
 pub struct RealServer {
     pub program: PathBuf,
@@ -13,13 +13,13 @@ pub struct RealServer {
 }
 
 impl RealServer {
-    /// The transport of an `McpServer` that is this server, as a line of YAML.
+    /// Returns the transport of an `McpServer` for this server, as a line of YAML.
     pub fn spec(&self) -> String {
         format!("stdio: {{ command: \"{}\", args: {:?} }}", self.program.display(), self.args)
     }
 }
 
-/// The official everything server, on Node: speaks 2025-11-25.
+/// Returns the official everything server, on Node. It supports 2025-11-25.
 pub fn everything_server() -> RealServer {
     const PACKAGE: &str = "@modelcontextprotocol/server-everything@2026.8.31";
     let node = require_on_path("node", PACKAGE);
@@ -35,7 +35,7 @@ pub fn everything_server() -> RealServer {
     RealServer { program: node, args: vec![main.display().to_string(), "stdio".into()] }
 }
 
-/// The official time server, on Python: speaks 2026-07-28.
+/// Returns the official time server, on Python. It supports 2026-07-28.
 pub fn time_server() -> RealServer {
     const PACKAGE: &str = "mcp-server-time==2026.10.19";
     let python = require_on_path("python3", PACKAGE);
@@ -52,21 +52,22 @@ pub fn time_server() -> RealServer {
     }
 }
 
-/// Prometheus' own judge of metrics, from Debian's package, which is unpacked and not installed. `PROMTOOL` or one on
-/// PATH wins.
+/// Returns promtool, the metrics linter of Prometheus: that of `PROMTOOL`, the one on PATH, or the one from Debian's
+/// package, which is unpacked and not installed.
 pub fn promtool() -> PathBuf {
-    let named = std::env::var_os("PROMTOOL").map(PathBuf::from);
-    if let Some(found) = named.or_else(|| find_on_path("promtool")) {
+    let from_env = std::env::var_os("PROMTOOL").map(PathBuf::from);
+    if let Some(found) = from_env.or_else(|| find_on_path("promtool")) {
         return found;
     }
     require_on_path("apt-get", "promtool");
-    let home = install_once("peers/promtool", "fetching promtool from Debian's package prometheus", |home| {
-        let mut fetch = Command::new("sh");
-        fetch.current_dir(home).args(["-c", FETCH_PROMTOOL]);
-        vec![fetch]
-    });
+    let home =
+        install_once("peers/promtool", "downloading promtool from Debian's package prometheus", |home| {
+            let mut download = Command::new("sh");
+            download.current_dir(home).args(["-c", FETCH_PROMTOOL]);
+            vec![download]
+        });
     home.join("usr/bin/promtool")
 }
 
-/// A machine that is new knows no packages before the update.
+/// A new machine has no package lists before `apt-get update`.
 const FETCH_PROMTOOL: &str = "apt-get download prometheus || { apt-get update && apt-get download prometheus; } && dpkg -x prometheus_*.deb . && rm prometheus_*.deb";

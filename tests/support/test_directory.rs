@@ -1,4 +1,4 @@
-//! A directory of declarations.
+//! A temporary directory of declarations.
 
 use std::path::{Path, PathBuf};
 
@@ -8,39 +8,39 @@ use tempfile::TempDir;
 pub struct TestDirectory(TempDir);
 
 impl TestDirectory {
-    /// An empty one.
+    /// Creates an empty directory.
     pub fn new() -> Self {
         Self(TempDir::with_prefix("declared").unwrap())
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// Renames a file with this text into place, as careful editors and git do.
+    /// Writes a file by a rename into place, as editors with atomic saves and git do.
     pub fn write(&self, file: &str, text: &str) {
-        let half = self.0.path().join(format!(".{file}.half"));
-        std::fs::write(&half, text).unwrap();
-        std::fs::rename(half, self.file_path(file)).unwrap();
+        let staged = self.0.path().join(format!(".{file}.staged"));
+        std::fs::write(&staged, text).unwrap();
+        std::fs::rename(staged, self.file_path(file)).unwrap();
     }
 
-    /// Writes into the file that is there, as careless editors do.
+    /// Writes into the existing file, as editors without atomic saves do.
     pub fn overwrite(&self, file: &str, text: &str) {
         std::fs::write(self.file_path(file), text).unwrap();
     }
 
-    /// Declares one server in a file of its name. `spec` is the lines under `spec:`.
+    /// Declares one server in a file named after it. `spec` is the lines under `spec:`.
     pub fn write_server(&self, name: &str, spec: &str) {
         self.write(&format!("{name}.yaml"), &server_yaml(name, spec));
     }
 
-    /// Gives a file another name.
+    /// Renames a file.
     pub fn rename(&self, from: &str, to: &str) {
         std::fs::rename(self.file_path(from), self.file_path(to)).unwrap();
     }
 
-    /// Takes a file away.
+    /// Removes a file.
     pub fn remove(&self, file: &str) {
         std::fs::remove_file(self.file_path(file)).unwrap();
     }
@@ -50,7 +50,7 @@ impl TestDirectory {
     }
 }
 
-/// The YAML of one server. `spec` is the lines under `spec:`.
+/// Returns the YAML of one server. `spec` is the lines under `spec:`.
 pub fn server_yaml(name: &str, spec: &str) -> String {
     let spec = spec.replace('\n', "\n  ");
     format!(

@@ -1,4 +1,4 @@
-//! What passes over a healthy link.
+//! Tests of healthy connections.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{TestServer, TransportKind, call, connect, request};
 use crate::rig::{Counters, ODD_RESULT, ODD_TOOL, ResponseFormat, Rule, Script, ServerEra};
 use crate::support::within;
 
-/// Every kind of healthy server, with the era that must be agreed on.
+/// Returns every kind of healthy server, with the era that the handshake must select.
 fn healthy_servers() -> Vec<(TransportKind, Script, Era)> {
     let mut servers = Vec::new();
     for (rig, era) in
@@ -16,10 +16,10 @@ fn healthy_servers() -> Vec<(TransportKind, Script, Era)> {
     {
         let script = Script::new("healthy", rig).tools(&["odd", "echo", "sleep", "reply", "fail"]);
         servers.push((TransportKind::Stdio, script.clone(), era));
-        for answers in [ResponseFormat::Mixed, ResponseFormat::Json, ResponseFormat::Stream] {
+        for format in [ResponseFormat::Mixed, ResponseFormat::Json, ResponseFormat::Stream] {
             let mut script = script.clone();
-            script.http.answers = answers;
-            script.http.priming = answers == ResponseFormat::Stream;
+            script.http.answers = format;
+            script.http.priming = format == ResponseFormat::Stream;
             servers.push((TransportKind::Http, script, era));
         }
     }
@@ -33,23 +33,23 @@ fn healthy_servers() -> Vec<(TransportKind, Script, Era)> {
 
 #[tokio::test]
 async fn lists_calls_and_errors_pass_verbatim() {
-    for (over, script, era) in healthy_servers() {
-        let case = format!("{over:?} {:?} {:?}", script.era, script.http);
-        let upstream = TestServer::start(over, script).await;
-        let (link, _events) = connect(&upstream).await.unwrap_or_else(|error| panic!("{case}: {error}"));
-        assert_eq!(link.handshake().era, era, "{case}");
-        assert!(link.handshake().capabilities.tools == Some(true), "{case}");
-        assert_eq!(link.handshake().description.server_info.name, "healthy", "{case}");
+    for (transport, script, era) in healthy_servers() {
+        let case = format!("{transport:?} {:?} {:?}", script.era, script.http);
+        let server = TestServer::start(transport, script).await;
+        let (connection, _events) = connect(&server).await.unwrap_or_else(|error| panic!("{case}: {error}"));
+        assert_eq!(connection.handshake().era, era, "{case}");
+        assert!(connection.handshake().capabilities.tools == Some(true), "{case}");
+        assert_eq!(connection.handshake().description.server_info.name, "healthy", "{case}");
 
-        let list = request(&link, "tools/list", "{}").await.unwrap().unwrap();
+        let list = request(&connection, "tools/list", "{}").await.unwrap().unwrap();
         assert!(list.contains(ODD_TOOL), "{case}: {list}");
-        assert_eq!(call(&link, "odd", "{}").await.unwrap().unwrap(), ODD_RESULT, "{case}");
+        assert_eq!(call(&connection, "odd", "{}").await.unwrap().unwrap(), ODD_RESULT, "{case}");
         let error = r#"{"code":-7,"message":"no","data": {"x":[1.0e+2]},"x-more":1}"#;
-        let failed = call(&link, "fail", &format!(r#"{{"error":{error}}}"#)).await.unwrap();
+        let failed = call(&connection, "fail", &format!(r#"{{"error":{error}}}"#)).await.unwrap();
         assert_eq!(failed.unwrap_err(), error, "{case}");
 
         let params = r#"{"name":"echo","arguments":{"x": [1.0e+2,"\u00e9\/"],"a":1,"a":2},"x-new":{"k" : null},"_meta":{"example.com/kept": 1E2}}"#;
-        let echoed = request(&link, "tools/call", params).await.unwrap().unwrap();
+        let echoed = request(&connection, "tools/call", params).await.unwrap().unwrap();
         let echoed: serde_json::Value = serde_json::from_str(&echoed).unwrap();
         let echoed = echoed["content"][0]["text"].as_str().unwrap();
         for part in [
@@ -59,14 +59,14 @@ async fn lists_calls_and_errors_pass_verbatim() {
         ] {
             assert!(echoed.contains(part), "{case}: {part} in {echoed}");
         }
-        link.check_health().await.unwrap_or_else(|error| panic!("{case}: {error}"));
+        connection.check_health().await.unwrap_or_else(|error| panic!("{case}: {error}"));
 
-        let seen = upstream.counters().await;
-        assert_eq!(seen.complaints, Vec::<String>::new(), "{case}");
-        assert_eq!(seen.cancelled + seen.abandoned, 0, "{case}: {seen:?}");
-        assert_eq!(seen.initializes(), u64::from(era == Era::Legacy), "{case}");
-        link.close().await;
-        match &upstream {
+        let counters = server.counters().await;
+        assert_eq!(counters.complaints, Vec::<String>::new(), "{case}");
+        assert_eq!(counters.cancelled + counters.abandoned, 0, "{case}: {counters:?}");
+        assert_eq!(counters.initializes(), u64::from(era == Era::Legacy), "{case}");
+        connection.close().await;
+        match &server {
             TestServer::Http(rig) => assert_eq!(rig.counters().sessions, 0, "{case}: the session is ended"),
             TestServer::Stdio(rig) => {
                 assert_eq!(rig.existing_pids(), [0_u32; 0], "{case}: the process is gone")
@@ -75,43 +75,50 @@ async fn lists_calls_and_errors_pass_verbatim() {
     }
 }
 
-/// The probe waits for 10 s, and many servers are fetched before they start.
+/// The probe times out after 10 s, and many servers are downloaded before they start.
 #[tokio::test]
 async fn slow_start_does_not_downgrade_a_modern_server() {
-    let opened = async |over| {
+    let opened = async |transport| {
         let late = Rule { times: Some(1), ..Rule::delay(11_000) };
-        let upstream =
-            TestServer::start(over, Script::new("late", ServerEra::Modern).on("server/discover", late));
-        let upstream = upstream.await;
-        let (link, _events) = connect(&upstream).await.unwrap_or_else(|error| panic!("{over:?}: {error}"));
-        assert_eq!(link.handshake().era, Era::Modern, "{over:?}");
-        call(&link, "echo", "{}").await.unwrap().unwrap();
-        assert_eq!(upstream.counters().await.initializes(), 1, "{over:?}: it was taken for a legacy one");
-        link.close().await;
+        let server =
+            TestServer::start(transport, Script::new("late", ServerEra::Modern).on("server/discover", late));
+        let server = server.await;
+        let (connection, _events) =
+            connect(&server).await.unwrap_or_else(|error| panic!("{transport:?}: {error}"));
+        assert_eq!(connection.handshake().era, Era::Modern, "{transport:?}");
+        call(&connection, "echo", "{}").await.unwrap().unwrap();
+        assert_eq!(
+            server.counters().await.initializes(),
+            1,
+            "{transport:?}: it was treated as a legacy server"
+        );
+        connection.close().await;
     };
     tokio::join!(opened(TransportKind::Stdio), opened(TransportKind::Http));
 }
 
 #[tokio::test]
 async fn idle_connections_that_would_expire_are_closed() {
-    let upstream = TestServer::start(TransportKind::Http, Script::new("idle", ServerEra::Legacy)).await;
-    let (link, _events) = connect(&upstream).await.unwrap();
-    link.check_health().await.unwrap();
-    let before = upstream.counters().await.connections;
-    link.close_idle_connections(Duration::from_secs(5));
-    link.check_health().await.unwrap();
-    assert_eq!(upstream.counters().await.connections, before, "the one that is there is used again");
-    link.close_idle_connections(Duration::from_mins(1));
-    link.check_health().await.unwrap();
-    assert_eq!(upstream.counters().await.connections, before + 1, "it was closed");
-    link.close().await;
+    let server = TestServer::start(TransportKind::Http, Script::new("idle", ServerEra::Legacy)).await;
+    let (connection, _events) = connect(&server).await.unwrap();
+    connection.check_health().await.unwrap();
+    let before = server.counters().await.connections;
+    connection.close_idle_connections(Duration::from_secs(5));
+    connection.check_health().await.unwrap();
+    assert_eq!(server.counters().await.connections, before, "the idle connection is reused");
+    connection.close_idle_connections(Duration::from_mins(1));
+    connection.check_health().await.unwrap();
+    assert_eq!(server.counters().await.connections, before + 1, "the idle connection was closed");
+    connection.close().await;
 }
 
 #[tokio::test]
 async fn tools_list_change_is_reported() {
-    for (over, script, era) in healthy_servers().into_iter().filter(|(_, script, _)| script.http.get_stream) {
-        if (over, era) != (TransportKind::Stdio, Era::Modern) {
-            assert_list_change_is_reported(over, script).await;
+    for (transport, script, era) in
+        healthy_servers().into_iter().filter(|(_, script, _)| script.http.get_stream)
+    {
+        if (transport, era) != (TransportKind::Stdio, Era::Modern) {
+            assert_list_change_is_reported(transport, script).await;
         }
     }
 }
@@ -121,34 +128,34 @@ async fn tools_list_change_of_a_modern_stdio_server_is_reported() {
     assert_list_change_is_reported(TransportKind::Stdio, Script::new("modern", ServerEra::Modern)).await;
 }
 
-async fn assert_list_change_is_reported(over: TransportKind, script: Script) {
-    let case = format!("{over:?} {:?} {:?}", script.era, script.http);
-    let upstream = TestServer::start(over, script.clone()).await;
-    let (link, mut events) = connect(&upstream).await.unwrap();
+async fn assert_list_change_is_reported(transport: TransportKind, script: Script) {
+    let case = format!("{transport:?} {:?} {:?}", script.era, script.http);
+    let server = TestServer::start(transport, script.clone()).await;
+    let (connection, mut events) = connect(&server).await.unwrap();
     events.subscribe().await.unwrap_or_else(|error| panic!("{case}: {error}"));
-    // An answer shows that the server has taken all that was said before, `initialized` among it.
-    request(&link, "tools/list", "{}").await.unwrap().unwrap();
-    upstream.set_script(script.clone().tools(&["late"])).await;
-    let event = within(&format!("{case}: the change is told"), events.next()).await;
+    // A response shows that the server has processed all earlier messages, including `initialized`.
+    request(&connection, "tools/list", "{}").await.unwrap().unwrap();
+    server.set_script(script.clone().tools(&["late"])).await;
+    let event = within(&format!("{case}: the change is reported"), events.next()).await;
     assert!(matches!(event, ConnectionEvent::ListChanged(ListKind::Tools)), "{case}: {event:?}");
-    let list = request(&link, "tools/list", "{}").await.unwrap().unwrap();
+    let list = request(&connection, "tools/list", "{}").await.unwrap().unwrap();
     assert!(list.contains(r#""name":"late""#), "{case}: {list}");
-    assert_eq!(upstream.counters().await.complaints, Vec::<String>::new(), "{case}");
-    link.close().await;
+    assert_eq!(server.counters().await.complaints, Vec::<String>::new(), "{case}");
+    connection.close().await;
 }
 
 #[tokio::test]
 async fn progress_carries_the_callers_token() {
-    for (over, script, _) in healthy_servers() {
-        let case = format!("{over:?} {:?} {:?}", script.era, script.http);
-        let upstream = TestServer::start(over, script).await;
-        let (link, _events) = connect(&upstream).await.unwrap();
+    for (transport, script, _) in healthy_servers() {
+        let case = format!("{transport:?} {:?} {:?}", script.era, script.http);
+        let server = TestServer::start(transport, script).await;
+        let (connection, _events) = connect(&server).await.unwrap();
         let params =
             r#"{"name":"sleep","arguments":{"ms":20,"steps":2},"_meta":{"progressToken":"t\u0031"}}"#;
         let sleep = RequestParams::parse(params).unwrap();
         let request =
             UpstreamRequest { params: &sleep, name: Some("sleep"), ..UpstreamRequest::new("tools/call") };
-        let mut exchange = link.call(request).await.unwrap();
+        let mut exchange = connection.call(request).await.unwrap();
         for step in 1..=2 {
             match within("progress", exchange.next()).await.unwrap() {
                 ResponseMessage::Progress(message) => {
@@ -161,19 +168,19 @@ async fn progress_carries_the_callers_token() {
             }
         }
         assert!(
-            matches!(within("the answer", exchange.next()).await, Ok(ResponseMessage::Response(_))),
+            matches!(within("the response", exchange.next()).await, Ok(ResponseMessage::Response(_))),
             "{case}"
         );
-        link.close().await;
+        connection.close().await;
     }
 }
 
 #[tokio::test]
 async fn dropped_call_is_cancelled() {
-    for (over, script, era) in healthy_servers() {
-        // A legacy server that has not begun its answer is another test.
-        if (over, era, script.http.answers) != (TransportKind::Http, Era::Legacy, ResponseFormat::Json) {
-            assert_dropped_call_is_cancelled(over, script, era).await;
+    for (transport, script, era) in healthy_servers() {
+        // A legacy server that has not started its response is covered by the next test.
+        if (transport, era, script.http.answers) != (TransportKind::Http, Era::Legacy, ResponseFormat::Json) {
+            assert_dropped_call_is_cancelled(transport, script, era).await;
         }
     }
 }
@@ -185,28 +192,28 @@ async fn call_dropped_before_the_response_is_cancelled() {
     assert_dropped_call_is_cancelled(TransportKind::Http, script, Era::Legacy).await;
 }
 
-async fn assert_dropped_call_is_cancelled(over: TransportKind, script: Script, era: Era) {
-    let case = format!("{over:?} {:?} {:?}", script.era, script.http);
-    let upstream = TestServer::start(over, script).await;
-    let (link, _events) = connect(&upstream).await.unwrap();
+async fn assert_dropped_call_is_cancelled(transport: TransportKind, script: Script, era: Era) {
+    let case = format!("{transport:?} {:?} {:?}", script.era, script.http);
+    let server = TestServer::start(transport, script).await;
+    let (connection, _events) = connect(&server).await.unwrap();
     let long = RequestParams::parse(r#"{"name":"sleep","arguments":{"ms":600000}}"#).unwrap();
     let request =
         UpstreamRequest { params: &long, name: Some("sleep"), ..UpstreamRequest::new("tools/call") };
-    let call = async { link.call(request).await.unwrap().response().await };
+    let call = async { connection.call(request).await.unwrap().response().await };
     tokio::select! {
-        answer = call => panic!("{case}: {answer:?}"),
-        () = upstream.wait_until("the call is at work", |seen| seen.in_flight == 1) => {}
+        response = call => panic!("{case}: {response:?}"),
+        () = server.wait_until("the call is in flight", |counters| counters.in_flight == 1) => {}
     }
-    upstream.wait_until("the call is cancelled", |seen| seen.in_flight == 0).await;
-    let seen = upstream.counters().await;
-    assert_eq!(seen.complaints, Vec::<String>::new(), "{case}");
-    if era == Era::Modern || over == TransportKind::Stdio {
-        assert_eq!((seen.cancelled, seen.abandoned), (1, 0), "{case}");
+    server.wait_until("the call is cancelled", |counters| counters.in_flight == 0).await;
+    let counters = server.counters().await;
+    assert_eq!(counters.complaints, Vec::<String>::new(), "{case}");
+    if era == Era::Modern || transport == TransportKind::Stdio {
+        assert_eq!((counters.cancelled, counters.abandoned), (1, 0), "{case}");
     } else {
-        // The closed connection may be noticed before the notification arrives.
-        assert_eq!(seen.cancelled + seen.abandoned, 1, "{case}");
-        let told = |seen: &Counters| seen.count("notifications/cancelled") == 1;
-        upstream.wait_until(&format!("{case}: the notification is sent"), told).await;
+        // The server may detect the closed connection before the notification arrives.
+        assert_eq!(counters.cancelled + counters.abandoned, 1, "{case}");
+        let notified = |counters: &Counters| counters.count("notifications/cancelled") == 1;
+        server.wait_until(&format!("{case}: the notification is sent"), notified).await;
     }
-    link.close().await;
+    connection.close().await;
 }

@@ -1,4 +1,4 @@
-//! Links to servers of both eras over both transports, against the fault rig.
+//! Tests of connections to fake servers of both eras over both transports.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
@@ -19,7 +19,7 @@ use evenkeel::wire::{
 use rig::{Counters, FakeHttpServer, FakeStdioServer, Script};
 use support::{eventually, within};
 
-/// A rig behind either transport.
+/// A fake server behind either transport.
 #[expect(clippy::large_enum_variant, reason = "a handful per test")]
 enum TestServer {
     Http(FakeHttpServer),
@@ -33,8 +33,8 @@ enum TransportKind {
 }
 
 impl TestServer {
-    async fn start(over: TransportKind, script: Script) -> Self {
-        match over {
+    async fn start(transport: TransportKind, script: Script) -> Self {
+        match transport {
             TransportKind::Http => Self::Http(FakeHttpServer::start(script).await),
             TransportKind::Stdio => Self::Stdio(FakeStdioServer::new(script)),
         }
@@ -60,7 +60,7 @@ impl TestServer {
         Endpoint::new(transport, &DigestKey::new(b"test"))
     }
 
-    /// What the rig, or its one living process, has seen.
+    /// Returns the counters of the fake server, or of its one live process.
     async fn counters(&self) -> Counters {
         match self {
             Self::Http(rig) => rig.counters(),
@@ -73,44 +73,45 @@ impl TestServer {
         }
     }
 
-    /// Gives it another script.
+    /// Replaces the script.
     async fn set_script(&self, script: Script) {
         match self {
-            Self::Http(rig) => rig.edit_script(|before| *before = script),
+            Self::Http(rig) => rig.edit_script(|current| *current = script),
             Self::Stdio(rig) => rig.live_processes().pop().expect("a process").set_script(script).await,
         }
     }
 
-    async fn wait_until(&self, what: &str, condition: impl Fn(&Counters) -> bool) {
-        eventually(what, async || condition(&self.counters().await).then_some(())).await;
+    async fn wait_until(&self, description: &str, condition: impl Fn(&Counters) -> bool) {
+        eventually(description, async || condition(&self.counters().await).then_some(())).await;
     }
 }
 
-async fn connect(upstream: &TestServer) -> Result<(Connection, ConnectionEvents), ConnectionError> {
-    within("the link opens or fails", open(&upstream.endpoint(), None, &ConnectionContext::default())).await
+async fn connect(server: &TestServer) -> Result<(Connection, ConnectionEvents), ConnectionError> {
+    within("the connection opens or fails", open(&server.endpoint(), None, &ConnectionContext::default()))
+        .await
 }
 
-/// The raw result of a request; the error is the raw error object.
+/// Sends a request and returns its raw result. The inner error is the raw JSON-RPC error object.
 async fn request(
-    link: &Connection,
+    connection: &Connection,
     method: &str,
     params: &str,
 ) -> Result<Result<String, String>, ConnectionError> {
     let params = RequestParams::parse(params).unwrap();
     let name = params.members.get_string("name");
     let request = UpstreamRequest { params: &params, name: name.as_deref(), ..UpstreamRequest::new(method) };
-    let reply = within(method, async { link.call(request).await?.response().await }).await?;
+    let response = within(method, async { connection.call(request).await?.response().await }).await?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    Ok(match reply {
+    Ok(match response {
         RpcResponse::Result(bytes) => Ok(text(&bytes)),
         RpcResponse::Error(bytes) => Err(text(&bytes)),
     })
 }
 
 async fn call(
-    link: &Connection,
+    connection: &Connection,
     tool: &str,
     arguments: &str,
 ) -> Result<Result<String, String>, ConnectionError> {
-    request(link, "tools/call", &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#)).await
+    request(connection, "tools/call", &format!(r#"{{"name":"{tool}","arguments":{arguments}}}"#)).await
 }

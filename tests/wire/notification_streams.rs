@@ -1,4 +1,5 @@
-//! The stream of notices: whatever the server does with it, changes are noticed, and it is not asked without end.
+//! Tests of notification streams: no list change is missed, whatever the server does with the stream, and the number of
+//! requests is bounded.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::{TestServer, TransportKind, call, connect};
 use crate::rig::{Action, ControlCommand, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::{eventually, within};
 
-/// The notices that a legacy server sends on GET, and a modern one on `subscriptions/listen`, by the rig's name.
+/// The request that opens the stream in each era, by its name in the fake server's script.
 const STREAM_REQUESTS: [(ServerEra, &str); 2] =
     [(ServerEra::Legacy, "GET"), (ServerEra::Modern, "subscriptions/listen")];
 
@@ -32,15 +33,15 @@ async fn refused_stream_is_reopened_and_lists_count_as_changed() {
         for status in [409, 400, 401, 403, 500] {
             let case = format!("{era:?} {status}");
             let script = Script::new("refusing", era).on(method, Rule::times(1, Action::status(status)));
-            let upstream = TestServer::start(TransportKind::Http, script).await;
-            let (link, mut events) = connect(&upstream).await.unwrap();
+            let server = TestServer::start(TransportKind::Http, script).await;
+            let (connection, mut events) = connect(&server).await.unwrap();
             events.subscribe().await.unwrap_or_else(|error| panic!("{case}: {error}"));
-            // Whatever changed since the lists were read is learned once the stream is open.
+            // The lists count as changed once the stream is open, because a change may have been missed.
             wait_for_list_change(&mut events, ListKind::Tools).await;
-            assert_eq!(upstream.counters().await.count(method), 2, "{case}");
-            upstream.set_script(Script::new("refusing", era).tools(&["late"])).await;
+            assert_eq!(server.counters().await.count(method), 2, "{case}");
+            server.set_script(Script::new("refusing", era).tools(&["late"])).await;
             wait_for_list_change(&mut events, ListKind::Tools).await;
-            link.close().await;
+            connection.close().await;
         }
     }
 }
@@ -49,19 +50,19 @@ async fn refused_stream_is_reopened_and_lists_count_as_changed() {
 async fn closed_stream_is_reopened_after_refusals() {
     for status in [409, 400, 401, 403] {
         let rig = FakeHttpServer::start(Script::new("refusing", ServerEra::Legacy)).await;
-        let upstream = TestServer::Http(rig);
-        let (link, mut events) = connect(&upstream).await.unwrap();
+        let server = TestServer::Http(rig);
+        let (connection, mut events) = connect(&server).await.unwrap();
         events.subscribe().await.unwrap();
-        let TestServer::Http(rig) = &upstream else { unreachable!() };
+        let TestServer::Http(rig) = &server else { unreachable!() };
         rig.edit_script(|script| {
             script.on.insert("GET".into(), vec![Rule::times(2, Action::status(status))]);
         });
         rig.send_command(ControlCommand::CloseStreams);
         wait_for_list_change(&mut events, ListKind::Tools).await;
         assert_eq!(rig.counters().count("GET"), 4, "{status}: opened, refused twice, opened");
-        call(&link, "echo", "{}").await.unwrap().unwrap();
+        call(&connection, "echo", "{}").await.unwrap().unwrap();
         assert_eq!(rig.counters().initializes(), 1, "{status}");
-        link.close().await;
+        connection.close().await;
     }
 }
 
@@ -71,17 +72,17 @@ async fn stream_not_offered_is_not_requested_again() {
         let mut script =
             Script::new("plain", ServerEra::Legacy).on("GET", Rule::always(Action::status(status)));
         script.http.sessions = sessions;
-        let upstream = TestServer::start(TransportKind::Http, script).await;
-        let (link, mut events) = connect(&upstream).await.unwrap();
+        let server = TestServer::start(TransportKind::Http, script).await;
+        let (connection, mut events) = connect(&server).await.unwrap();
         events.subscribe().await.unwrap();
         let quiet = tokio::time::timeout(Duration::from_secs(3), events.next()).await;
         assert!(quiet.is_err(), "{sessions} {status}: {quiet:?}");
-        assert_eq!(upstream.counters().await.count("GET"), 1, "{sessions} {status}");
-        link.close().await;
+        assert_eq!(server.counters().await.count("GET"), 1, "{sessions} {status}");
+        connection.close().await;
     }
 }
 
-/// However often whoever reads the events is interrupted.
+/// The backoff holds even if the task that reads the events is interrupted often.
 #[tokio::test]
 async fn short_lived_stream_is_reopened_with_backoff() {
     let empty = Action::Http {
@@ -91,17 +92,17 @@ async fn short_lived_stream_is_reopened_with_backoff() {
     };
     for (era, method) in STREAM_REQUESTS {
         let script = Script::new("brief", era).on(method, Rule::always(empty.clone()));
-        let upstream = TestServer::start(TransportKind::Http, script).await;
-        let (link, mut events) = connect(&upstream).await.unwrap();
+        let server = TestServer::start(TransportKind::Http, script).await;
+        let (connection, mut events) = connect(&server).await.unwrap();
         events.subscribe().await.unwrap();
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(6) {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(6) {
             let _ = tokio::time::timeout(Duration::from_millis(7), events.next()).await;
         }
         // At the earliest after 0, 0.25, 0.75, 1.75, 3.75 and 7.75 s.
-        let opened = upstream.counters().await.count(method);
+        let opened = server.counters().await.count(method);
         assert!((3..=6).contains(&opened), "{era:?}: opened {opened} times");
-        link.close().await;
+        connection.close().await;
     }
 }
 
@@ -109,32 +110,34 @@ async fn short_lived_stream_is_reopened_with_backoff() {
 async fn stream_with_a_slow_response_is_opened_once() {
     let script =
         Script::new("late", ServerEra::Legacy).on("GET", Rule { times: Some(1), ..Rule::delay(2_500) });
-    let upstream = TestServer::start(TransportKind::Http, script).await;
-    let (link, mut events) = connect(&upstream).await.unwrap();
+    let server = TestServer::start(TransportKind::Http, script).await;
+    let (connection, mut events) = connect(&server).await.unwrap();
     events.subscribe().await.unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut changed = false;
-    while !changed && begun.elapsed() < Duration::from_secs(30) {
+    while !changed && start.elapsed() < Duration::from_secs(30) {
         changed = tokio::time::timeout(Duration::from_millis(7), events.next()).await.is_ok();
     }
-    assert!(changed, "the lists are read again once it is open");
-    assert_eq!(upstream.counters().await.count("GET"), 1);
-    link.close().await;
+    assert!(changed, "the lists count as changed once the stream is open");
+    assert_eq!(server.counters().await.count("GET"), 1);
+    connection.close().await;
 }
 
 #[tokio::test]
 async fn ended_stdio_subscription_is_renewed() {
-    let upstream = TestServer::Stdio(FakeStdioServer::new(Script::new("brief", ServerEra::Modern)));
-    let (link, mut events) = connect(&upstream).await.unwrap();
+    let server = TestServer::Stdio(FakeStdioServer::new(Script::new("brief", ServerEra::Modern)));
+    let (connection, mut events) = connect(&server).await.unwrap();
     events.subscribe().await.unwrap();
-    let TestServer::Stdio(rig) = &upstream else { unreachable!() };
+    let TestServer::Stdio(rig) = &server else { unreachable!() };
     let process = rig.live_processes().pop().unwrap();
     process.send_command(ControlCommand::CloseStreams).await.unwrap();
     wait_for_list_change(&mut events, ListKind::Tools).await;
-    upstream.wait_until("it is subscribed again", |seen| seen.count("subscriptions/listen") == 2).await;
-    upstream.set_script(Script::new("brief", ServerEra::Modern).tools(&["late"])).await;
+    server
+        .wait_until("the subscription is renewed", |counters| counters.count("subscriptions/listen") == 2)
+        .await;
+    server.set_script(Script::new("brief", ServerEra::Modern).tools(&["late"])).await;
     wait_for_list_change(&mut events, ListKind::Tools).await;
-    link.close().await;
+    connection.close().await;
 }
 
 #[tokio::test]
@@ -142,21 +145,22 @@ async fn server_requests_are_answered_one_at_a_time() {
     const REQUESTS: u32 = 3_000;
     let mut script = Script::new("curious", ServerEra::Legacy).tools(&["echo"]);
     script.capabilities = None;
-    let upstream = TestServer::start(TransportKind::Http, script).await;
-    let (link, mut events) = connect(&upstream).await.unwrap();
+    let server = TestServer::start(TransportKind::Http, script).await;
+    let (connection, mut events) = connect(&server).await.unwrap();
     events.subscribe().await.unwrap();
     let reading = tokio::spawn(async move { events.next().await });
-    let TestServer::Http(rig) = &upstream else { unreachable!() };
+    let TestServer::Http(rig) = &server else { unreachable!() };
     eventually("the stream is open", async || (rig.counters().streams == 1).then_some(())).await;
     let before = rig.counters().connections;
     rig.send_command(ControlCommand::AskForRoots(REQUESTS));
-    // As many as may wait are answered, the rest is not.
-    eventually("they are answered", async || (rig.counters().answers >= 1_000).then_some(())).await;
-    call(&link, "echo", "{}").await.unwrap().unwrap();
-    let seen = rig.counters();
-    assert!(seen.connections <= before + 2, "{} connections more", seen.connections - before);
-    assert!(seen.answers < u64::from(REQUESTS));
-    assert_eq!(seen.initializes(), 1);
+    // The requests that fit in the queue get a response; the others are dropped.
+    eventually("the queued requests get responses", async || (rig.counters().answers >= 1_000).then_some(()))
+        .await;
+    call(&connection, "echo", "{}").await.unwrap().unwrap();
+    let counters = rig.counters();
+    assert!(counters.connections <= before + 2, "{} connections more", counters.connections - before);
+    assert!(counters.answers < u64::from(REQUESTS));
+    assert_eq!(counters.initializes(), 1);
     reading.abort();
-    link.close().await;
+    connection.close().await;
 }

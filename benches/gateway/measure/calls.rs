@@ -1,5 +1,5 @@
-//! Measures what a call costs: through the floor and through each evenkeel, in front of a server that speaks
-//! HTTP and in front of one that is started and spoken to over stdin and stdout.
+//! Measures the cost of a call, through the floor and through each evenkeel: to a server over HTTP, and to a server
+//! over stdio.
 
 use std::time::Duration;
 
@@ -33,18 +33,18 @@ pub async fn http(plan: &BenchPlan, report: &mut Report) -> Result<()> {
     }
     for era in Era::ALL {
         let path = format!("/{era}/0/mcp");
-        let mut ways = vec![
+        let mut routes = vec![
             helper_route(BenchSubject::Direct, &upstream, &path, era),
             helper_route(BenchSubject::Floor, &floor, &path, era),
         ];
-        ways.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_route(*subject, evenkeel, era)));
-        one_caller(plan, era, "HTTP", &ways, report).await?;
-        many_callers(plan, era, "HTTP", &ways, report).await?;
+        routes.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_route(*subject, evenkeel, era)));
+        one_caller(plan, era, "HTTP", &routes, report).await?;
+        many_callers(plan, era, "HTTP", &routes, report).await?;
     }
     stop_all(running).await
 }
 
-/// Measures one round of calls to a server over its stdin and stdout, in both eras.
+/// Measures one round of calls to a server over stdio, in both eras.
 pub async fn stdio(plan: &BenchPlan, report: &mut Report) -> Result<()> {
     for era in Era::ALL {
         let bridge = HelperProcess::start_measured(&role_args("bridge", era, load_core())).await?;
@@ -56,14 +56,14 @@ pub async fn stdio(plan: &BenchPlan, report: &mut Report) -> Result<()> {
             evenkeel.wait_for_tools(era, 1, STARTUP_TIMEOUT).await?;
             running.push((*subject, evenkeel, directory));
         }
-        let pipe =
+        let direct =
             CallRoute { subject: BenchSubject::Direct, target: None, tool: "echo".to_owned(), usage: None };
-        let mut ways = vec![pipe, helper_route(BenchSubject::Floor, &bridge, "/mcp", era)];
-        ways.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_route(*subject, evenkeel, era)));
-        one_caller(plan, era, "stdio", &ways, report).await?;
-        // One pipe has one caller.
-        ways.remove(0);
-        many_callers(plan, era, "stdio", &ways, report).await?;
+        let mut routes = vec![direct, helper_route(BenchSubject::Floor, &bridge, "/mcp", era)];
+        routes.extend(running.iter().map(|(subject, evenkeel, _)| evenkeel_route(*subject, evenkeel, era)));
+        one_caller(plan, era, "stdio", &routes, report).await?;
+        // A stdio connection has one caller.
+        routes.remove(0);
+        many_callers(plan, era, "stdio", &routes, report).await?;
         stop_all(running).await?;
     }
     Ok(())

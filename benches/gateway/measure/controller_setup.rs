@@ -1,5 +1,5 @@
-//! One controller (evenkeel, or the floor that attaches servers with as little as that takes) with a directory and
-//! a fake upstream of its own, so that several stand side by side and take turns.
+//! One controller (evenkeel, or the floor that attaches servers with the least work) with a directory and a fake
+//! upstream of its own, so that several controllers can run side by side and be measured in turn.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use crate::rig::{Era, Result, unix_nanos};
 
 const ATTACH_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Longer than changes are gathered.
+/// The time without notifications after which a controller is quiet: longer than its debounce interval.
 pub const QUIET_PERIOD: Duration = Duration::from_millis(250);
 
-/// Holds a controller and what it controls.
+/// A controller with its upstream and directory.
 pub struct ControllerSetup {
     pub subject: BenchSubject,
-    // Ends before that which it works on.
+    // Declared first: it must end before its upstream and directory.
     controller: Controller,
     pub upstream: HelperProcess,
     pub directory: BenchDirectory,
@@ -29,18 +29,18 @@ pub struct ControllerSetup {
 
 enum Controller {
     Floor(HelperProcess),
-    Evenkeel { process: EvenkeelProcess, agent: Agent, notices: Option<NotificationStream> },
+    Evenkeel { process: EvenkeelProcess, agent: Agent, notifications: Option<NotificationStream> },
 }
 
 impl ControllerSetup {
-    /// Returns every controller that the plan compares: its subject and, of evenkeel, its program.
+    /// Returns every controller that the plan compares: its subject and, for evenkeel, its program.
     pub fn all_subjects(plan: &BenchPlan) -> Vec<(BenchSubject, Option<&Path>)> {
         let programs = plan.programs.iter().map(|(subject, path)| (*subject, Some(path.as_path())));
         [(BenchSubject::Floor, None)].into_iter().chain(programs).collect()
     }
 
-    /// Starts a controller on a number of servers, and on others that hang. Returns the time from its start until
-    /// all that do not hang are attached; of evenkeel, until an agent sees the tools of all.
+    /// Starts a controller with a number of working and of hanging servers. Returns the time until all working servers
+    /// are attached; for evenkeel, until an agent lists the tools of all.
     pub async fn start(
         (subject, program): (BenchSubject, Option<&Path>),
         era: Era,
@@ -54,7 +54,7 @@ impl ControllerSetup {
         }
         directory.declare_many(era, servers).await?;
         let started = Instant::now();
-        let (controller, took) = match program {
+        let (controller, elapsed) = match program {
             None => {
                 let live = directory.declarations_dir().to_string_lossy().into_owned();
                 let role = ["controller", "--directory", &live, "--era", era.name()].map(str::to_owned);
@@ -70,7 +70,7 @@ impl ControllerSetup {
             }
             Some(program) => {
                 let mut process = EvenkeelProcess::start(program, &directory).await?;
-                // Asked at the servers, so that the asking does not slow evenkeel.
+                // Polls the servers, since polling evenkeel would slow it down.
                 let listed = async {
                     while upstream.counts().await?.listed < servers as u64 {
                         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -80,11 +80,11 @@ impl ControllerSetup {
                 timeout(ATTACH_TIMEOUT, listed)
                     .await
                     .map_err(|_| format!("{servers} servers: not attached"))??;
-                let (agent, at) = process.wait_for_tools(era, servers, ATTACH_TIMEOUT).await?;
-                (Controller::Evenkeel { process, agent, notices: None }, at - started)
+                let (agent, visible_at) = process.wait_for_tools(era, servers, ATTACH_TIMEOUT).await?;
+                (Controller::Evenkeel { process, agent, notifications: None }, visible_at - started)
             }
         };
-        Ok((Self { subject, controller, upstream, directory }, took))
+        Ok((Self { subject, controller, upstream, directory }, elapsed))
     }
 
     pub fn usage(&self) -> ProcessUsage {
@@ -94,28 +94,32 @@ impl ControllerSetup {
         }
     }
 
-    /// Opens the agent's stream of notices, and waits until it is quiet.
+    /// Opens the agent's notification stream, and waits until it is quiet.
     pub async fn listen(&mut self) -> Result<()> {
-        if let Controller::Evenkeel { agent, notices, .. } = &mut self.controller {
-            *notices = Some(agent.notifications().await?);
+        if let Controller::Evenkeel { agent, notifications, .. } = &mut self.controller {
+            *notifications = Some(agent.notifications().await?);
         }
         self.wait_for_quiet().await.map(|_| ())
     }
 
-    /// Waits until it says that a server was attached or removed: a notice to agents, or a line. Returns the time.
+    /// Waits until the controller reports an attached or removed server, by a notification or a line. Returns the time.
     pub async fn wait_for_change(&mut self) -> Result<i128> {
         match &mut self.controller {
             Controller::Floor(floor) => {
                 timeout(ATTACH_TIMEOUT, floor.next_line()).await??;
                 Ok(unix_nanos())
             }
-            Controller::Evenkeel { notices, .. } => {
-                notices.as_mut().ok_or("no stream of notices")?.wait_for_list_changed(ATTACH_TIMEOUT).await
+            Controller::Evenkeel { notifications, .. } => {
+                notifications
+                    .as_mut()
+                    .ok_or("no notification stream")?
+                    .wait_for_list_changed(ATTACH_TIMEOUT)
+                    .await
             }
         }
     }
 
-    /// Waits until there has been no such notice for [`QUIET`], and returns how many there were before.
+    /// Waits until there has been no such report for [`QUIET_PERIOD`], and returns the number before.
     pub async fn wait_for_quiet(&mut self) -> Result<usize> {
         match &mut self.controller {
             Controller::Floor(floor) => {
@@ -126,24 +130,24 @@ impl ControllerSetup {
                 }
                 Ok(count)
             }
-            Controller::Evenkeel { notices, .. } => {
-                notices.as_mut().ok_or("no stream of notices")?.wait_for_quiet(QUIET_PERIOD).await
+            Controller::Evenkeel { notifications, .. } => {
+                notifications.as_mut().ok_or("no notification stream")?.wait_for_quiet(QUIET_PERIOD).await
             }
         }
     }
 
-    /// Fails if agents do not see the tool of this server.
+    /// Fails if agents do not list the tool of this server.
     pub async fn expect_tool(&mut self, era: Era, number: usize) -> Result<()> {
         let Controller::Evenkeel { agent, .. } = &mut self.controller else { return Ok(()) };
         let name = tool_name(era, number);
         if agent.tool_names().await?.contains(&name) {
             Ok(())
         } else {
-            Err(format!("noticed, but {name} is not listed").into())
+            Err(format!("a notification arrived, but {name} is not listed").into())
         }
     }
 
-    /// Calls the tool of this server through evenkeel; does nothing at the floor, which takes no calls.
+    /// Calls the tool of this server through evenkeel. Does nothing for the floor, which accepts no calls.
     pub async fn call(&mut self, era: Era, number: usize) -> Result<()> {
         if let Controller::Evenkeel { agent, .. } = &mut self.controller {
             let mut call = agent.prepare_call(&tool_name(era, number));
@@ -152,7 +156,7 @@ impl ControllerSetup {
         Ok(())
     }
 
-    /// Ends what was started.
+    /// Ends the controller.
     pub async fn stop(self) -> Result<()> {
         match self.controller {
             Controller::Floor(_) => Ok(()),

@@ -1,5 +1,5 @@
-//! Measures what a fleet costs: from nothing to all attached, the memory that it takes, and what one more server
-//! or one rewritten file costs when it is there.
+//! Measures the cost of a fleet: the time until all servers are attached, the memory, and the cost of one more server
+//! or of one rewritten file.
 
 use tokio::time::{Duration, sleep};
 
@@ -9,16 +9,16 @@ use crate::report::{BenchSubject, Comparand, Measure, Report};
 use crate::rig::process::Memory;
 use crate::rig::{Era, Result};
 
-/// Long enough for a change to be looked at twice.
+/// The interval between touches: long enough for two scans of a change.
 const TOUCH_INTERVAL: Duration = Duration::from_millis(450);
 
-/// Says how many servers there are, and what is done once they are attached.
+/// The size of a fleet, and the changes after it is attached.
 #[derive(Clone, Copy)]
 pub struct FleetSize {
     pub servers: usize,
-    /// Servers that are added, one by one.
+    /// The number of servers that are added one by one.
     pub additions: usize,
-    /// Files that are replaced by equal ones.
+    /// The number of files that are replaced by identical ones.
     pub touches: usize,
 }
 
@@ -33,7 +33,7 @@ pub async fn run(plan: &BenchPlan, round: usize, report: &mut Report) -> Result<
     Ok(())
 }
 
-/// Measures one fleet. The first one fills `base`, from which memory per server is counted.
+/// Measures one fleet. The first fleet sets `base`, which is subtracted for the memory per server.
 async fn measure_fleet(
     plan: &BenchPlan,
     round: usize,
@@ -43,29 +43,29 @@ async fn measure_fleet(
     report: &mut Report,
 ) -> Result<()> {
     let subjects = ControllerSetup::all_subjects(plan);
-    let mut sites = Vec::new();
-    for turn in BenchPlan::rotation(round, subjects.len()) {
-        let Some(subject) = subjects.get(turn) else { continue };
-        let (site, took) = ControllerSetup::start(*subject, era, size.servers, 0).await?;
-        report.add(&cold_start(era, size.servers), site.subject, [millis(took)]);
+    let mut setups = Vec::new();
+    for index in BenchPlan::rotation(round, subjects.len()) {
+        let Some(subject) = subjects.get(index) else { continue };
+        let (setup, elapsed) = ControllerSetup::start(*subject, era, size.servers, 0).await?;
+        report.add(&cold_start(era, size.servers), setup.subject, [millis(elapsed)]);
         if size.servers > 0 {
-            let cpu = micros(site.usage().cpu_times()?.total()) / size.servers as f64;
-            report.add(&cold_start_cpu(era, size.servers), site.subject, [cpu]);
+            let cpu = micros(setup.usage().cpu_times()?.total()) / size.servers as f64;
+            report.add(&cold_start_cpu(era, size.servers), setup.subject, [cpu]);
         }
-        sites.push(site);
+        setups.push(setup);
     }
-    for site in &sites {
-        let memory = site.usage().settled_memory().await?;
-        report_memory(era, size.servers, site.subject, memory, base, report);
+    for setup in &setups {
+        let memory = setup.usage().settled_memory().await?;
+        report_memory(era, size.servers, setup.subject, memory, base, report);
     }
     if size.additions > 0 {
-        measure_additions(era, size, &mut sites, report).await?;
+        measure_additions(era, size, &mut setups, report).await?;
     }
     if size.touches > 0 {
-        measure_touches(era, size, &mut sites, report).await?;
+        measure_touches(era, size, &mut setups, report).await?;
     }
-    for site in sites {
-        site.stop().await?;
+    for setup in setups {
+        setup.stop().await?;
     }
     Ok(())
 }
@@ -73,7 +73,7 @@ async fn measure_fleet(
 fn cold_start(era: Era, servers: usize) -> Measure {
     let measure = Measure::new(format!("start to {servers} servers listed"), era, "ms");
     match servers {
-        // The start of a process alone is too short to be compared.
+        // The start of a process without servers is too short to be compared.
         0 => measure,
         1_000 => measure.target("≤ 250").compared(Comparand::RatioToFloor),
         10_000 => measure.target("≤ 2000").compared(Comparand::RatioToFloor),
@@ -93,8 +93,8 @@ fn report_memory(
     base: &mut Vec<(BenchSubject, Memory)>,
     report: &mut Report,
 ) {
-    let known = base.iter().find(|(known, _)| *known == subject).map(|(_, memory)| *memory);
-    let Some(base) = known else {
+    let base_memory = base.iter().find(|(of, _)| *of == subject).map(|(_, memory)| *memory);
+    let Some(base) = base_memory else {
         base.push((subject, memory));
         let [resident, anonymous] = memory.mib();
         let name = |kind| format!("memory with {servers} servers, {kind}");
@@ -110,11 +110,11 @@ fn report_memory(
     report.add(&Measure::new(name("anonymous"), era, "KiB"), subject, [anonymous]);
 }
 
-/// Renames files of new servers into place, at each site in turn, under an open session.
+/// Renames files of new servers into place, for each controller in turn, with an open session.
 async fn measure_additions(
     era: Era,
     size: FleetSize,
-    sites: &mut [ControllerSetup],
+    setups: &mut [ControllerSetup],
     report: &mut Report,
 ) -> Result<()> {
     let servers = size.servers;
@@ -123,80 +123,84 @@ async fn measure_additions(
     let found = measure("… of which: file to the server's first request");
     let handshake = measure("… of which: the server's handshake");
     let published = measure("… of which: its list to the notice");
-    let own = measure("… without the handshake").target(if servers == 100 { "≤ 10" } else { "≤ 15" });
-    let measures = [total, found, handshake, published, own];
-    for site in sites.iter_mut() {
-        site.listen().await?;
+    let without_handshake =
+        measure("… without the handshake").target(if servers == 100 { "≤ 10" } else { "≤ 15" });
+    let measures = [total, found, handshake, published, without_handshake];
+    for setup in setups.iter_mut() {
+        setup.listen().await?;
     }
-    let mut times: Vec<[Vec<f64>; 5]> = sites.iter().map(|_| Default::default()).collect();
-    let mut more = 0;
+    let mut times: Vec<[Vec<f64>; 5]> = setups.iter().map(|_| Default::default()).collect();
+    let mut extra_notifications = 0;
     for addition in 0..size.additions {
         let number = servers + addition;
-        for turn in BenchPlan::rotation(addition, sites.len()) {
-            let (Some(site), Some(times)) = (sites.get_mut(turn), times.get_mut(turn)) else { continue };
-            let renamed = site.directory.declare(era.name(), number).await?;
-            let came = site.wait_for_change().await?;
-            let counts = site.upstream.counts().await?;
-            more += site.wait_for_quiet().await?;
-            site.expect_tool(era, number).await?;
+        for index in BenchPlan::rotation(addition, setups.len()) {
+            let (Some(setup), Some(times)) = (setups.get_mut(index), times.get_mut(index)) else { continue };
+            let renamed_at = setup.directory.declare(era.name(), number).await?;
+            let notified_at = setup.wait_for_change().await?;
+            let counts = setup.upstream.counts().await?;
+            extra_notifications += setup.wait_for_quiet().await?;
+            setup.expect_tool(era, number).await?;
             let handshake = counts.last_listed - counts.last_opened;
             let parts = [
-                came - renamed,
-                counts.last_opened - renamed,
+                notified_at - renamed_at,
+                counts.last_opened - renamed_at,
                 handshake,
-                came - counts.last_listed,
-                came - renamed - handshake,
+                notified_at - counts.last_listed,
+                notified_at - renamed_at - handshake,
             ];
             for (times, nanos) in times.iter_mut().zip(parts) {
                 times.push(millis_of_nanos(nanos));
             }
         }
     }
-    for (site, times) in sites.iter().zip(times) {
+    for (setup, times) in setups.iter().zip(times) {
         for (measure, times) in measures.iter().zip(times) {
-            report.add(measure, site.subject, times);
+            report.add(measure, setup.subject, times);
         }
     }
-    // Evenkeel waits for 200 ms of quiet and looks a second time before it removes a server.
+    // Evenkeel waits for 200 ms without changes and scans a second time before it removes a server.
     let removal = measure("file removed to notice");
-    for site in sites.iter_mut() {
-        let before = site.directory.remove(era.name(), servers)?;
-        let came = site.wait_for_change().await?;
-        more += site.wait_for_quiet().await?;
-        report.add(&removal, site.subject, [millis_of_nanos(came - before)]);
+    for setup in setups.iter_mut() {
+        let removed_at = setup.directory.remove(era.name(), servers)?;
+        let notified_at = setup.wait_for_change().await?;
+        extra_notifications += setup.wait_for_quiet().await?;
+        report.add(&removal, setup.subject, [millis_of_nanos(notified_at - removed_at)]);
     }
-    if more > 0 {
-        return Err(format!("{more} notices beyond one for each change, {servers} servers").into());
+    if extra_notifications > 0 {
+        return Err(format!(
+            "{extra_notifications} notifications more than one per change, {servers} servers"
+        )
+        .into());
     }
     Ok(())
 }
 
-/// Replaces files by equal ones, at all sites at once: nothing may come of it but a look at the directory.
+/// Replaces files by identical ones, for all controllers at once. The only effect may be a scan of the directory.
 async fn measure_touches(
     era: Era,
     size: FleetSize,
-    sites: &mut [ControllerSetup],
+    setups: &mut [ControllerSetup],
     report: &mut Report,
 ) -> Result<()> {
     let servers = size.servers;
-    let pauses = u32::try_from(size.touches)?;
-    let readings = |sites: &[ControllerSetup]| {
-        sites.iter().map(|site| site.usage().cpu_times()).collect::<Result<Vec<_>>>()
+    let touches = u32::try_from(size.touches)?;
+    let readings = |setups: &[ControllerSetup]| {
+        setups.iter().map(|setup| setup.usage().cpu_times()).collect::<Result<Vec<_>>>()
     };
-    let idle_before = readings(sites)?;
-    sleep(TOUCH_INTERVAL * pauses).await;
-    let before = readings(sites)?;
+    let idle_before = readings(setups)?;
+    sleep(TOUCH_INTERVAL * touches).await;
+    let before = readings(setups)?;
     let mut requests = Vec::new();
-    for site in sites.iter() {
-        requests.push(site.upstream.counts().await?.requests);
+    for setup in setups.iter() {
+        requests.push(setup.upstream.counts().await?.requests);
     }
     for number in 0..size.touches {
-        for site in sites.iter() {
-            site.directory.declare(era.name(), number).await?;
+        for setup in setups.iter() {
+            setup.directory.declare(era.name(), number).await?;
         }
         sleep(TOUCH_INTERVAL).await;
     }
-    let after = readings(sites)?;
+    let after = readings(setups)?;
     let cpu = Measure::new(format!("CPU per file replaced by an equal one, {servers} servers"), era, "ms")
         .target(if servers == 10_000 { "≤ 20" } else { "" })
         .compared(Comparand::RatioToFloor);
@@ -204,13 +208,13 @@ async fn measure_touches(
         Measure::new(format!("… requests that reached servers, {servers} servers"), era, "").target("0");
     let notified = Measure::new(format!("… notices, {servers} servers"), era, "").target("0");
     let readings = idle_before.iter().zip(&before).zip(&after);
-    for ((site, requests), ((idle_before, before), after)) in sites.iter_mut().zip(requests).zip(readings) {
+    for ((setup, requests), ((idle_before, before), after)) in setups.iter_mut().zip(requests).zip(readings) {
         let spent = after.since(before).saturating_sub(before.since(idle_before));
-        let more = site.upstream.counts().await?.requests - requests;
-        let notices = site.wait_for_quiet().await?;
-        report.add(&cpu, site.subject, [millis(spent) / f64::from(pauses)]);
-        report.add(&reached, site.subject, [more as f64]);
-        report.add(&notified, site.subject, [notices as f64]);
+        let extra_requests = setup.upstream.counts().await?.requests - requests;
+        let notifications = setup.wait_for_quiet().await?;
+        report.add(&cpu, setup.subject, [millis(spent) / f64::from(touches)]);
+        report.add(&reached, setup.subject, [extra_requests as f64]);
+        report.add(&notified, setup.subject, [notifications as f64]);
     }
     Ok(())
 }

@@ -1,16 +1,16 @@
-//! Measures when the good servers are of use while others hang from the start.
+//! Measures the time until the working servers are usable while others hang from the start.
 
 use super::controller_setup::ControllerSetup;
 use super::{BenchPlan, millis};
 use crate::report::{Comparand, Measure, Report};
 use crate::rig::{Era, Result};
 
-/// Says how many servers work and how many hang.
+/// The numbers of working and hanging servers.
 #[derive(Clone, Copy)]
 pub struct HangMixture {
     pub good: usize,
     pub hanging: usize,
-    /// Starts in each round.
+    /// The number of starts in each round.
     pub starts: usize,
     pub target: &'static str,
 }
@@ -22,18 +22,19 @@ pub async fn run(plan: &BenchPlan, report: &mut Report) -> Result<()> {
         for &HangMixture { good, hanging, starts, target } in &plan.mixtures {
             let mut times: Vec<Vec<f64>> = subjects.iter().map(|_| Vec::new()).collect();
             for start in 0..starts {
-                for turn in BenchPlan::rotation(start, subjects.len()) {
-                    let (Some(subject), Some(times)) = (subjects.get(turn), times.get_mut(turn)) else {
+                for index in BenchPlan::rotation(start, subjects.len()) {
+                    let (Some(subject), Some(times)) = (subjects.get(index), times.get_mut(index)) else {
                         continue;
                     };
-                    let (mut site, mut took) = ControllerSetup::start(*subject, era, good, hanging).await?;
+                    let (mut setup, mut elapsed) =
+                        ControllerSetup::start(*subject, era, good, hanging).await?;
                     let calling = tokio::time::Instant::now();
                     for number in 0..good {
-                        site.call(era, number).await?;
+                        setup.call(era, number).await?;
                     }
-                    took += calling.elapsed();
-                    site.stop().await?;
-                    times.push(millis(took));
+                    elapsed += calling.elapsed();
+                    setup.stop().await?;
+                    times.push(millis(elapsed));
                 }
             }
             let name = format!("start to {good} of {} called, {hanging} hanging", good + hanging);

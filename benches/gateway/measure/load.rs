@@ -1,5 +1,5 @@
-//! Calls through several ways to one server in short batches that take turns, so that what else happens on the
-//! machine happens to all of them.
+//! Calls one server over several routes, in short alternating batches, so that other activity on the machine affects
+//! all routes alike.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ const CALLS_PER_BATCH: usize = 250;
 const CROWD_BATCH_DURATION: Duration = Duration::from_millis(150);
 const BATCH_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Describes a way to the server.
+/// A route to the server.
 pub struct CallRoute {
     pub subject: BenchSubject,
-    /// `None`: the caller starts the server itself and speaks over its stdin and stdout.
+    /// The endpoint. `None` if the caller starts the server itself and uses its stdin and stdout.
     pub target: Option<McpTarget>,
     pub tool: String,
-    /// Whose CPU is counted.
+    /// The process whose CPU time is counted.
     pub usage: Option<ProcessUsage>,
 }
 
@@ -34,12 +34,12 @@ enum Caller {
 }
 
 impl Caller {
-    async fn connect(way: &CallRoute, era: Era) -> Result<Self> {
-        let Some(target) = &way.target else {
+    async fn connect(route: &CallRoute, era: Era) -> Result<Self> {
+        let Some(target) = &route.target else {
             return Ok(Self::Stdio(StdioAgent::connect(era).await?));
         };
         let agent = Agent::connect(target).await?;
-        let call = agent.prepare_call(&way.tool);
+        let call = agent.prepare_call(&route.tool);
         Ok(Self::Http(agent, call))
     }
 
@@ -59,25 +59,25 @@ impl Caller {
     }
 }
 
-/// Measures one caller who calls again and again. The figures are named after `kind`.
+/// Measures one caller with successive calls. The figures are named after `kind`.
 pub async fn one_caller(
     plan: &BenchPlan,
     era: Era,
     kind: &str,
-    ways: &[CallRoute],
+    routes: &[CallRoute],
     report: &mut Report,
 ) -> Result<()> {
     let mut callers = Vec::new();
-    for way in ways {
-        callers.push((way.subject, Caller::connect(way, era).await?, Vec::new()));
+    for route in routes {
+        callers.push((route.subject, Caller::connect(route, era).await?, Vec::new()));
     }
     // The first batch warms up.
     for batch in 0..=plan.latency_batches {
         for turn in BenchPlan::rotation(batch, callers.len()) {
             let Some((_, caller, batches)) = callers.get_mut(turn) else { continue };
-            let taken = timeout(BATCH_TIMEOUT, caller.call_many(CALLS_PER_BATCH)).await??;
+            let samples = timeout(BATCH_TIMEOUT, caller.call_many(CALLS_PER_BATCH)).await??;
             if batch > 0 {
-                batches.push([0.5, 0.99].map(|share| micros(taken.percentile(share))));
+                batches.push([0.5, 0.99].map(|share| micros(samples.percentile(share))));
             }
         }
     }
@@ -92,7 +92,7 @@ pub async fn one_caller(
     for (subject, _, batches) in callers {
         if let Some(direct) = direct.as_ref().filter(|_| subject != BenchSubject::Direct) {
             let differences: Vec<f64> =
-                batches.iter().zip(direct).map(|([way, _], [direct, _])| way - direct).collect();
+                batches.iter().zip(direct).map(|([route, _], [direct, _])| route - direct).collect();
             report.add(&added, subject, differences);
         }
         let (middle, tail): (Vec<f64>, Vec<f64>) = batches.into_iter().map(<(f64, f64)>::from).unzip();
@@ -107,23 +107,23 @@ pub async fn many_callers(
     plan: &BenchPlan,
     era: Era,
     kind: &str,
-    ways: &[CallRoute],
+    routes: &[CallRoute],
     report: &mut Report,
 ) -> Result<()> {
     let mut crowds = Vec::new();
-    for way in ways {
+    for route in routes {
         let mut callers = Vec::new();
         for _ in 0..CALLERS {
-            callers.push(Caller::connect(way, era).await?);
+            callers.push(Caller::connect(route, era).await?);
         }
-        crowds.push((way, callers, Vec::new()));
+        crowds.push((route, callers, Vec::new()));
     }
     for batch in 0..=plan.crowd_batches {
         for turn in BenchPlan::rotation(batch, crowds.len()) {
-            let Some((way, callers, batches)) = crowds.get_mut(turn) else { continue };
-            let taken = run_crowd(way, callers).await?;
+            let Some((route, callers, batches)) = crowds.get_mut(turn) else { continue };
+            let result = run_crowd(route, callers).await?;
             if batch > 0 {
-                batches.push(taken);
+                batches.push(result);
             }
         }
     }
@@ -132,17 +132,17 @@ pub async fn many_callers(
     let rate = Measure::new(name("calls per second"), era, "1/s");
     let p50 = Measure::new(name("latency p50"), era, "µs").compared(Comparand::RatioToFloor);
     let p99 = Measure::new(name("latency p99"), era, "µs");
-    for (way, _, batches) in crowds {
+    for (route, _, batches) in crowds {
         let figures = |figure: &dyn Fn(&CrowdResult) -> f64| batches.iter().map(figure).collect::<Vec<f64>>();
-        report.add(&cpu, way.subject, figures(&CrowdResult::cpu_per_call));
-        report.add(&rate, way.subject, figures(&CrowdResult::calls_per_second));
-        report.add(&p50, way.subject, figures(&|load| micros(load.samples.percentile(0.5))));
-        report.add(&p99, way.subject, figures(&|load| micros(load.samples.percentile(0.99))));
+        report.add(&cpu, route.subject, figures(&CrowdResult::cpu_per_call));
+        report.add(&rate, route.subject, figures(&CrowdResult::calls_per_second));
+        report.add(&p50, route.subject, figures(&|load| micros(load.samples.percentile(0.5))));
+        report.add(&p99, route.subject, figures(&|load| micros(load.samples.percentile(0.99))));
     }
     Ok(())
 }
 
-/// Holds the outcome of one batch of many callers.
+/// The result of one batch of many callers.
 struct CrowdResult {
     samples: Samples,
     time: Duration,
@@ -159,9 +159,9 @@ impl CrowdResult {
     }
 }
 
-/// Has all callers call until the time of a batch is over.
-async fn run_crowd(way: &CallRoute, callers: &mut Vec<Caller>) -> Result<CrowdResult> {
-    let usage = way.usage.ok_or("a crowd needs a process whose CPU is counted")?;
+/// Runs all callers for the duration of a batch.
+async fn run_crowd(route: &CallRoute, callers: &mut Vec<Caller>) -> Result<CrowdResult> {
+    let usage = route.usage.ok_or("many callers need a process whose CPU time is counted")?;
     let (begin, cpu) = (Instant::now(), usage.cpu_times()?);
     let end = begin + CROWD_BATCH_DURATION;
     let mut tasks = JoinSet::new();
@@ -176,8 +176,8 @@ async fn run_crowd(way: &CallRoute, callers: &mut Vec<Caller>) -> Result<CrowdRe
     }
     let mut samples = Samples::default();
     while let Some(caller) = timeout(BATCH_TIMEOUT, tasks.join_next()).await? {
-        let (caller, taken) = caller??;
-        samples.append(taken);
+        let (caller, caller_samples) = caller??;
+        samples.append(caller_samples);
         callers.push(caller);
     }
     Ok(CrowdResult { samples, time: begin.elapsed(), cpu: usage.cpu_times()?.since(&cpu) })

@@ -1,4 +1,4 @@
-//! The measures: each starts what it needs, adds the figures of one round to the report and ends what it started.
+//! The measures. Each starts its processes, adds the figures of one round to the report and ends its processes.
 
 pub mod calls;
 pub mod controller_setup;
@@ -12,26 +12,26 @@ use std::time::Duration;
 
 use crate::report::BenchSubject;
 
-/// Says what is measured, and how much of it.
+/// The extent of a run.
 pub struct BenchPlan {
-    /// The evenkeel to measure, and perhaps another build.
+    /// The evenkeel program to measure, and optionally another build.
     pub programs: Vec<(BenchSubject, PathBuf)>,
-    /// Rounds, each with processes of its own.
+    /// The number of rounds, each with processes of its own.
     pub rounds: usize,
-    /// Batches of one caller in each round and era.
+    /// The number of batches with one caller, per round and era.
     pub latency_batches: usize,
-    /// Batches of many callers in each round and era.
+    /// The number of batches with many callers, per round and era.
     pub crowd_batches: usize,
-    /// The fleets.
+    /// The fleet sizes.
     pub fleets: Vec<fleet::FleetSize>,
-    /// Idle agent sessions.
+    /// The number of idle agent sessions.
     pub sessions: usize,
-    /// How many servers work and how many hang.
+    /// The numbers of working and hanging servers.
     pub mixtures: Vec<hang::HangMixture>,
 }
 
 impl BenchPlan {
-    /// Returns the order in which things take turns in a round or batch: each is first once in a while.
+    /// Returns the order of `count` subjects in a round or batch. The first one changes with `number`.
     pub fn rotation(number: usize, count: usize) -> impl Iterator<Item = usize> {
         (0..count).map(move |turn| (number + turn) % count)
     }

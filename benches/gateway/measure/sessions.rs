@@ -1,4 +1,4 @@
-//! Measures what an agent costs that is connected and does nothing.
+//! Measures the memory of connected, idle agents.
 
 use std::time::Duration;
 
@@ -24,9 +24,9 @@ pub async fn run(plan: &BenchPlan, report: &mut Report) -> Result<()> {
             let mut open = Vec::new();
             for _ in 0..plan.sessions {
                 let mut agent = Agent::connect(&evenkeel.target(era)).await?;
-                let listed = agent.tool_names().await?.len();
-                if listed != SERVER_COUNT {
-                    return Err(format!("{listed} of {SERVER_COUNT} tools").into());
+                let tool_count = agent.tool_names().await?.len();
+                if tool_count != SERVER_COUNT {
+                    return Err(format!("{tool_count} of {SERVER_COUNT} tools").into());
                 }
                 // Only the stream stays open.
                 open.push(agent.notifications().await?);

@@ -1,4 +1,4 @@
-//! An agent: opens either era, lists and calls tools, and listens for notices.
+//! An agent: connects in either era, lists and calls tools, and receives notifications.
 
 use std::net::SocketAddr;
 
@@ -12,12 +12,12 @@ use super::process::LineChild;
 use super::{Era, Result, unix_nanos};
 
 const TOOLS_LIST_CHANGED: &str = "notifications/tools/list_changed";
-/// What each call sends, and what its answer must hold.
+/// The text that each call sends and that its response must contain.
 pub const CALL_TEXT: &str = "the quick brown fox jumps over the lazy dog, forty times an hour";
-/// No single answer takes longer.
+/// The timeout of a single response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where an MCP endpoint is, and how it is spoken to.
+/// An MCP endpoint and its era.
 #[derive(Clone, Debug)]
 pub struct McpTarget {
     pub address: SocketAddr,
@@ -34,7 +34,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Connects and shakes hands.
+    /// Connects and performs the handshake.
     pub async fn connect(target: &McpTarget) -> Result<Self> {
         let connection = HttpConnection::open(target.address).await?;
         let mut agent = Self { target: target.clone(), session: None, connection, last_id: 0 };
@@ -61,7 +61,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Sends a request and gives its result.
+    /// Sends a request and returns its result.
     pub async fn request(&mut self, method: &str, name: Option<&str>, params: Value) -> Result<Value> {
         Ok(self.exchange(method, name, params).await?.1)
     }
@@ -75,20 +75,20 @@ impl Agent {
         self.last_id += 1;
         let body = self.message_body(self.last_id, method, params);
         let request = self.render_post(method, name, &body);
-        let answer = timeout(RESPONSE_TIMEOUT, self.connection.send(&request)).await??;
-        let text = String::from_utf8_lossy(&answer.body);
-        let fail = || format!("{method}: HTTP {}: {text}", answer.status);
-        // An answer may come as a stream of one event.
+        let response = timeout(RESPONSE_TIMEOUT, self.connection.send(&request)).await??;
+        let text = String::from_utf8_lossy(&response.body);
+        let fail = || format!("{method}: HTTP {}: {text}", response.status);
+        // A response may be a stream with one event.
         let json = text.lines().find_map(|line| line.strip_prefix("data:").filter(|data| data.contains('{')));
         let mut message: Value = serde_json::from_str(json.unwrap_or(&text)).map_err(|_| fail())?;
-        let session = answer.header("mcp-session-id").map(str::to_owned);
+        let session = response.header("mcp-session-id").map(str::to_owned);
         match message.get_mut("result") {
             Some(result) => Ok((session, result.take())),
             None => Err(fail().into()),
         }
     }
 
-    /// The names of all tools, from all pages.
+    /// Returns the names of the tools of all pages.
     pub async fn tool_names(&mut self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         let mut params = json!({});
@@ -103,25 +103,25 @@ impl Agent {
         }
     }
 
-    /// A call that is rendered once and sent often.
+    /// Returns a call that is rendered once and sent many times.
     pub fn prepare_call(&self, tool: &str) -> RenderedCall {
         RenderedCall::new(self.render_post("tools/call", Some(tool), &call_message(self.target.era, tool)))
     }
 
-    /// Carries out a call and says how long it took.
+    /// Sends a call and returns the time until its response.
     pub async fn run_call(&mut self, call: &mut RenderedCall) -> Result<Duration> {
         let bytes = call.next_bytes();
-        let begin = Instant::now();
-        let answer = self.connection.send(bytes).await?;
-        let took = begin.elapsed();
-        let body = &answer.body;
-        if answer.status != 200 || !contains_call_text(body) {
-            return Err(format!("HTTP {}: {}", answer.status, String::from_utf8_lossy(body)).into());
+        let start = Instant::now();
+        let response = self.connection.send(bytes).await?;
+        let elapsed = start.elapsed();
+        let body = &response.body;
+        if response.status != 200 || !contains_call_text(body) {
+            return Err(format!("HTTP {}: {}", response.status, String::from_utf8_lossy(body)).into());
         }
-        Ok(took)
+        Ok(elapsed)
     }
 
-    /// Opens the stream of notices, on a connection of its own.
+    /// Opens the notification stream, on a connection of its own.
     pub async fn notifications(&self) -> Result<NotificationStream> {
         let connection = HttpConnection::open(self.target.address).await?;
         let request = match self.target.era {
@@ -166,7 +166,7 @@ impl Agent {
     }
 }
 
-/// A rendered `tools/call`. Ids are of equal length, so that each is written over the one before.
+/// A rendered `tools/call`. All ids have the same length, and each overwrites the previous one.
 pub struct RenderedCall {
     bytes: Vec<u8>,
     id_offset: usize,
@@ -192,14 +192,14 @@ impl RenderedCall {
     }
 }
 
-/// An agent that has started the fake server itself and calls it over its stdin and stdout.
+/// An agent that starts the fake server itself and calls it over its stdin and stdout.
 pub struct StdioAgent {
     server: LineChild,
     call: RenderedCall,
 }
 
 impl StdioAgent {
-    /// Starts the server and opens it.
+    /// Starts the server and performs the handshake.
     pub async fn connect(era: Era) -> Result<Self> {
         let mut server = LineChild::start(&role_args("stdio-server", era, None), Command::spawn)?;
         let (method, params) = match era {
@@ -212,7 +212,7 @@ impl StdioAgent {
         Ok(Self { server, call })
     }
 
-    /// Carries out a call and returns how long it took.
+    /// Sends a call and returns the time until its response.
     pub async fn run_call(&mut self) -> Result<Duration> {
         let bytes = self.call.next_bytes();
         let begin = Instant::now();
@@ -223,27 +223,28 @@ impl StdioAgent {
     }
 }
 
-/// The notices that an agent gets.
+/// The notification stream of an agent.
 pub struct NotificationStream(EventStream);
 
 impl NotificationStream {
-    /// Waits for the next notice of any kind.
+    /// Waits for the next notification of any method.
     pub async fn next(&mut self) -> Result<String> {
         self.0.next().await
     }
 
-    /// Waits for the next `tools/list_changed`; gives the time at which it came.
-    pub async fn wait_for_list_changed(&mut self, patience: Duration) -> Result<i128> {
+    /// Waits for the next `tools/list_changed` and returns its arrival time.
+    pub async fn wait_for_list_changed(&mut self, wait_timeout: Duration) -> Result<i128> {
         let changed = async {
             while !self.0.next().await?.contains(TOOLS_LIST_CHANGED) {}
             Ok(unix_nanos())
         };
-        timeout(patience, changed)
+        timeout(wait_timeout, changed)
             .await
-            .map_err(|_| format!("no {TOOLS_LIST_CHANGED} within {patience:?}"))?
+            .map_err(|_| format!("no {TOOLS_LIST_CHANGED} within {wait_timeout:?}"))?
     }
 
-    /// Waits until no notice has come for a while, and says how many came before.
+    /// Waits until no notification has arrived for the duration `quiet`. Returns how many `tools/list_changed` arrived
+    /// before.
     pub async fn wait_for_quiet(&mut self, quiet: Duration) -> Result<usize> {
         let mut count = 0;
         while let Ok(event) = timeout(quiet, self.0.next()).await {

@@ -1,5 +1,5 @@
-//! Puts a stdio server behind HTTP with as little as that takes: each request's id is replaced by a unique one,
-//! the line is written, and the line with that id is the answer. The floor of the stdio part.
+//! The floor of the stdio part: serves a stdio server over HTTP with the least work. It replaces each request's id by a
+//! unique one, writes the line, and returns the line with that id as the response.
 
 use std::collections::HashMap;
 use std::process::Stdio;
@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use super::Result;
 use super::process::role_command;
 
-/// Holds what the requests in flight share.
+/// The state that the requests in flight share.
 struct StdioServer {
     stdin: tokio::sync::Mutex<ChildStdin>,
     pending: Mutex<HashMap<u64, oneshot::Sender<String>>>,
@@ -37,20 +37,20 @@ struct Envelope<'a> {
     id: Option<&'a RawValue>,
 }
 
-/// Starts the server, which is this program in a role, and serves until the process ends.
+/// Starts the server, which is this program in another role, and serves until the process ends.
 pub async fn serve(listener: TcpListener, role: &[String]) -> Result<()> {
     let mut child = role_command(role)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let stdin = child.stdin.take().ok_or("no stdin")?.into();
     let mut lines = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
     let server = Arc::new(StdioServer { stdin, pending: Mutex::default(), last_id: AtomicU64::default() });
-    let answers = server.clone();
+    let server_reader = server.clone();
     tokio::spawn(async move {
         while let Some(line) = lines.next_line().await? {
             let id = serde_json::from_str::<Envelope<'_>>(&line)?.id.map_or("", RawValue::get).parse()?;
-            let waiting = answers.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-            if let Some(waiting) = waiting {
-                // Its caller may be gone.
-                let _ = waiting.send(line);
+            let sender = server_reader.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            if let Some(sender) = sender {
+                // The caller may have disconnected.
+                let _ = sender.send(line);
             }
         }
         Result::Ok(())
@@ -69,22 +69,22 @@ async fn forward(server: Arc<StdioServer>, request: Request<Incoming>) -> Result
     let text = std::str::from_utf8(&body)?;
     let Some(id) = serde_json::from_str::<Envelope<'_>>(text)?.id else {
         server.write(format!("{text}\n")).await?;
-        let mut answer = Response::new(Full::default());
-        *answer.status_mut() = StatusCode::ACCEPTED;
-        return Ok(answer);
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::ACCEPTED;
+        return Ok(response);
     };
     let unique = server.last_id.fetch_add(1, Ordering::Relaxed);
     let (sender, receiver) = oneshot::channel();
     server.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(unique, sender);
     server.write(with_id(text, id, &unique.to_string(), "\n")?).await?;
     let line = receiver.await?;
-    let own = serde_json::from_str::<Envelope<'_>>(&line)?.id.ok_or("an answer without an id")?;
-    let mut answer = Response::new(Full::new(Bytes::from(with_id(&line, own, id.get(), "")?)));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(answer)
+    let unique_id = serde_json::from_str::<Envelope<'_>>(&line)?.id.ok_or("a response without an id")?;
+    let mut response = Response::new(Full::new(Bytes::from(with_id(&line, unique_id, id.get(), "")?)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
 }
 
-/// Replaces the id, which must be a part of the text.
+/// Replaces the id, which must borrow from the text.
 fn with_id(text: &str, id: &RawValue, new: &str, end: &str) -> Result<String> {
     let start = id.get().as_ptr().addr() - text.as_ptr().addr();
     let (before, rest) = text.split_at_checked(start).ok_or("the id is not in the text")?;

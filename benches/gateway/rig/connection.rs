@@ -1,5 +1,5 @@
-//! The least HTTP/1.1 client that can hold a connection to an MCP endpoint: one request at a time, bodies
-//! by length or in chunks, event streams.
+//! A minimal HTTP/1.1 client for an MCP endpoint: one request at a time, bodies with a length or in chunks, event
+//! streams.
 
 use std::net::SocketAddr;
 
@@ -15,7 +15,7 @@ pub struct HttpConnection {
     buffer: BytesMut,
 }
 
-/// A whole answer.
+/// A complete response.
 pub struct HttpResponse {
     pub status: u16,
     pub body: Bytes,
@@ -23,7 +23,7 @@ pub struct HttpResponse {
 }
 
 impl HttpResponse {
-    /// A header of the answer, by its lower-case name.
+    /// Returns a header by its lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
@@ -36,7 +36,7 @@ impl HttpConnection {
         Ok(Self { stream, buffer: BytesMut::with_capacity(8192) })
     }
 
-    /// Sends a request and reads the whole answer.
+    /// Sends a request and reads the complete response.
     pub async fn send(&mut self, request: &[u8]) -> Result<HttpResponse> {
         self.stream.write_all(request).await?;
         let (status, head) = self.read_head().await?;
@@ -56,7 +56,7 @@ impl HttpConnection {
         Ok(HttpResponse { status, body, head })
     }
 
-    /// Sends a request that is answered by a stream of events.
+    /// Sends a request whose response is an event stream.
     pub async fn open_events(mut self, request: &[u8]) -> Result<EventStream> {
         self.stream.write_all(request).await?;
         let (status, head) = self.read_head().await?;
@@ -74,7 +74,7 @@ impl HttpConnection {
         Ok((std::str::from_utf8(status)?.parse()?, head))
     }
 
-    /// The next chunk; `None` after the last.
+    /// Reads the next chunk. Returns `None` after the last one.
     async fn read_chunk(&mut self) -> Result<Option<Bytes>> {
         let end = self.read_until(b"\r\n").await?;
         let line = self.buffer.split_to(end + 2).freeze();
@@ -86,9 +86,9 @@ impl HttpConnection {
         Ok((length > 0).then_some(chunk))
     }
 
-    async fn read_until(&mut self, mark: &[u8]) -> Result<usize> {
+    async fn read_until(&mut self, pattern: &[u8]) -> Result<usize> {
         loop {
-            if let Some(at) = position(&self.buffer, mark) {
+            if let Some(at) = position(&self.buffer, pattern) {
                 return Ok(at);
             }
             self.fill().await?;
@@ -118,7 +118,7 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    /// The data of the next event that has any.
+    /// Returns the data of the next event that has data.
     pub async fn next(&mut self) -> Result<String> {
         loop {
             while let Some(end) = position(&self.text, b"\n\n") {
@@ -138,8 +138,8 @@ impl EventStream {
     }
 }
 
-fn position(bytes: &[u8], mark: &[u8]) -> Option<usize> {
-    bytes.windows(mark.len()).position(|window| window == mark)
+fn position(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
 fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a str> {

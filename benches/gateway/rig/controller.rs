@@ -1,6 +1,6 @@
-//! Attaches every server that is declared in a directory, with as little as that takes: reads the files that are
-//! new or differ, shakes hands, lists the tools and opens the stream of notices, and looks again when the system
-//! says that the directory has changed. The floor of the fleet part.
+//! The floor of the fleet part: attaches every server that is declared in a directory, with the least work. It reads
+//! the files that are new or changed, performs the handshake, lists the tools and opens the notification stream. It
+//! scans the directory again when the system reports a change.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use super::agent::{Agent, McpTarget};
 use super::{Era, Result};
 
-/// How many handshakes go on at once: fewer than the connections that a listener holds back.
+/// The number of concurrent handshakes: fewer than the backlog of a listener.
 const MAX_CONCURRENT_HANDSHAKES: usize = 32;
-/// How long one handshake holds back others: a server that hangs costs nothing more.
+/// The time after which a handshake no longer delays others, so that a hanging server has no further effect.
 const HANDSHAKE_SLOT_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// A declaration as it was when it was read last.
+/// A declaration as last read, with the task of its server.
 struct AttachedFile {
     modified: SystemTime,
     text: String,
@@ -31,20 +31,20 @@ struct AttachedFile {
 pub async fn run(directory: PathBuf, era: Era) -> Result<()> {
     let (changed, mut changes) = mpsc::unbounded_channel();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        // A look at the directory is an access.
+        // Scanning the directory is an access event.
         if !event.is_ok_and(|event| event.kind.is_access()) {
-            // The receiver ends with the process.
+            // The receiver lives as long as the process.
             let _ = changed.send(());
         }
     })?;
     watcher.watch(&directory, RecursiveMode::NonRecursive)?;
-    let limit = Arc::new(Semaphore::new(MAX_CONCURRENT_HANDSHAKES));
-    let (mut known, mut servers) = (HashMap::new(), JoinSet::new());
+    let handshake_slots = Arc::new(Semaphore::new(MAX_CONCURRENT_HANDSHAKES));
+    let (mut attached_files, mut servers) = (HashMap::new(), JoinSet::new());
     loop {
-        scan_directory(&directory, era, &limit, &mut known, &mut servers)?;
+        scan_directory(&directory, era, &handshake_slots, &mut attached_files, &mut servers)?;
         tokio::select! {
             change = changes.recv() => { change.ok_or("the watch has ended")? }
-            // Aborted ones are those that were removed.
+            // Tasks of removed servers end with a JoinError and do not match.
             Some(Ok(failed)) = servers.join_next() => return failed,
         }
         while changes.try_recv().is_ok() {}
@@ -55,37 +55,37 @@ pub async fn run(directory: PathBuf, era: Era) -> Result<()> {
 fn scan_directory(
     directory: &Path,
     era: Era,
-    limit: &Arc<Semaphore>,
-    known: &mut HashMap<PathBuf, AttachedFile>,
+    handshake_slots: &Arc<Semaphore>,
+    attached_files: &mut HashMap<PathBuf, AttachedFile>,
     servers: &mut JoinSet<Result<()>>,
 ) -> Result<()> {
-    let mut seen = HashSet::new();
+    let mut found = HashSet::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
-        // A file may be removed meanwhile.
+        // A file may be removed during the scan.
         let Ok(metadata) = entry.metadata() else { continue };
         let (path, modified) = (entry.path(), metadata.modified()?);
-        seen.insert(path.clone());
-        if known.get(&path).is_some_and(|known| known.modified == modified) {
+        found.insert(path.clone());
+        if attached_files.get(&path).is_some_and(|file| file.modified == modified) {
             continue;
         }
         let text = std::fs::read_to_string(&path)?;
-        if let Some(known) = known.get_mut(&path).filter(|known| known.text == text) {
-            known.modified = modified;
+        if let Some(file) = attached_files.get_mut(&path).filter(|file| file.text == text) {
+            file.modified = modified;
             continue;
         }
-        let attached = servers.spawn(attach(parse_target(&text, era)?, limit.clone()));
-        if let Some(old) = known.insert(path, AttachedFile { modified, text, task: attached }) {
+        let task = servers.spawn(attach(parse_target(&text, era)?, handshake_slots.clone()));
+        if let Some(old) = attached_files.insert(path, AttachedFile { modified, text, task }) {
             old.task.abort();
         }
     }
-    known.retain(|path, known| {
-        let kept = seen.contains(path);
-        if !kept {
-            known.task.abort();
+    attached_files.retain(|path, file| {
+        let exists = found.contains(path);
+        if !exists {
+            file.task.abort();
             println!("removed");
         }
-        kept
+        exists
     });
     Ok(())
 }
@@ -96,26 +96,26 @@ fn parse_target(text: &str, era: Era) -> Result<McpTarget> {
     Ok(McpTarget { address: address.parse()?, path: format!("/{path}"), era })
 }
 
-#[expect(clippy::print_stdout, reason = "a helper tells what it has done")]
-async fn attach(target: McpTarget, limit: Arc<Semaphore>) -> Result<()> {
-    let turn = limit.acquire().await?;
-    let attaching = async {
+#[expect(clippy::print_stdout, reason = "the benchmark reads these lines")]
+async fn attach(target: McpTarget, handshake_slots: Arc<Semaphore>) -> Result<()> {
+    let slot = handshake_slots.acquire().await?;
+    let attempt = async {
         let mut agent = Agent::connect(&target).await?;
         agent.tool_names().await?;
         // Only the stream stays open.
         agent.notifications().await
     };
-    let mut attaching = std::pin::pin!(attaching);
-    let attached = timeout(HANDSHAKE_SLOT_TIMEOUT, attaching.as_mut()).await;
-    drop(turn);
+    let mut attempt = std::pin::pin!(attempt);
+    let attached = timeout(HANDSHAKE_SLOT_TIMEOUT, attempt.as_mut()).await;
+    drop(slot);
     let attached = match attached {
         Ok(attached) => attached,
-        Err(_) => attaching.await,
+        Err(_) => attempt.await,
     };
-    // One that hangs ends nothing but its own attempt.
-    let Ok(mut notices) = attached else { return std::future::pending().await };
+    // A failed attempt affects no other server.
+    let Ok(mut notifications) = attached else { return std::future::pending().await };
     println!("attached");
     loop {
-        notices.next().await?;
+        notifications.next().await?;
     }
 }

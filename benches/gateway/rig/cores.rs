@@ -1,5 +1,6 @@
-//! Pins the processes to cores and raises their priority, so that the scheduler does not decide the result: what is measured to one,
-//! the load and the servers to another. Pins nothing off Linux and with fewer than two cores.
+//! Pins the processes to cores and raises their priority, to keep the scheduler from affecting the result. The measured
+//! process runs on one core, the load and the servers on another. Pins nothing on other systems than Linux and with
+//! fewer than two cores.
 
 use std::io;
 use std::sync::OnceLock;
@@ -15,11 +16,11 @@ struct Cores {
     load: usize,
 }
 
-/// Unset: not pinned.
+/// The cores to which processes are pinned; unset if they are not pinned.
 static CORES: OnceLock<Cores> = OnceLock::new();
 
-/// Pins the calling thread, and what it starts from then on, to the core of the load. Returns a sentence about
-/// it for the report.
+/// Pins the calling thread, and the processes that it starts afterwards, to the load core. Returns a description for
+/// the report.
 pub fn pin_load() -> String {
     let available = system::available_cores();
     let (Some(&measured), Some(&load)) = (available.first(), available.get(1)) else {
@@ -32,22 +33,21 @@ pub fn pin_load() -> String {
     format!("measured on core {measured}, load and servers on core {load}")
 }
 
-/// Starts a process on the core of what is measured. Assumes that the calling thread is the one that
-/// [`pin_load`] was called on.
+/// Starts a process on the core of the measured process. Assumes that [`pin_load`] was called on the same thread.
 pub fn spawn_measured(command: &mut Command) -> io::Result<Child> {
     let Some(cores) = CORES.get() else {
         return command.spawn();
     };
-    // A process begins with the cores of the thread that starts it, and sizes its thread pool by them.
+    // A process inherits the affinity of the thread that starts it, and sizes its thread pool by it.
     system::pin(cores.measured)?;
     let child = command.spawn();
     system::pin(cores.load)?;
     child
 }
 
-/// Raises the priority of this process, and of what it starts from then on: of evenkeel, floors, servers and load
-/// alike. Other processes then hardly come between, and leave less of their data in the caches. Returns a sentence
-/// about it for the report; only root may do it.
+/// Raises the priority of this process, and of the processes that it starts afterwards: evenkeel, floors, servers and
+/// load. Other processes then rarely interrupt them, and put less data into the caches. Returns a description for the
+/// report. Requires root.
 pub fn raise_priority() -> String {
     match rustix::process::setpriority_process(None, NICE_VALUE) {
         Ok(()) => format!("priority {NICE_VALUE}"),
@@ -55,7 +55,7 @@ pub fn raise_priority() -> String {
     }
 }
 
-/// Returns the core of the load; `None` if nothing is pinned.
+/// Returns the load core, or `None` if nothing is pinned.
 pub fn load_core() -> Option<usize> {
     CORES.get().map(|cores| cores.load)
 }

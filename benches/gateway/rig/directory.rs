@@ -1,4 +1,4 @@
-//! A directory of declarations, and the ways in which a file gets into it.
+//! A directory of declarations, and the operations that change it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub struct BenchDirectory {
 }
 
 impl BenchDirectory {
-    /// An empty one, for servers of this upstream.
+    /// Creates an empty directory, for servers of this upstream.
     pub async fn new(upstream: SocketAddr) -> Result<Self> {
         let root = tempfile::Builder::new().prefix("evenkeel-bench-").tempdir()?;
         let directory = Self { root, upstream };
@@ -23,41 +23,41 @@ impl BenchDirectory {
         Ok(directory)
     }
 
-    /// What evenkeel reads.
+    /// Returns the directory that evenkeel reads.
     pub fn declarations_dir(&self) -> PathBuf {
         self.root.path().join("declared")
     }
 
-    /// Where it keeps its state.
+    /// Returns the state directory of evenkeel.
     pub fn state_dir(&self) -> PathBuf {
         self.root.path().join("state")
     }
 
-    /// What it prints.
+    /// Returns the log file of evenkeel.
     pub fn log_path(&self) -> PathBuf {
         self.root.path().join("log")
     }
 
-    /// Declares a server of the fake upstream, by a rename into place; gives the time before it. Its tool
-    /// is [`tool`].
+    /// Declares a server of the fake upstream, by a rename into place. Returns the time before the rename. The server's
+    /// tool is [`tool_name`].
     pub async fn declare(&self, kind: &str, number: usize) -> Result<i128> {
         let name = format!("{kind}-{number}.yaml");
         let staged = self.root.path().join(&name);
         tokio::fs::write(&staged, self.declaration_yaml(kind, number)).await?;
-        let place = self.declarations_dir().join(&name);
+        let target = self.declarations_dir().join(&name);
         let before = unix_nanos();
-        std::fs::rename(&staged, &place)?;
+        std::fs::rename(&staged, &target)?;
         Ok(before)
     }
 
-    /// Removes a declaration; gives the time before it.
+    /// Removes a declaration. Returns the time before the removal.
     pub fn remove(&self, kind: &str, number: usize) -> Result<i128> {
         let before = unix_nanos();
         std::fs::remove_file(self.declarations_dir().join(format!("{kind}-{number}.yaml")))?;
         Ok(before)
     }
 
-    /// Declares the servers from 0 to `count`.
+    /// Declares `count` servers, numbered from 0.
     pub async fn declare_many(&self, era: Era, count: usize) -> Result<()> {
         for number in 0..count {
             self.declare(era.name(), number).await?;
@@ -78,14 +78,14 @@ impl BenchDirectory {
             "metadata": { "name": format!("{era}-0") },
             "spec": { "stdio": { "command": program, "args": args }, "health": { "interval": "0s" } },
         });
-        // JSON is YAML.
+        // JSON is valid YAML.
         Ok(tokio::fs::write(self.declarations_dir().join(format!("{era}-0.yaml")), declaration.to_string())
             .await?)
     }
 
     fn declaration_yaml(&self, kind: &str, number: usize) -> String {
         let upstream = self.upstream;
-        // Health checks are off, so that a request that reaches a server is one that the change caused.
+        // Health checks are off: every request that reaches a server is caused by the change.
         format!(
             "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {kind}-{number}\nspec:\n  \
              http:\n    url: http://{upstream}/{kind}/{number}/mcp\n  health:\n    interval: 0s\n"
@@ -93,13 +93,13 @@ impl BenchDirectory {
     }
 }
 
-/// The name under which agents see the tool of a declared server.
+/// Returns the exposed name of the tool of a declared server.
 pub fn tool_name(era: Era, number: usize) -> String {
     format!("{era}-{number}_echo")
 }
 
-/// Returns the arguments of a helper of the stdio part. The core is that of the fake server, which moves there by
-/// itself: what starts it may be what is measured.
+/// Returns the arguments of a role of the stdio part. `core` is the core of the fake server. The server pins itself,
+/// since the process that starts it may be the measured one.
 pub fn role_args(name: &str, era: Era, core: Option<usize>) -> Vec<String> {
     let role = [name, "--era", era.name()].map(str::to_owned);
     let core = core.map(|core| ["--core".to_owned(), core.to_string()]);

@@ -1,5 +1,5 @@
-//! The floor: what a proxy must cost on this machine. It takes a request off one connection, puts it on a
-//! pooled one, and gives the answer back; it reads nothing of what it passes on.
+//! The floor: the minimal cost of a proxy on this machine. It receives a request on one connection, forwards it on a
+//! pooled one, and returns the response, without parsing any body.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +28,7 @@ pub async fn serve(listener: TcpListener, upstream: SocketAddr) -> Result<()> {
     }
 }
 
+/// The idle connections to the upstream.
 struct UpstreamPool {
     upstream: SocketAddr,
     idle: Mutex<Vec<SendRequest<Incoming>>>,

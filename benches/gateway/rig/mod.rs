@@ -1,5 +1,5 @@
-//! What the measures stand on: a fake upstream and a floor proxy (each a process of its own, so that what
-//! they cost is not evenkeel's), agents that speak MCP with as little code as will do, and evenkeel itself.
+//! The programs of a measurement: a fake upstream and floors (each a process of its own, whose cost is not counted as
+//! evenkeel's), agents with a minimal MCP client, and evenkeel itself.
 
 pub mod agent;
 pub mod bridge;
@@ -14,15 +14,15 @@ pub mod upstream;
 
 use std::fmt;
 
-/// Any failure; it ends the part of the run that it happens in.
+/// The result type of the benchmark. An error ends the part of the run in which it occurs.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// The clock that all processes share: nanoseconds of the Unix epoch.
+/// Returns the time of the clock that all processes share: nanoseconds since the Unix epoch.
 pub fn unix_nanos() -> i128 {
     jiff::Timestamp::now().as_nanosecond()
 }
 
-/// The two ways to speak MCP.
+/// The two protocol eras of MCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Era {
     /// `initialize`, sessions and the GET stream.
@@ -34,7 +34,7 @@ pub enum Era {
 impl Era {
     pub const ALL: [Self; 2] = [Self::Legacy, Self::Modern];
 
-    /// The revision that is spoken.
+    /// Returns the protocol revision of this era.
     pub const fn version(self) -> &'static str {
         match self {
             Self::Legacy => "2025-11-25",

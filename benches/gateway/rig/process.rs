@@ -1,5 +1,4 @@
-//! The processes that are measured: started on free ports of the loopback, watched through `/proc`, and
-//! ended by their own ids.
+//! The measured processes: started on free loopback ports, observed through `/proc`, and ended by their process ids.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +19,7 @@ use super::directory::BenchDirectory;
 use super::upstream::RequestCounts;
 use super::{Era, Result, cores};
 
-/// A part of this program in a process of its own; it ends when its stdin closes.
+/// A role of this program in a process of its own. It ends when its stdin is closed.
 pub struct HelperProcess {
     pub address: SocketAddr,
     pub usage: ProcessUsage,
@@ -28,12 +27,12 @@ pub struct HelperProcess {
 }
 
 impl HelperProcess {
-    /// Starts the fake upstream, on the core of the load, and waits until it has said its address.
+    /// Starts the fake upstream on the load core, and waits until it has printed its address.
     pub async fn start_upstream() -> Result<Self> {
         Self::from_child(LineChild::start(&["upstream".to_owned()], Command::spawn)?).await
     }
 
-    /// Starts what is measured beside evenkeel, on the core of what is measured.
+    /// Starts a floor on the core of the measured process.
     pub async fn start_measured(role: &[String]) -> Result<Self> {
         Self::from_child(LineChild::start(role, cores::spawn_measured)?).await
     }
@@ -43,20 +42,20 @@ impl HelperProcess {
         Ok(Self { address, usage: child.usage, child })
     }
 
-    /// Waits for the next line that it prints.
+    /// Waits for the next line of its stdout.
     pub async fn next_line(&mut self) -> Result<String> {
         self.child.next_line().await
     }
 
-    /// What the fake upstream has been asked so far.
+    /// Returns the request counts of the fake upstream.
     pub async fn counts(&self) -> Result<RequestCounts> {
         let request = format!("GET /counts HTTP/1.1\r\nHost: {}\r\n\r\n", self.address);
-        let answer = HttpConnection::open(self.address).await?.send(request.as_bytes()).await?;
-        Ok(serde_json::from_slice(&answer.body)?)
+        let response = HttpConnection::open(self.address).await?.send(request.as_bytes()).await?;
+        Ok(serde_json::from_slice(&response.body)?)
     }
 }
 
-/// A part of this program in a process of its own that is spoken to over its stdin and stdout.
+/// A role of this program in a process of its own, with lines over its stdin and stdout.
 pub struct LineChild {
     pub usage: ProcessUsage,
     _child: Child,
@@ -74,9 +73,9 @@ impl LineChild {
         Ok(Self { usage, _child: child, stdin, lines })
     }
 
-    /// Waits for the next line that it prints.
+    /// Waits for the next line of its stdout.
     pub async fn next_line(&mut self) -> Result<String> {
-        Ok(self.lines.next_line().await?.ok_or("a helper has ended")?)
+        Ok(self.lines.next_line().await?.ok_or("a helper process has ended")?)
     }
 
     /// Writes bytes to it.
@@ -92,7 +91,7 @@ pub fn role_command(role: &[String]) -> Result<Command> {
     Ok(command)
 }
 
-/// A running evenkeel.
+/// A running evenkeel instance.
 pub struct EvenkeelProcess {
     pub usage: ProcessUsage,
     address: SocketAddr,
@@ -101,7 +100,7 @@ pub struct EvenkeelProcess {
 }
 
 impl EvenkeelProcess {
-    /// Starts it on a directory; it need not listen yet.
+    /// Starts it on a directory. It may not listen yet when this returns.
     pub async fn start(program: &Path, directory: &BenchDirectory) -> Result<Self> {
         let (address, admin) = (free_address().await?, free_address().await?);
         let state = directory.state_dir();
@@ -124,17 +123,17 @@ impl EvenkeelProcess {
         Ok(Self { usage, address, child, log })
     }
 
-    /// Its endpoint for agents.
+    /// Returns its endpoint for agents.
     pub fn target(&self, era: Era) -> McpTarget {
         McpTarget { address: self.address, path: "/mcp".to_owned(), era }
     }
 
     /// Waits until it listens, and connects an agent.
     pub async fn wait_and_connect(&mut self, era: Era) -> Result<Agent> {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(self.address).await.is_err() {
             let exited = self.child.try_wait()?;
-            if exited.is_some() || Instant::now() > patience {
+            if exited.is_some() || Instant::now() > deadline {
                 let log = tokio::fs::read_to_string(&self.log).await.unwrap_or_default();
                 let state = exited.map_or("does not listen".to_owned(), |status| status.to_string());
                 let from = log.len().saturating_sub(2000);
@@ -145,31 +144,31 @@ impl EvenkeelProcess {
         Agent::connect(&self.target(era)).await
     }
 
-    /// Waits until an agent sees this many tools; gives the instant at which it did.
+    /// Waits until an agent lists this many tools, and returns the agent and the instant.
     pub async fn wait_for_tools(
         &mut self,
         era: Era,
         tools: usize,
-        patience: Duration,
+        wait_timeout: Duration,
     ) -> Result<(Agent, Instant)> {
         let mut agent = self.wait_and_connect(era).await?;
-        let mut seen = 0;
-        let look = async {
+        let mut count = 0;
+        let poll = async {
             loop {
-                seen = agent.tool_names().await?.len();
-                if seen >= tools {
+                count = agent.tool_names().await?.len();
+                if count >= tools {
                     return Ok(Instant::now());
                 }
                 sleep(Duration::from_millis(2)).await;
             }
         };
-        match timeout(patience, look).await {
-            Ok(at) => at.map(|at| (agent, at)),
-            Err(_) => Err(format!("{seen} of {tools} tools after {patience:?}").into()),
+        match timeout(wait_timeout, poll).await {
+            Ok(visible_at) => visible_at.map(|visible_at| (agent, visible_at)),
+            Err(_) => Err(format!("{count} of {tools} tools after {wait_timeout:?}").into()),
         }
     }
 
-    /// Ends it as a person would, and waits until it is gone.
+    /// Sends SIGTERM and waits until the process has ended.
     pub async fn stop(mut self) -> Result<()> {
         if let Some(pid) = child_pid(&self.child) {
             kill_process(pid, Signal::TERM)?;
@@ -182,7 +181,7 @@ impl EvenkeelProcess {
     }
 }
 
-/// What the system says that a process uses.
+/// The resource usage of a process, read from `/proc`.
 #[derive(Clone, Copy)]
 pub struct ProcessUsage(u32);
 
@@ -196,7 +195,7 @@ impl ProcessUsage {
         let mut threads = HashMap::new();
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.0))? {
             let path = thread?.path();
-            // A thread may end while this reads.
+            // A thread may end during the iteration.
             let Ok(schedule) = read_proc_file(&path.join("schedstat").to_string_lossy()) else { continue };
             let spent = schedule.split_whitespace().next().ok_or("no CPU time")?.parse()?;
             threads.insert(path, spent);
@@ -213,7 +212,7 @@ impl ProcessUsage {
         Ok(Memory { resident: field("VmRSS:")?, anonymous: field("RssAnon:")? })
     }
 
-    /// Reads the memory again and again until it has stopped moving.
+    /// Reads the memory every 500 ms, 20 times at most, until it changes by less than 0.2 %.
     pub async fn settled_memory(self) -> Result<Memory> {
         let mut before = self.memory()?;
         for _ in 0..20 {
@@ -233,13 +232,13 @@ impl ProcessUsage {
 pub struct CpuTimes(HashMap<PathBuf, u64>);
 
 impl CpuTimes {
-    /// Returns the CPU time spent since the start by the threads that have not ended.
+    /// Returns the CPU time since the start of the threads that still run.
     pub fn total(&self) -> Duration {
         Duration::from_nanos(self.0.values().sum())
     }
 
-    /// Returns the CPU time spent since an earlier reading. What a thread spent that has ended in between, after
-    /// the earlier reading, is not in it.
+    /// Returns the CPU time since an earlier reading. It does not include the time of threads that have ended since
+    /// then.
     pub fn since(&self, earlier: &Self) -> Duration {
         let spent =
             self.0.iter().map(|(thread, now)| now - earlier.0.get(thread).copied().unwrap_or_default());
@@ -255,19 +254,19 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Both, in MiB.
+    /// Returns both, in MiB.
     pub fn mib(&self) -> [f64; 2] {
         [self.resident / 1024.0, self.anonymous / 1024.0]
     }
 
-    /// What each of a number of things takes in KiB, if all of them came after `before`.
-    pub fn per_item(&self, before: &Self, things: usize) -> [f64; 2] {
-        let things = things as f64;
-        [(self.resident - before.resident) / things, (self.anonymous - before.anonymous) / things]
+    /// Returns the memory per item in KiB, for items that were added after `before` was read.
+    pub fn per_item(&self, before: &Self, items: usize) -> [f64; 2] {
+        let items = items as f64;
+        [(self.resident - before.resident) / items, (self.anonymous - before.anonymous) / items]
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "/proc answers from memory")]
+#[expect(clippy::disallowed_methods, reason = "reads of /proc do not block")]
 fn read_proc_file(path: &str) -> Result<String> {
     Ok(std::fs::read_to_string(path)?)
 }

@@ -1,8 +1,8 @@
-//! Exact percentiles: every sample is kept.
+//! Exact percentiles from all samples.
 
 use std::time::Duration;
 
-/// Times that were measured.
+/// Measured times.
 #[derive(Clone, Debug, Default)]
 pub struct Samples(Vec<Duration>);
 
@@ -19,8 +19,8 @@ impl Samples {
         self.0.len()
     }
 
-    /// The smallest sample that at least this share (0 to 1) of all samples do not exceed; zero if there
-    /// is none.
+    /// Returns the smallest sample that at least this share (0 to 1) of all samples do not exceed, or zero if there are
+    /// no samples.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,

@@ -1,7 +1,7 @@
-//! Any number of fake MCP servers on one port, told apart by path: `/legacy/17/mcp`, `/modern/17/mcp`, and
-//! `/hang/0/mcp`, which takes a request and never answers. Each has one tool, `echo`.
+//! Any number of fake MCP servers on one port, selected by path: `/legacy/17/mcp`, `/modern/17/mcp`, and `/hang/0/mcp`,
+//! which accepts requests and never responds. Each server has one tool, `echo`.
 //!
-//! It does as little as a server can and counts what it is asked: `/counts` tells.
+//! The servers do the least possible work and count their requests; `/counts` returns the counts.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -26,25 +26,25 @@ use super::{Era, Result, unix_nanos};
 
 const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
-/// What all servers together were asked.
+/// The request counts of all servers together.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RequestCounts {
     /// Requests of any kind.
     pub requests: u64,
-    /// Lists of tools given.
+    /// Tool lists sent.
     pub listed: u64,
     /// Streams opened.
     pub streams: u64,
-    /// When the server that listed last got its first request, in nanoseconds of the Unix epoch.
+    /// The time of the first request to the server that listed its tools last, in nanoseconds since the Unix epoch.
     pub last_opened: i128,
-    /// When it gave that list.
+    /// The time at which it sent that list.
     pub last_listed: i128,
 }
 
 #[derive(Default)]
 struct State {
     counts: RequestCounts,
-    /// When a server got its first request.
+    /// The time of each server's first request.
     opened_at: HashMap<(Era, u32), i128>,
 }
 
@@ -80,16 +80,16 @@ async fn handle_request(
     };
     let number = segments.next().and_then(|number| number.parse().ok()).unwrap_or_default();
     let has_session = request.headers().contains_key(SESSION_HEADER);
-    let seen = ServerCounts { state, server: (era, number) };
-    seen.update(|state| state.counts.requests += 1);
+    let server_counts = ServerCounts { state, server: (era, number) };
+    server_counts.update(|state| state.counts.requests += 1);
     Ok(match (request.method(), era) {
         (&Method::GET, Era::Legacy) if has_session => {
-            seen.update(|state| state.counts.streams += 1);
+            server_counts.update(|state| state.counts.streams += 1);
             stream_response(Bytes::from_static(b": open\n\n"))
         }
         (&Method::DELETE, Era::Legacy) => status_response(StatusCode::OK),
         (&Method::POST, _) => match request.into_body().collect().await {
-            Ok(body) => http_response(handle_message(&seen, has_session, &body.to_bytes())),
+            Ok(body) => http_response(handle_message(&server_counts, has_session, &body.to_bytes())),
             Err(_) => status_response(StatusCode::BAD_REQUEST),
         },
         _ => status_response(StatusCode::METHOD_NOT_ALLOWED),
@@ -117,11 +117,11 @@ struct Arguments<'a> {
     text: &'a RawValue,
 }
 
-/// Holds the answer to one message, for either transport.
+/// The reply to one message, for either transport.
 enum ServerReply {
-    /// To what is not JSON-RPC.
+    /// The message is not JSON-RPC.
     Malformed,
-    /// To a notice.
+    /// The message is a notification.
     Accepted,
     Result {
         json: String,
@@ -137,12 +137,12 @@ enum ServerReply {
 
 /// Serves one server over stdin and stdout, one message a line, until stdin closes.
 pub fn serve_stdio(era: Era) -> Result<()> {
-    let seen = ServerCounts { state: SharedState::default(), server: (era, 0) };
+    let server_counts = ServerCounts { state: SharedState::default(), server: (era, 0) };
     let mut stdout = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
         let (ServerReply::Result { mut json, .. }
         | ServerReply::Error { mut json, .. }
-        | ServerReply::Stream(mut json)) = handle_message(&seen, true, line?.as_bytes())
+        | ServerReply::Stream(mut json)) = handle_message(&server_counts, true, line?.as_bytes())
         else {
             continue;
         };
@@ -158,11 +158,11 @@ fn http_response(reply: ServerReply) -> HttpResponse {
         ServerReply::Malformed => status_response(StatusCode::BAD_REQUEST),
         ServerReply::Accepted => status_response(StatusCode::ACCEPTED),
         ServerReply::Result { json: text, session } => {
-            let mut answer = json_response(StatusCode::OK, text);
+            let mut response = json_response(StatusCode::OK, text);
             if let Some(session) = session.and_then(|session| session.try_into().ok()) {
-                answer.headers_mut().insert(SESSION_HEADER, session);
+                response.headers_mut().insert(SESSION_HEADER, session);
             }
-            answer
+            response
         }
         ServerReply::Error { json: text, code: -32601 } => json_response(StatusCode::NOT_FOUND, text),
         ServerReply::Error { json: text, .. } => json_response(StatusCode::BAD_REQUEST, text),
@@ -170,17 +170,17 @@ fn http_response(reply: ServerReply) -> HttpResponse {
     }
 }
 
-fn handle_message(seen: &ServerCounts, has_session: bool, body: &[u8]) -> ServerReply {
+fn handle_message(server_counts: &ServerCounts, has_session: bool, body: &[u8]) -> ServerReply {
     let Ok(message) = serde_json::from_slice::<Message<'_>>(body) else {
         return ServerReply::Malformed;
     };
     let Some(id) = message.id.map(RawValue::get) else {
         return ServerReply::Accepted;
     };
-    let era = seen.server.0;
-    // What the modern era adds to every result.
+    let era = server_counts.server.0;
+    // The members that the modern era adds to results.
     let complete = if era == Era::Modern { r#","resultType":"complete""# } else { "" };
-    let fresh = if era == Era::Modern { r#","ttlMs":0,"cacheScope":"private""# } else { "" };
+    let caching = if era == Era::Modern { r#","ttlMs":0,"cacheScope":"private""# } else { "" };
     let result = match (message.method, era) {
         ("tools/call", _) => {
             let params =
@@ -192,27 +192,27 @@ fn handle_message(seen: &ServerCounts, has_session: bool, body: &[u8]) -> Server
             format!(r#"{{"content":[{{"type":"text","text":{text}}}]{complete}}}"#)
         }
         ("tools/list", _) => {
-            seen.record_listed();
-            format!(r#"{{"tools":[{TOOL_DESCRIPTOR}]{complete}{fresh}}}"#)
+            server_counts.record_listed();
+            format!(r#"{{"tools":[{TOOL_DESCRIPTOR}]{complete}{caching}}}"#)
         }
         ("initialize", Era::Legacy) => {
-            let opened = seen.record_opened();
+            let opened = server_counts.record_opened();
             let version = era.version();
             let result = format!(
                 r#"{{"protocolVersion":"{version}","capabilities":{{"tools":{{"listChanged":true}}}},"serverInfo":{SERVER_INFO}}}"#
             );
-            let session = Some(format!("session-{}-{opened}", seen.server.1));
+            let session = Some(format!("session-{}-{opened}", server_counts.server.1));
             return ServerReply::Result { json: result_message(id, &result), session };
         }
         ("server/discover", Era::Modern) => {
-            seen.record_opened();
+            server_counts.record_opened();
             let version = era.version();
             format!(
-                r#"{{"supportedVersions":["{version}"],"capabilities":{{"tools":{{"listChanged":true}}}},"_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}{complete}{fresh}}}"#
+                r#"{{"supportedVersions":["{version}"],"capabilities":{{"tools":{{"listChanged":true}}}},"_meta":{{"io.modelcontextprotocol/serverInfo":{SERVER_INFO}}}{complete}{caching}}}"#
             )
         }
         ("subscriptions/listen", Era::Modern) => {
-            seen.update(|state| state.counts.streams += 1);
+            server_counts.update(|state| state.counts.streams += 1);
             return ServerReply::Stream(format!(
                 "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":\
                  {{\"_meta\":{{\"io.modelcontextprotocol/subscriptionId\":{id}}},\
@@ -221,7 +221,7 @@ fn handle_message(seen: &ServerCounts, has_session: bool, body: &[u8]) -> Server
         }
         ("ping", Era::Legacy) => "{}".to_owned(),
         (_, Era::Legacy) if !has_session => {
-            seen.record_opened();
+            server_counts.record_opened();
             return error_reply(id, -32000, "Bad Request: no valid session ID provided");
         }
         _ => return error_reply(id, -32601, "Method not found"),
@@ -242,22 +242,22 @@ fn error_reply(id: &str, code: i32, text: &str) -> ServerReply {
 }
 
 fn json_response(status: StatusCode, body: String) -> HttpResponse {
-    let mut answer = Response::new(Either::Left(Full::new(Bytes::from(body))));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    answer
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from(body))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
 }
 
 fn status_response(status: StatusCode) -> HttpResponse {
-    let mut answer = Response::new(Either::Left(Full::default()));
-    *answer.status_mut() = status;
-    answer
+    let mut response = Response::new(Either::Left(Full::default()));
+    *response.status_mut() = status;
+    response
 }
 
 fn stream_response(first: Bytes) -> HttpResponse {
-    let mut answer = Response::new(Either::Right(OpenBody(Some(first))));
-    answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/event-stream"));
-    answer
+    let mut response = Response::new(Either::Right(OpenBody(Some(first))));
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/event-stream"));
+    response
 }
 
 /// A body that stays open after its first bytes.
@@ -278,18 +278,18 @@ impl Body for OpenBody {
     }
 }
 
-/// One server's entry in the counts.
+/// One server's access to the counts.
 struct ServerCounts {
     state: SharedState,
     server: (Era, u32),
 }
 
 impl ServerCounts {
-    fn update<T>(&self, note: impl FnOnce(&mut State) -> T) -> T {
-        note(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes a server's opening request; gives the number of servers opened.
+    /// Records a server's first request. Returns the number of servers with a first request.
     fn record_opened(&self) -> usize {
         let now = unix_nanos();
         self.update(|state| {

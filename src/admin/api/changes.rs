@@ -9,27 +9,30 @@ use super::selector::Selector;
 use crate::report::StatusSnapshot;
 use crate::resource::ObjectKey;
 
-/// One change of what a watcher sees.
+/// One change of the objects that a watch selects.
 #[derive(Clone)]
 pub(super) struct ObjectChange {
+    /// `ADDED`, `MODIFIED` or `DELETED`.
     pub event_type: &'static str,
     pub object: ObjectVersion,
-    /// The version to go on from after this change.
+    /// The resource version from which a watch can resume after this change.
     pub version: u64,
 }
 
-/// What a watcher of a scope sees change between two snapshots, in order, after the version it has seen last.
-/// Costs what changed. A state that did not last from one snapshot to the next is not seen.
+/// Returns the changes between two snapshots that match a selector, ordered by version, newer than `seen`.
 ///
-/// When something was deleted between the two is not known. So deletions come first, with the version of the
-/// first snapshot: who goes on from there hears of them twice, and misses nothing.
+/// The cost is proportional to the number of changes. A state that existed only between the two snapshots is not
+/// reported.
+///
+/// The time of a deletion between the two is not known. Deletions therefore come first, with the version of the first
+/// snapshot: a client that resumes from there receives them twice and misses none.
 pub(super) fn changes(
-    scope: &Selector,
+    selector: &Selector,
     before: &StatusSnapshot,
     after: &StatusSnapshot,
     seen: u64,
 ) -> Vec<ObjectChange> {
-    let pairs = match scope.resource {
+    let pairs = match selector.resource {
         Resource::McpServers => diff(&before.servers, &after.servers, ObjectVersion::from_server),
         Resource::Skills => diff(&before.skills, &after.skills, ObjectVersion::from_skill),
         Resource::Events | Resource::CoreEvents => {
@@ -42,7 +45,9 @@ pub(super) fn changes(
         }
         Resource::Namespaces => {
             let all = |snapshot: &StatusSnapshot| -> OrdMap<ObjectKey, Arc<ObjectKey>> {
-                objects(snapshot, scope.resource).map(|item| (item.key.clone(), Arc::new(item.key))).collect()
+                objects(snapshot, selector.resource)
+                    .map(|item| (item.key.clone(), Arc::new(item.key)))
+                    .collect()
             };
             diff(&all(before), &all(after), |key| ObjectVersion::from_namespace(key.name.clone()))
         }
@@ -50,23 +55,23 @@ pub(super) fn changes(
     let mut changes: Vec<_> = pairs
         .into_iter()
         .flat_map(|(old, new)| {
-            let [old, new] = [old, new].map(|item| item.filter(|item| scope.matches(item)));
-            let gone =
+            let [old, new] = [old, new].map(|item| item.filter(|item| selector.matches(item)));
+            let deleted =
                 |item| ObjectChange { event_type: "DELETED", object: item, version: before.resource_version };
-            let there = |kind, item: ObjectVersion| ObjectChange {
-                event_type: kind,
+            let present = |event_type, item: ObjectVersion| ObjectChange {
+                event_type,
                 version: item.version,
                 object: item,
             };
             match (old, new) {
                 (None, None) => [None, None],
-                (None, Some(item)) => [Some(there("ADDED", item)), None],
-                (Some(item), None) => [Some(gone(item)), None],
-                // Deleted and created again under the same name.
+                (None, Some(item)) => [Some(present("ADDED", item)), None],
+                (Some(item), None) => [Some(deleted(item)), None],
+                // The object was deleted and created again under the same name.
                 (Some(old), Some(new)) if old.uid() != new.uid() => {
-                    [Some(gone(old)), Some(there("ADDED", new))]
+                    [Some(deleted(old)), Some(present("ADDED", new))]
                 }
-                (Some(_), Some(item)) => [Some(there("MODIFIED", item)), None],
+                (Some(_), Some(item)) => [Some(present("MODIFIED", item)), None],
             }
         })
         .flatten()

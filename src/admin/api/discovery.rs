@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::resource::Resource;
 
-/// Names the root of a discovery document.
+/// The root of a discovery document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DiscoveryRoot {
     /// `/api`: the core group.
@@ -11,10 +11,10 @@ pub(super) enum DiscoveryRoot {
     Groups,
 }
 
-/// The Kubernetes version whose API this one resembles: clients choose their ways by it.
+/// The minor version of the Kubernetes API that this one resembles. Clients select their behaviour by it.
 const KUBERNETES_MINOR_VERSION: &str = "36";
 
-/// `/version`
+/// Returns the document of `/version`.
 pub(super) fn version() -> Value {
     json!({
         "major": "1",
@@ -24,7 +24,7 @@ pub(super) fn version() -> Value {
     })
 }
 
-/// `/api` and `/apis`, in the older shape or, aggregated, with all resources.
+/// Returns the document of `/api` or `/apis`: the legacy format or, if `aggregated`, the one with all resources.
 pub(super) fn root(root: DiscoveryRoot, aggregated: bool) -> Value {
     let groups = groups(root);
     if aggregated {
@@ -47,10 +47,12 @@ pub(super) fn root(root: DiscoveryRoot, aggregated: bool) -> Value {
     }
 }
 
-/// `/apis/GROUP`
+/// Returns the document of `/apis/GROUP`; `None` if the group is not served.
 pub(super) fn group(name: &str) -> Option<Value> {
-    let of_group = Resource::ALL.into_iter().find(|resource| resource.group() == name && !name.is_empty())?;
-    let version = json!({ "groupVersion": of_group.api_version(), "version": of_group.version() });
+    let group_resources =
+        Resource::ALL.into_iter().find(|resource| resource.group() == name && !name.is_empty())?;
+    let version =
+        json!({ "groupVersion": group_resources.api_version(), "version": group_resources.version() });
     Some(json!({
         "apiVersion": "v1",
         "kind": "APIGroup",
@@ -60,10 +62,10 @@ pub(super) fn group(name: &str) -> Option<Value> {
     }))
 }
 
-/// `/apis/GROUP/VERSION` and `/api/v1`
+/// Returns the document of `/apis/GROUP/VERSION` and `/api/v1`.
 pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
-    let served: Vec<_> = served_resources(group, version).collect();
-    let resources = served.iter().map(|resource| {
+    let resources_of_group: Vec<_> = served_resources(group, version).collect();
+    let resources = resources_of_group.iter().map(|resource| {
         json!({
             "name": resource.plural(),
             "singularName": resource.singular(),
@@ -77,12 +79,12 @@ pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
     Some(json!({
         "apiVersion": "v1",
         "kind": "APIResourceList",
-        "groupVersion": served.first()?.api_version(),
+        "groupVersion": resources_of_group.first()?.api_version(),
         "resources": resources.collect::<Vec<_>>(),
     }))
 }
 
-/// What a version of a group serves.
+/// Returns the resources of a version of a group.
 pub(super) fn served_resources(group: &str, version: &str) -> impl Iterator<Item = Resource> {
     Resource::ALL
         .into_iter()
@@ -97,9 +99,9 @@ fn groups(root: DiscoveryRoot) -> Vec<&'static str> {
 }
 
 fn aggregated_group(group: &str) -> Value {
-    let of_group = Resource::ALL.into_iter().filter(|resource| resource.group() == group);
-    let version = of_group.clone().map(Resource::version).next().unwrap_or_default();
-    let resources = of_group.map(|resource| {
+    let group_resources = Resource::ALL.into_iter().filter(|resource| resource.group() == group);
+    let version = group_resources.clone().map(Resource::version).next().unwrap_or_default();
+    let resources = group_resources.map(|resource| {
         let kind = json!({ "group": group, "version": version, "kind": resource.kind() });
         json!({
             "resource": resource.plural(),

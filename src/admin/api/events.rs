@@ -5,32 +5,32 @@ use serde_json::{Value, json};
 use super::manifest::set_fields;
 use crate::report::Event;
 
-/// Who reports: there is one evenkeel per status API.
+/// The reporting instance. Each status API belongs to one instance, so the name is fixed.
 const REPORTING_INSTANCE: &str = "evenkeel";
 
-/// The shape of `events.k8s.io/v1`.
+/// Returns the manifest of an event in `events.k8s.io/v1`.
 pub(super) fn events_v1(event: &Event) -> Value {
     with_type_meta(json!(event.manifest(REPORTING_INSTANCE)), "events.k8s.io/v1")
 }
 
-/// The shape of the core group, with the fields that printers read.
+/// Returns the manifest of an event in the core group `v1`, with the fields that clients print.
 pub(super) fn core_v1(event: &Event) -> Value {
-    let told = event.manifest(REPORTING_INSTANCE);
+    let manifest = event.manifest(REPORTING_INSTANCE);
     with_type_meta(
         json!(core::Event {
-            action: told.action,
+            action: manifest.action,
             count: i32::try_from(event.count).ok(),
-            event_time: told.event_time,
+            event_time: manifest.event_time,
             first_timestamp: Some(Time(event.first_at)),
-            involved_object: told.regarding.unwrap_or_default(),
+            involved_object: manifest.regarding.unwrap_or_default(),
             last_timestamp: Some(Time(event.latest.at)),
-            message: told.note,
-            metadata: told.metadata,
-            reason: told.reason,
-            reporting_component: told.reporting_controller.clone(),
-            reporting_instance: told.reporting_instance,
+            message: manifest.note,
+            metadata: manifest.metadata,
+            reason: manifest.reason,
+            reporting_component: manifest.reporting_controller.clone(),
+            reporting_instance: manifest.reporting_instance,
             source: Some(core::EventSource { component: Some(REPORTING_INSTANCE.into()), host: None }),
-            type_: told.type_,
+            type_: manifest.type_,
             ..core::Event::default()
         }),
         "v1",

@@ -11,7 +11,7 @@ use super::selector::Selector;
 use crate::admin::app::App;
 use crate::admin::error_response::ErrorResponse;
 
-/// Where the next page begins, and of which version the list is.
+/// The content of `continue`: the version of the list, and the last object of the page before.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct ContinueToken {
     version: u64,
@@ -19,29 +19,31 @@ struct ContinueToken {
     name: String,
 }
 
-/// A list, or a page of one: all pages are of the version of the first.
+/// Returns a list, or one page of it. All pages are of the resource version of the first page.
 pub(super) fn list(
     app: &App,
-    scope: &Selector,
-    shape: Representation,
-    asked: &Parameters,
+    selector: &Selector,
+    representation: Representation,
+    parameters: &Parameters,
 ) -> Result<Value, ErrorResponse> {
     let newest = app.snapshot();
-    let next = (!asked.continue_token.is_empty())
-        .then(|| ContinueToken::decode(&asked.continue_token))
+    let next = (!parameters.continue_token.is_empty())
+        .then(|| ContinueToken::decode(&parameters.continue_token))
         .transpose()?;
     let exact = match &next {
         Some(next) => Some(next.version),
-        None => asked.resource_version.filter(|_| asked.resource_version_match == "Exact"),
+        None => parameters.resource_version.filter(|_| parameters.resource_version_match == "Exact"),
     };
     let snapshot = match exact {
         Some(version) if version == newest.resource_version => newest,
         Some(version) => {
-            let shown = app.history.at_or_before(version);
-            shown.filter(|shown| shown.resource_version == version).ok_or_else(ErrorResponse::expired)?
+            let snapshot = app.history.at_or_before(version);
+            snapshot
+                .filter(|snapshot| snapshot.resource_version == version)
+                .ok_or_else(ErrorResponse::expired)?
         }
         None => {
-            if asked.resource_version.is_some_and(|least| least > newest.resource_version) {
+            if parameters.resource_version.is_some_and(|least| least > newest.resource_version) {
                 return Err(ErrorResponse::resource_version_too_large(newest.resource_version));
             }
             newest
@@ -50,23 +52,27 @@ pub(super) fn list(
     app.history.record(&snapshot);
 
     let after = |item: &ObjectVersion| {
-        let begin = next.as_ref().map(|next| (&*next.namespace, &*next.name));
-        begin.is_none_or(|last| (&*item.key.namespace, &*item.key.name) > last)
+        let start = next.as_ref().map(|next| (&*next.namespace, &*next.name));
+        start.is_none_or(|last| (&*item.key.namespace, &*item.key.name) > last)
     };
-    let mut chosen = objects(&snapshot, scope.resource).filter(after).filter(|item| scope.matches(item));
-    let limit = if asked.limit == 0 { usize::MAX } else { asked.limit };
-    let page: Vec<ObjectVersion> = chosen.by_ref().take(limit).collect();
-    let left = chosen.count();
+    let mut matching =
+        objects(&snapshot, selector.resource).filter(after).filter(|item| selector.matches(item));
+    let limit = if parameters.limit == 0 { usize::MAX } else { parameters.limit };
+    let page: Vec<ObjectVersion> = matching.by_ref().take(limit).collect();
+    let remaining = matching.count();
     let mut metadata = json!({ "resourceVersion": snapshot.resource_version.to_string() });
-    if let Some(last) = page.last().filter(|_| left > 0) {
+    if let Some(last) = page.last().filter(|_| remaining > 0) {
         let next = ContinueToken {
             version: snapshot.resource_version,
             namespace: last.key.namespace.to_string(),
             name: last.key.name.to_string(),
         };
-        set_fields(&mut metadata, [("continue", json!(next.encode())), ("remainingItemCount", json!(left))]);
+        set_fields(
+            &mut metadata,
+            [("continue", json!(next.encode())), ("remainingItemCount", json!(remaining))],
+        );
     }
-    Ok(shape.render_list(scope.resource, &page, metadata))
+    Ok(representation.render_list(selector.resource, &page, metadata))
 }
 
 impl ContinueToken {

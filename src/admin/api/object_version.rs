@@ -8,7 +8,7 @@ use super::resource::Resource;
 use crate::report::{Event, SourceObject, StatusObject, StatusSnapshot};
 use crate::resource::{McpServerSpec, McpServerStatus, ObjectKey, SkillSpec, SkillStatus};
 
-/// One object as it was at one version; cheap to make, its manifest is not.
+/// One object at one resource version. Cheap to create; rendering its manifest is not.
 #[derive(Clone)]
 pub(super) struct ObjectVersion {
     pub key: ObjectKey,
@@ -16,6 +16,7 @@ pub(super) struct ObjectVersion {
     pub object: AnyObject,
 }
 
+/// An object of one of the kinds that are served.
 #[derive(Clone)]
 pub(super) enum AnyObject {
     Server(Arc<StatusObject<McpServerSpec, McpServerStatus>>),
@@ -25,7 +26,7 @@ pub(super) enum AnyObject {
     Namespace,
 }
 
-/// One object of a kind.
+/// Returns one object of a resource, if it exists.
 pub(super) fn find_object(
     snapshot: &StatusSnapshot,
     resource: Resource,
@@ -39,7 +40,7 @@ pub(super) fn find_object(
     }
 }
 
-/// The objects of a kind in the order of their keys.
+/// Returns the objects of a resource, ordered by their keys.
 pub(super) fn objects<'a>(
     snapshot: &'a StatusSnapshot,
     resource: Resource,
@@ -52,7 +53,7 @@ pub(super) fn objects<'a>(
             Box::new(snapshot.events.values().map(ObjectVersion::from_event))
         }
         Resource::Namespaces => {
-            // They have no declaration: there are those that something is in, and `default`.
+            // Namespaces have no declaration: those that hold an object exist, and `default`.
             let declared = snapshot.servers.keys().chain(snapshot.skills.keys());
             let names: BTreeSet<Arc<str>> =
                 declared.map(|key| key.namespace.clone()).chain(["default".into()]).collect();
@@ -89,7 +90,7 @@ impl ObjectVersion {
         Self { key: ObjectKey::new("", name), version: 1, object: AnyObject::Namespace }
     }
 
-    /// The uid, where another object may come to have the same name.
+    /// Returns the uid; `None` of kinds whose names are never reused by another object.
     pub fn uid(&self) -> Option<Arc<str>> {
         match &self.object {
             AnyObject::Server(object) => Some(object.declared.meta.uid.clone()),

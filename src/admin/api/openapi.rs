@@ -7,7 +7,7 @@ use crate::resource::Digest;
 
 const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
-/// `/openapi/v3`: where the documents are. The digest lets clients keep what they have read.
+/// Returns the index at `/openapi/v3`. The digest in each URL lets clients cache the document.
 pub(super) fn index() -> Value {
     let mut paths = Map::new();
     for resource in Resource::ALL {
@@ -21,7 +21,7 @@ pub(super) fn index() -> Value {
     json!({ "paths": paths })
 }
 
-/// The document of one version of a group.
+/// Returns the OpenAPI document of one version of a group; `None` if nothing is served there.
 pub(super) fn document(group: &str, version: &str) -> Option<Value> {
     let (mut paths, mut schemas) = (Map::new(), Map::new());
     for resource in served_resources(group, version) {
@@ -58,7 +58,7 @@ fn add_paths(resource: Resource, paths: &mut Map<String, Value>) {
         })
     };
     let mut patch = operation("patch");
-    // Says that clients need not check what they send: this server does.
+    // Tells kubectl to leave field validation to the server.
     let validation = json!([{ "name": "fieldValidation", "in": "query", "schema": { "type": "string" } }]);
     set_fields(&mut patch, [("parameters", validation)]);
     paths.insert(format!("{collection}/{{name}}"), json!({ "get": operation("get"), "patch": patch }));
@@ -94,7 +94,7 @@ fn schema(resource: Resource) -> Value {
     schema
 }
 
-/// What an object here has of the metadata that Kubernetes knows.
+/// Returns the schema of the `ObjectMeta` fields that objects of this API have.
 fn object_meta_schema() -> Value {
     let field = |kind: &str, description: &str| json!({ "type": kind, "description": description });
     let map = |description: &str| {
@@ -106,16 +106,16 @@ fn object_meta_schema() -> Value {
     };
     json!({
         "type": "object",
-        "description": "What every object has.",
+        "description": "Standard object metadata.",
         "properties": {
             "name": field("string", "The name, unique within a namespace and kind."),
-            "namespace": field("string", "The namespace; default if none is named."),
-            "labels": map("Words to choose objects by."),
-            "annotations": map("Words that nothing is chosen by."),
-            "uid": field("string", "Names the object for as long as it exists."),
-            "generation": field("integer", "Grows with each change of the spec."),
-            "resourceVersion": field("string", "Grows with each change of the object."),
-            "creationTimestamp": field("string", "When the object appeared."),
+            "namespace": field("string", "The namespace; defaults to default."),
+            "labels": map("Key-value pairs by which label selectors select objects."),
+            "annotations": map("Key-value pairs that hold arbitrary metadata."),
+            "uid": field("string", "The unique identifier of the object."),
+            "generation": field("integer", "Increases with each change of the spec."),
+            "resourceVersion": field("string", "Changes with each change of the object."),
+            "creationTimestamp": field("string", "The time at which the object was first declared."),
         },
     })
 }

@@ -3,10 +3,10 @@ use url::form_urlencoded;
 
 use crate::admin::error_response::ErrorResponse;
 
-/// The longest query that is looked at, in bytes.
+/// The longest query string that is accepted, in bytes.
 const MAX_QUERY_BYTES: usize = 16 << 10;
 
-/// What the query of a request asks for.
+/// The query parameters of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Parameters {
     pub watch: bool,
@@ -15,9 +15,9 @@ pub(super) struct Parameters {
     pub timeout_seconds: Option<u64>,
     pub limit: usize,
     pub continue_token: String,
-    /// The version asked for; none is the same as empty.
+    /// `resourceVersion`; absent and empty are the same.
     pub resource_version: Option<u64>,
-    /// `Exact` or `NotOlderThan`.
+    /// `resourceVersionMatch`: `Exact` or `NotOlderThan`.
     pub resource_version_match: String,
     pub label_selector: String,
     pub field_selector: String,
@@ -32,30 +32,30 @@ impl Parameters {
         if query.len() > MAX_QUERY_BYTES {
             return Err(ErrorResponse::bad_request("the query is too long"));
         }
-        let mut asked = Self::default();
+        let mut parameters = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let number = || {
-                let wrong = |_| ErrorResponse::bad_request(format!("{name}={value} is not a number"));
-                if value.is_empty() { Ok(None) } else { value.parse::<u64>().map(Some).map_err(wrong) }
+                let invalid = |_| ErrorResponse::bad_request(format!("{name}={value} is not a number"));
+                if value.is_empty() { Ok(None) } else { value.parse::<u64>().map(Some).map_err(invalid) }
             };
             match &*name {
-                "watch" => asked.watch = is_true(&value),
-                "allowWatchBookmarks" => asked.allow_bookmarks = is_true(&value),
-                "sendInitialEvents" => asked.send_initial_events = Some(is_true(&value)),
-                "timeoutSeconds" => asked.timeout_seconds = number()?,
-                "limit" => asked.limit = number()?.unwrap_or(0).try_into().unwrap_or(usize::MAX),
-                "continue" => asked.continue_token = value.into_owned(),
-                "resourceVersion" => asked.resource_version = number()?,
-                "resourceVersionMatch" => asked.resource_version_match = value.into_owned(),
-                "labelSelector" => asked.label_selector = value.into_owned(),
-                "fieldSelector" => asked.field_selector = value.into_owned(),
-                "includeObject" => asked.include_object = value.into_owned(),
-                "dryRun" => asked.dry_run = value == "All",
-                "pretty" => asked.pretty = Some(is_true(&value)),
+                "watch" => parameters.watch = is_true(&value),
+                "allowWatchBookmarks" => parameters.allow_bookmarks = is_true(&value),
+                "sendInitialEvents" => parameters.send_initial_events = Some(is_true(&value)),
+                "timeoutSeconds" => parameters.timeout_seconds = number()?,
+                "limit" => parameters.limit = number()?.unwrap_or(0).try_into().unwrap_or(usize::MAX),
+                "continue" => parameters.continue_token = value.into_owned(),
+                "resourceVersion" => parameters.resource_version = number()?,
+                "resourceVersionMatch" => parameters.resource_version_match = value.into_owned(),
+                "labelSelector" => parameters.label_selector = value.into_owned(),
+                "fieldSelector" => parameters.field_selector = value.into_owned(),
+                "includeObject" => parameters.include_object = value.into_owned(),
+                "dryRun" => parameters.dry_run = value == "All",
+                "pretty" => parameters.pretty = Some(is_true(&value)),
                 _ => {}
             }
         }
-        Ok(asked)
+        Ok(parameters)
     }
 }
 

@@ -13,26 +13,28 @@ use crate::report::StatusSnapshot;
 use crate::resource::{ObjectKey, REQUEST_ANNOTATIONS};
 use crate::source::ReconcileRequest;
 
-/// The longest body that is read, in bytes.
+/// The longest patch body that is accepted, in bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
-/// The longest value of an annotation, in bytes.
+/// The longest annotation value that is accepted, in bytes.
 const MAX_ANNOTATION_BYTES: usize = 256;
-/// How long the object may take to show what was asked for.
+/// The longest time to wait until the object shows the requested annotations.
 const STATUS_UPDATE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Takes the annotations that ask for work, and gives the object as it is with them.
+/// Applies a patch of the annotations that request work, and returns the object with them.
+///
+/// Waits at most [`STATUS_UPDATE_TIMEOUT`] for the store to show them; then returns the object as it was.
 pub(super) async fn patch(
     app: &App,
     resource: Resource,
     key: &ObjectKey,
     headers: &HeaderMap,
-    asked: &Parameters,
+    parameters: &Parameters,
     body: Body,
 ) -> Result<ObjectVersion, ErrorResponse> {
     let found = |snapshot: &StatusSnapshot| find_object(snapshot, resource, key);
-    let refused = || ErrorResponse::annotations_only(&app.state.edit_hint);
+    let forbidden = || ErrorResponse::annotations_only(&app.state.edit_hint);
     if !resource.accepts_reconcile_requests() {
-        return Err(refused());
+        return Err(forbidden());
     }
     app.authorization.check_write(headers)?;
     let requests = app.state.requests.as_ref().ok_or_else(|| ErrorResponse::annotate_in_cluster(key))?;
@@ -41,80 +43,89 @@ pub(super) async fn patch(
     let body = to_bytes(body, MAX_BODY_BYTES)
         .await
         .map_err(|_| ErrorResponse::bad_request("the body is too long"))?;
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let content_type =
+        headers.get(CONTENT_TYPE).and_then(|content_type| content_type.to_str().ok()).unwrap_or_default();
     let patch: Value = serde_json::from_slice(&body)
         .map_err(|error| ErrorResponse::bad_request(format!("the patch is not JSON: {error}")))?;
-    let wanted = requested_annotations(kind, &patch, &refused)?;
+    let requested = requested_annotations(content_type, &patch, &forbidden)?;
     check_preconditions(&patch, &item)?;
-    if wanted.is_empty() || asked.dry_run {
+    if requested.is_empty() || parameters.dry_run {
         return Ok(item);
     }
 
     let uid = item.uid().unwrap_or_default();
-    requests.submit(ReconcileRequest { key: key.clone(), uid, annotations: wanted.clone() });
-    let shows = |item: &ObjectVersion| {
+    requests.submit(ReconcileRequest { key: key.clone(), uid, annotations: requested.clone() });
+    let has_requested = |item: &ObjectVersion| {
         let annotations = item.annotations();
-        wanted.iter().all(|(key, value)| annotations.and_then(|map| map.get(*key)) == value.as_ref())
+        requested.iter().all(|(key, value)| annotations.and_then(|map| map.get(*key)) == value.as_ref())
     };
     let mut store = app.state.store.clone();
-    let shown = store.wait_for(|snapshot| found(snapshot).is_none_or(|item| shows(&item)));
-    let now = timeout(STATUS_UPDATE_TIMEOUT, shown).await.map(|shown| shown.map(|snapshot| found(&snapshot)));
-    // It was removed meanwhile, or the end has come: then it is as it was.
+    let updated = store.wait_for(|snapshot| found(snapshot).is_none_or(|item| has_requested(&item)));
+    let now =
+        timeout(STATUS_UPDATE_TIMEOUT, updated).await.map(|updated| updated.map(|snapshot| found(&snapshot)));
+    // The object was removed, the time is over, or the instance is shutting down: return it as it was.
     Ok(now.ok().and_then(Result::ok).flatten().unwrap_or(item))
 }
 
-/// The annotations that a patch sets or (`None`) removes, if it changes nothing else.
+/// Returns the annotations that a patch sets, or removes (`None`).
+///
+/// # Errors
+///
+/// Returns `forbidden()` if the patch changes anything else, and 400 if a value is not a short string.
 fn requested_annotations(
-    kind: &str,
+    content_type: &str,
     patch: &Value,
-    refused: &impl Fn() -> ErrorResponse,
+    forbidden: &impl Fn() -> ErrorResponse,
 ) -> Result<Vec<(&'static str, Option<String>)>, ErrorResponse> {
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    let changes = match (kind, patch) {
+    let content_type = content_type.split(';').next().unwrap_or_default().trim();
+    let changes = match (content_type, patch) {
         ("application/merge-patch+json" | "application/strategic-merge-patch+json", Value::Object(patch)) => {
             merge_patch_annotations(patch)
         }
-        ("application/json-patch+json", Value::Array(steps)) => {
-            steps.iter().map(json_patch_annotations).collect::<Option<Vec<_>>>().map(|steps| steps.concat())
-        }
+        ("application/json-patch+json", Value::Array(operations)) => operations
+            .iter()
+            .map(json_patch_annotations)
+            .collect::<Option<Vec<_>>>()
+            .map(|operations| operations.concat()),
         _ => None,
     };
-    let mut wanted = Vec::new();
-    for (key, value) in changes.ok_or_else(refused)? {
-        let Some(known) = REQUEST_ANNOTATIONS.into_iter().find(|known| *known == key) else {
-            return Err(refused());
+    let mut requested = Vec::new();
+    for (key, value) in changes.ok_or_else(forbidden)? {
+        let Some(annotation) = REQUEST_ANNOTATIONS.into_iter().find(|annotation| *annotation == key) else {
+            return Err(forbidden());
         };
         let value = match value {
             Value::Null => None,
             Value::String(value) if value.len() <= MAX_ANNOTATION_BYTES => Some(value),
             _ => return Err(ErrorResponse::bad_request(format!("{key} must be a short string"))),
         };
-        wanted.push((known, value));
+        requested.push((annotation, value));
     }
-    Ok(wanted)
+    Ok(requested)
 }
 
 type AnnotationChanges = Vec<(String, Value)>;
 
-/// Refuses a merge patch of another object, or of another version of it, as an API server does.
+/// Checks the name, namespace, uid and resourceVersion of a merge patch, as an API server does.
 fn check_preconditions(patch: &Value, item: &ObjectVersion) -> Result<(), ErrorResponse> {
-    let said = |key: &str| patch.get("metadata")?.get(key)?.as_str();
-    for (key, is) in [("name", &item.key.name), ("namespace", &item.key.namespace)] {
-        if let Some(another) = said(key).filter(|said| *said != &**is) {
-            let message = format!("metadata.{key} is {another:?} in the patch and {is:?} in the path");
+    let in_patch = |key: &str| patch.get("metadata")?.get(key)?.as_str();
+    for (key, actual) in [("name", &item.key.name), ("namespace", &item.key.namespace)] {
+        if let Some(other) = in_patch(key).filter(|in_patch| *in_patch != &**actual) {
+            let message = format!("metadata.{key} is {other:?} in the patch and {actual:?} in the path");
             return Err(ErrorResponse::bad_request(message));
         }
     }
     let (uid, version) = (item.uid().unwrap_or_default(), item.version.to_string());
-    for (key, is) in [("uid", &*uid), ("resourceVersion", &*version)] {
-        if let Some(another) = said(key).filter(|said| *said != is) {
-            return Err(ErrorResponse::conflict(&item.key.name, key, another, is));
+    for (key, actual) in [("uid", &*uid), ("resourceVersion", &*version)] {
+        if let Some(other) = in_patch(key).filter(|in_patch| *in_patch != actual) {
+            return Err(ErrorResponse::conflict(&item.key.name, key, other, actual));
         }
     }
     Ok(())
 }
 
-/// The annotations of a merge patch that has nothing else; what names the object may stand beside them.
+/// Returns the annotations of a merge patch; `None` if it holds more than annotations and the fields that identify
+/// the object.
 fn merge_patch_annotations(patch: &Map<String, Value>) -> Option<AnnotationChanges> {
     const TOP_LEVEL_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
     const METADATA_FIELDS: [&str; 5] = ["name", "namespace", "uid", "resourceVersion", "annotations"];
@@ -132,12 +143,12 @@ fn merge_patch_annotations(patch: &Map<String, Value>) -> Option<AnnotationChang
     }
 }
 
-/// The annotations of one step of a JSON patch.
-fn json_patch_annotations(step: &Value) -> Option<AnnotationChanges> {
-    let (op, path) = (step["op"].as_str()?, step["path"].as_str()?);
+/// Returns the annotations of one operation of a JSON patch; `None` if it changes anything else.
+fn json_patch_annotations(operation: &Value) -> Option<AnnotationChanges> {
+    let (op, path) = (operation["op"].as_str()?, operation["path"].as_str()?);
     let key = path.strip_prefix("/metadata/annotations")?.strip_prefix('/');
     let value = match op {
-        "add" | "replace" => step.get("value")?.clone(),
+        "add" | "replace" => operation.get("value")?.clone(),
         "remove" => Value::Null,
         _ => return None,
     };
@@ -158,7 +169,7 @@ mod tests {
     fn patch_may_only_set_and_remove_request_annotations() {
         let [reconcile, reconnect] = REQUEST_ANNOTATIONS;
         let merge = "application/merge-patch+json";
-        let steps = "application/json-patch+json; charset=utf-8";
+        let operations = "application/json-patch+json; charset=utf-8";
         let path = "/metadata/annotations/evenkeel.dev~1reconcile-requested-at";
         for (kind, patch, expected) in [
             (merge, json!({}), Some(vec![])),
@@ -177,14 +188,18 @@ mod tests {
             (merge, json!({ "spec": {} }), None),
             (merge, json!({ "metadata": { "annotations": { reconcile: 1 } } }), None),
             (merge, json!({ "metadata": { "annotations": { reconcile: "x".repeat(999) } } }), None),
-            (steps, json!([{ "op": "add", "path": path, "value": "1" }]), Some(vec![(reconcile, Some("1"))])),
-            (steps, json!([{ "op": "remove", "path": path }]), Some(vec![(reconcile, None)])),
             (
-                steps,
+                operations,
+                json!([{ "op": "add", "path": path, "value": "1" }]),
+                Some(vec![(reconcile, Some("1"))]),
+            ),
+            (operations, json!([{ "op": "remove", "path": path }]), Some(vec![(reconcile, None)])),
+            (
+                operations,
                 json!([{ "op": "add", "path": "/metadata/annotations", "value": { reconcile: "1" } }]),
                 Some(vec![(reconcile, Some("1"))]),
             ),
-            (steps, json!([{ "op": "replace", "path": "/spec", "value": {} }]), None),
+            (operations, json!([{ "op": "replace", "path": "/spec", "value": {} }]), None),
             ("application/apply-patch+yaml", json!({}), None),
         ] {
             let found = requested_annotations(kind, &patch, &|| ErrorResponse::annotations_only("/d")).ok();

@@ -4,12 +4,12 @@ use super::discovery::{self, DiscoveryRoot};
 use super::openapi;
 use super::resource::Resource;
 
-/// What a path names.
+/// The resource at a URL path.
 #[derive(Debug, PartialEq)]
 pub(super) enum ResourcePath {
-    /// Something that is the same for all and at all times.
+    /// A constant document.
     Document(Value),
-    /// `/api` or `/apis`, which have two shapes.
+    /// `/api` or `/apis`, which have two formats.
     Discovery(DiscoveryRoot),
     /// All objects of a kind, or those of one namespace.
     Collection(Resource, Option<String>),
@@ -18,7 +18,7 @@ pub(super) enum ResourcePath {
 }
 
 impl ResourcePath {
-    /// The place of a path, if there is one.
+    /// Parses a URL path; `None` if nothing is served there.
     pub fn parse(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         Some(match &*segments {
@@ -31,20 +31,22 @@ impl ResourcePath {
             ["api", "v1"] => Self::Document(discovery::resources("", "v1")?),
             ["apis", group] => Self::Document(discovery::group(group)?),
             ["apis", group, version] => Self::Document(discovery::resources(group, version)?),
-            ["api", "v1", rest @ ..] => Self::parse_resource("", "v1", rest)?,
-            ["apis", group, version, rest @ ..] => Self::parse_resource(group, version, rest)?,
+            ["api", "v1", segments_left @ ..] => Self::parse_resource("", "v1", segments_left)?,
+            ["apis", group, version, segments_left @ ..] => {
+                Self::parse_resource(group, version, segments_left)?
+            }
             _ => return None,
         })
     }
 
-    fn parse_resource(group: &str, version: &str, rest: &[&str]) -> Option<Self> {
+    fn parse_resource(group: &str, version: &str, segments_left: &[&str]) -> Option<Self> {
         let resource = |plural: &str| {
             let named = |resource: &Resource| {
                 (resource.group(), resource.version(), resource.plural()) == (group, version, plural)
             };
             Resource::ALL.into_iter().find(named)
         };
-        Some(match *rest {
+        Some(match *segments_left {
             [plural] => Self::Collection(resource(plural)?, None),
             ["namespaces", namespace, plural] => {
                 let resource = resource(plural).filter(|resource| resource.namespaced())?;

@@ -9,18 +9,18 @@ use super::parameters::Parameters;
 use super::resource::Resource;
 use super::table::{self, IncludeObject};
 
-/// The shape in which objects are asked for.
+/// The representation of objects that a request accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Representation {
-    /// As they are.
+    /// The whole object.
     Object,
-    /// Rows for people.
+    /// Rows of a `meta.k8s.io/v1` `Table`.
     Table(IncludeObject),
-    /// Their metadata alone.
+    /// The metadata alone, as `PartialObjectMetadata`.
     Metadata,
 }
 
-/// The parameters of the media type that ask for a kind, as an answer repeats them, if it is asked for before
+/// Returns the media type parameters of `kind` as the response repeats them, if the `Accept` headers prefer it to
 /// plain JSON.
 pub(super) fn accepted_parameters(headers: &HeaderMap, kind: &str) -> Option<&'static str> {
     const SUPPORTED_KINDS: [(&str, &str, &str); 5] = [
@@ -39,21 +39,22 @@ pub(super) fn accepted_parameters(headers: &HeaderMap, kind: &str) -> Option<&'s
         let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
         let value =
             |name| parameters.iter().find(|(found, _)| *found == name).map_or("", |(_, value)| *value);
-        let (asked, version) = (value("as"), value("v"));
-        if let Some((known, _, answer)) = SUPPORTED_KINDS
-            .into_iter()
-            .find(|(known, known_version, _)| (asked, version) == (*known, *known_version))
+        let (requested, version) = (value("as"), value("v"));
+        if let Some((supported, _, response_parameters)) =
+            SUPPORTED_KINDS.into_iter().find(|(supported, supported_version, _)| {
+                (requested, version) == (*supported, *supported_version)
+            })
         {
-            return (known == kind).then_some(answer);
+            return (supported == kind).then_some(response_parameters);
         }
     }
     None
 }
 
 impl Representation {
-    pub fn from_headers(headers: &HeaderMap, asked: &Parameters) -> Self {
+    pub fn from_headers(headers: &HeaderMap, parameters: &Parameters) -> Self {
         if accepted_parameters(headers, "Table").is_some() {
-            return Self::Table(match asked.include_object.as_str() {
+            return Self::Table(match parameters.include_object.as_str() {
                 "None" => IncludeObject::None,
                 "Object" => IncludeObject::Object,
                 _ => IncludeObject::Metadata,
@@ -67,7 +68,7 @@ impl Representation {
         }
     }
 
-    /// One object; `version` is that of its change.
+    /// Renders one object; `version` is the resource version of its change.
     pub fn render_object(self, resource: Resource, item: &ObjectVersion, version: u64) -> Value {
         let mut manifest = item.manifest(resource);
         if let Some(metadata) = manifest.get_mut("metadata") {
@@ -83,7 +84,7 @@ impl Representation {
         }
     }
 
-    /// A list of objects.
+    /// Renders a list of objects.
     pub fn render_list(self, resource: Resource, items: &[ObjectVersion], list_metadata: Value) -> Value {
         match self {
             Self::Table(include) => {
@@ -103,7 +104,7 @@ impl Representation {
         }
     }
 
-    /// An object that says only how far a watch is.
+    /// Renders the object of a bookmark, which holds a resource version only.
     pub fn render_bookmark(self, resource: Resource, version: u64, initial_end: bool) -> Value {
         let mut metadata = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
         if initial_end {
@@ -154,8 +155,8 @@ mod tests {
             ),
         ] {
             let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
-            let asked = Parameters { include_object: include.into(), ..Parameters::default() };
-            assert_eq!(Representation::from_headers(&headers, &asked), expected, "{accept}");
+            let parameters = Parameters { include_object: include.into(), ..Parameters::default() };
+            assert_eq!(Representation::from_headers(&headers, &parameters), expected, "{accept}");
         }
     }
 }

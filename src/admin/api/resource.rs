@@ -9,20 +9,20 @@ use serde_json::{Value, json};
 use crate::report::SourceResource;
 use crate::resource::{GROUP, McpServer, Skill, VERSION};
 
-/// What this API serves.
+/// A resource type that this API serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
     McpServers,
     Skills,
     Sources,
-    /// Of `events.k8s.io/v1`.
+    /// Events in `events.k8s.io/v1`.
     Events,
-    /// The same events in the older shape, which `kubectl describe` reads.
+    /// The same events in the core group, which `kubectl describe` reads.
     CoreEvents,
     Namespaces,
 }
 
-/// What a CRD says of its kind: the one place where names, columns and schema are written.
+/// Names, columns and schema of a kind, from its CRD. They are defined nowhere else.
 struct CrdDefinition {
     short_names: Vec<String>,
     categories: Vec<String>,
@@ -47,11 +47,11 @@ impl CrdDefinition {
 }
 
 impl Resource {
-    /// Everything that is served.
+    /// All resource types.
     pub const ALL: [Self; 6] =
         [Self::McpServers, Self::Skills, Self::Sources, Self::Events, Self::CoreEvents, Self::Namespaces];
 
-    /// The group; empty for the core group.
+    /// Returns the API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
             Self::McpServers | Self::Skills | Self::Sources => GROUP,
@@ -103,7 +103,7 @@ impl Resource {
         !matches!(self, Self::Sources | Self::Namespaces)
     }
 
-    /// True if its objects take the annotations that ask for work.
+    /// True if its objects accept the annotations that request work.
     pub fn accepts_reconcile_requests(self) -> bool {
         self == Self::McpServers
     }
@@ -128,14 +128,14 @@ impl Resource {
         self.definition().map(|definition| definition.categories.clone()).unwrap_or_default()
     }
 
-    /// The columns that the CRD declares; kinds without a CRD have their own.
+    /// Returns the printer columns of the CRD. Kinds without a CRD have theirs in `table.rs`.
     pub fn columns(self) -> &'static [CustomResourceColumnDefinition] {
         let columns =
             self.definition().and_then(|definition| definition.version.additional_printer_columns.as_ref());
         columns.map_or(&[], |columns| columns)
     }
 
-    /// The schema that the CRD declares, without what belongs to every object.
+    /// Returns the schema of the CRD, without the fields that every object has.
     pub fn schema(self) -> Option<Value> {
         let schema = self.definition()?.version.schema.as_ref()?.open_api_v3_schema.as_ref()?;
         Some(json!(schema))

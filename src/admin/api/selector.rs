@@ -7,7 +7,7 @@ use crate::admin::error_response::ErrorResponse;
 use crate::report::Regarding;
 use crate::resource::API_VERSION;
 
-/// Which objects of a kind are asked for.
+/// Selects objects of a resource by namespace, name, labels and fields.
 #[derive(Debug)]
 pub(super) struct Selector {
     pub resource: Resource,
@@ -17,7 +17,7 @@ pub(super) struct Selector {
     fields: Vec<(String, bool, String)>,
 }
 
-/// What a label must be.
+/// A requirement on the value of a label.
 #[derive(Debug, PartialEq, Eq)]
 enum LabelRequirement {
     Exists,
@@ -31,36 +31,37 @@ impl Selector {
         resource: Resource,
         namespace: Option<String>,
         name: Option<String>,
-        asked: &Parameters,
+        parameters: &Parameters,
     ) -> Result<Self, ErrorResponse> {
-        let (labels, fields) = (parse_labels(&asked.label_selector)?, parse_fields(&asked.field_selector)?);
+        let (labels, fields) =
+            (parse_labels(&parameters.label_selector)?, parse_fields(&parameters.field_selector)?);
         for (field, _, _) in &fields {
             let events = matches!(resource, Resource::Events | Resource::CoreEvents);
-            let known = match field.as_str() {
+            let supported = match field.as_str() {
                 "metadata.name" | "metadata.namespace" => true,
                 field => events && EVENT_FIELDS.contains(&strip_object_prefix(field)),
             };
-            if !known {
+            if !supported {
                 return Err(ErrorResponse::bad_request(format!(
-                    "field label not supported: {field}; objects are chosen by metadata.name and metadata.namespace"
+                    "field label not supported: {field}; supported: metadata.name, metadata.namespace"
                 )));
             }
         }
         Ok(Self { resource, namespace, name, labels, fields })
     }
 
-    /// True if an object is asked for.
+    /// True if an object is selected.
     pub fn matches(&self, item: &ObjectVersion) -> bool {
         let none = BTreeMap::new();
         let labels = item.labels().unwrap_or(&none);
         self.namespace.as_ref().is_none_or(|namespace| **namespace == *item.key.namespace)
             && self.name.as_ref().is_none_or(|name| **name == *item.key.name)
-            && self.labels.iter().all(|(key, wanted)| wanted.matches(labels.get(key)))
+            && self.labels.iter().all(|(key, requirement)| requirement.matches(labels.get(key)))
             && self.fields.iter().all(|(field, equal, value)| (field_value(item, field) == *value) == *equal)
     }
 }
 
-/// The fields by which events are chosen, those of their object without its name in front.
+/// The fields that select events. Those of the regarded object are without their prefix.
 const EVENT_FIELDS: [&str; 10] = [
     "kind",
     "namespace",
@@ -121,13 +122,13 @@ fn parse_labels(selector: &str) -> Result<Vec<(String, LabelRequirement)>, Error
 }
 
 fn parse_label_requirement(part: &str) -> Option<(String, LabelRequirement)> {
-    let single = |value: &str| vec![value.trim().to_owned()];
-    let (key, wanted) = if let Some((key, value)) = part.split_once("!=") {
-        (key, LabelRequirement::NotIn(single(value)))
+    let one_value = |value: &str| vec![value.trim().to_owned()];
+    let (key, requirement) = if let Some((key, value)) = part.split_once("!=") {
+        (key, LabelRequirement::NotIn(one_value(value)))
     } else if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        (key, LabelRequirement::In(single(value)))
-    } else if let Some(rest) = part.strip_suffix(')') {
-        let (head, values) = rest.split_once('(')?;
+        (key, LabelRequirement::In(one_value(value)))
+    } else if let Some(without_paren) = part.strip_suffix(')') {
+        let (head, values) = without_paren.split_once('(')?;
         let values = values.split(',').map(|value| value.trim().to_owned()).collect();
         let (key, operator) = head.trim().rsplit_once(char::is_whitespace)?;
         match operator {
@@ -142,10 +143,10 @@ fn parse_label_requirement(part: &str) -> Option<(String, LabelRequirement)> {
     };
     let key = key.trim();
     let is_name = |char: char| char.is_ascii_alphanumeric() || "-_./".contains(char);
-    (!key.is_empty() && key.chars().all(is_name)).then(|| (key.to_owned(), wanted))
+    (!key.is_empty() && key.chars().all(is_name)).then(|| (key.to_owned(), requirement))
 }
 
-/// Parses `a=b,c!=d`, in which a comma or sign that belongs to a value has a backslash before it.
+/// Parses `a=b,c!=d`. A backslash escapes a comma or equals sign in a value.
 fn parse_fields(selector: &str) -> Result<Vec<(String, bool, String)>, ErrorResponse> {
     let field = |part: &str| {
         let (key, equal, value) = if let Some((key, value)) = part.split_once("!=") {
@@ -162,15 +163,15 @@ fn parse_fields(selector: &str) -> Result<Vec<(String, bool, String)>, ErrorResp
         .collect()
 }
 
-/// Splits at commas that are neither in parentheses nor after a backslash.
+/// Splits at commas that are neither in parentheses nor escaped with a backslash.
 fn split_terms(selector: &str) -> Vec<&str> {
     let (mut inside, mut escaped) = (false, false);
     selector
         .split(|char| {
-            let ends = char == ',' && !inside && !escaped;
+            let is_separator = char == ',' && !inside && !escaped;
             escaped = char == '\\' && !escaped;
             inside = char == '(' || inside && char != ')';
-            ends
+            is_separator
         })
         .map(str::trim)
         .filter(|part| !part.is_empty())
@@ -198,12 +199,12 @@ mod tests {
     }
 
     fn selector(labels: &str, fields: &str) -> Result<Selector, ErrorResponse> {
-        let asked = Parameters {
+        let parameters = Parameters {
             label_selector: labels.into(),
             field_selector: fields.into(),
             ..Parameters::default()
         };
-        Selector::new(Resource::McpServers, None, None, &asked)
+        Selector::new(Resource::McpServers, None, None, &parameters)
     }
 
     #[test]
@@ -222,8 +223,8 @@ mod tests {
             ("", "metadata.name!=a", false),
             ("area=code", "metadata.namespace=other", false),
         ] {
-            let scope = selector(labels, fields).unwrap();
-            assert_eq!(scope.matches(&test_server("a")), expected, "{labels} {fields}");
+            let parsed = selector(labels, fields).unwrap();
+            assert_eq!(parsed.matches(&test_server("a")), expected, "{labels} {fields}");
         }
         for (labels, fields) in
             [("a b", ""), ("area in code", ""), ("=x", ""), ("", "name"), ("", "status.tools=1")]

@@ -6,7 +6,7 @@ use super::object_version::{AnyObject, ObjectVersion};
 use super::resource::Resource;
 use crate::report::Occurrence;
 
-/// Selects the part of its object that a table row includes (`includeObject`).
+/// The part of its object that a table row includes (`includeObject`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IncludeObject {
     None,
@@ -14,7 +14,7 @@ pub(super) enum IncludeObject {
     Object,
 }
 
-/// A table as the API server gives it to kubectl.
+/// Returns a `Table` as the API server sends it to kubectl.
 pub(super) fn table(resource: Resource, rows: Vec<Value>, list_metadata: Value) -> Value {
     let mut table = json!({ "apiVersion": "meta.k8s.io/v1", "kind": "Table" });
     let columns = Value::Array(columns(resource));
@@ -23,7 +23,7 @@ pub(super) fn table(resource: Resource, rows: Vec<Value>, list_metadata: Value) 
     table
 }
 
-/// The row of one object.
+/// Returns the table row of one object.
 pub(super) fn row(
     resource: Resource,
     item: &ObjectVersion,
@@ -79,16 +79,18 @@ fn columns(resource: Resource) -> Vec<Value> {
     let name = column("Name", "string", "name", "The name of the object.", 0);
     match resource {
         Resource::Events | Resource::CoreEvents => vec![
-            column("Last Seen", "string", "", "How long ago it happened last.", 0),
-            column("Type", "string", "", "Normal, or Warning if a person should know.", 0),
-            column("Reason", "string", "", "The word for it.", 0),
-            column("Object", "string", "", "What it happened to.", 0),
-            column("Message", "string", "", "The sentence for it.", 0),
-            column("First Seen", "string", "", "How long ago it happened first.", 1),
-            column("Count", "integer", "", "How often it happened.", 1),
+            column("Last Seen", "string", "", "The time since the last occurrence.", 0),
+            column("Type", "string", "", "Normal, or Warning if something needs attention.", 0),
+            column("Reason", "string", "", "The machine-readable reason of the event.", 0),
+            column("Object", "string", "", "The object that the event is about.", 0),
+            column("Message", "string", "", "The description of the event.", 0),
+            column("First Seen", "string", "", "The time since the first occurrence.", 1),
+            column("Count", "integer", "", "The number of occurrences.", 1),
             column("Name", "string", "name", "The name of the event.", 1),
         ],
-        Resource::Namespaces => vec![name, column("Status", "string", "", "Always Active.", 0)],
+        Resource::Namespaces => {
+            vec![name, column("Status", "string", "", "The phase of the namespace; always Active.", 0)]
+        }
         Resource::McpServers | Resource::Skills | Resource::Sources => {
             let declared = resource.columns().iter().map(|declared| {
                 let description = declared.description.as_deref().unwrap_or_default();
@@ -99,45 +101,49 @@ fn columns(resource: Resource) -> Vec<Value> {
     }
 }
 
-/// The value at a path of a printer column: fields, and lists of which one is chosen by a field, as in
+/// Returns the value at the JSON path of a printer column. Supports fields, and list filters by one field, such as
 /// `.status.conditions[?(@.type=="Ready")].reason`.
 fn value_at_json_path<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     let path = path.strip_prefix('.')?;
-    let (field, rest) = path.split_at(path.find(['.', '[']).unwrap_or(path.len()));
+    let (field, remaining_path) = path.split_at(path.find(['.', '[']).unwrap_or(path.len()));
     let value = value.get(field)?;
-    if let Some(choice) = rest.strip_prefix("[?(@.") {
-        let (choice, rest) = choice.split_once(")]")?;
-        let (field, wanted) = choice.split_once("==")?;
-        let wanted = wanted.trim_matches('"');
-        let chosen = value.as_array()?.iter().find(|entry| entry[field] == wanted)?;
-        return if rest.is_empty() { Some(chosen) } else { value_at_json_path(chosen, rest) };
+    if let Some(filter) = remaining_path.strip_prefix("[?(@.") {
+        let (filter, remaining_path) = filter.split_once(")]")?;
+        let (field, expected) = filter.split_once("==")?;
+        let expected = expected.trim_matches('"');
+        let entry_found = value.as_array()?.iter().find(|entry| entry[field] == expected)?;
+        return if remaining_path.is_empty() {
+            Some(entry_found)
+        } else {
+            value_at_json_path(entry_found, remaining_path)
+        };
     }
-    if rest.is_empty() { Some(value) } else { value_at_json_path(value, rest) }
+    if remaining_path.is_empty() { Some(value) } else { value_at_json_path(value, remaining_path) }
 }
 
-/// How long ago something was, in the words of kubectl.
+/// Formats the time since `since` as kubectl does.
 fn age(since: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(since).as_secs().max(0);
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    let two = |big: i64, unit: char, small: i64, part: char| {
+    let two_units = |big: i64, unit: char, small: i64, part: char| {
         if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{part}") }
     };
     if seconds < 120 {
         format!("{seconds}s")
     } else if minutes < 10 {
-        two(minutes, 'm', seconds % 60, 's')
+        two_units(minutes, 'm', seconds % 60, 's')
     } else if minutes < 180 {
         format!("{minutes}m")
     } else if hours < 8 {
-        two(hours, 'h', minutes % 60, 'm')
+        two_units(hours, 'h', minutes % 60, 'm')
     } else if hours < 48 {
         format!("{hours}h")
     } else if days < 8 {
-        two(days, 'd', hours % 24, 'h')
+        two_units(days, 'd', hours % 24, 'h')
     } else if days < 730 {
         format!("{days}d")
     } else if days < 8 * 365 {
-        two(days / 365, 'y', days % 365, 'd')
+        two_units(days / 365, 'y', days % 365, 'd')
     } else {
         format!("{}y", days / 365)
     }

@@ -20,93 +20,96 @@ use crate::admin::app::App;
 use crate::admin::error_response::ErrorResponse;
 use crate::report::StatusSnapshot;
 
-/// How long a watch lasts at most, in seconds; a client goes on with the next.
+/// The longest duration of a watch, in seconds. A client resumes with another one.
 const MAX_WATCH_SECONDS: u64 = 3600;
-/// How often a watcher is told how far it is, if it wants to know.
+/// The interval between bookmarks, for clients that allow them.
 const BOOKMARK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Where a watch stands. It looks at the store only when its reader has taken what came before, and compares: so
-/// nothing queues up, and a slow reader misses only states that did not last.
+/// The state of a watch.
+///
+/// It compares snapshots only after its reader has received the previous events. Nothing queues up, and a slow reader
+/// misses only states that did not last.
 struct WatchStream {
     app: App,
     store: watch::Receiver<StatusSnapshot>,
     selector: Selector,
     representation: Representation,
-    /// What the client has been shown, and has not taken yet.
+    /// The snapshot up to which events were created; some of them may be in `pending`.
     sent_snapshot: StatusSnapshot,
     pending: VecDeque<WatchEvent>,
     bookmark_interval: Option<Interval>,
     deadline: Instant,
 }
 
-/// What a watcher is told.
+/// An event of a watch.
 enum WatchEvent {
     Change(ObjectChange),
-    /// Everything up to a version was told.
+    /// All events up to a version were sent.
     Bookmark {
         version: u64,
         initial_events_end: bool,
     },
-    /// The version to go on from is too long ago; nothing follows.
+    /// The version to resume from is no longer in the history. Ends the watch.
     Expired,
 }
 
-/// Begins a watch: with everything there is, or from the version that the client has seen.
+/// Starts a watch with the existing objects, or from the resource version of the request.
 pub(super) fn start(
     app: &App,
-    scope: Selector,
-    shape: Representation,
-    asked: &Parameters,
+    selector: Selector,
+    representation: Representation,
+    parameters: &Parameters,
 ) -> Result<Response, ErrorResponse> {
     let mut store = app.state.store.clone();
     let now = store.borrow_and_update().clone();
     let version = now.resource_version;
-    let from = asked.resource_version.filter(|from| *from > 0);
+    let from = parameters.resource_version.filter(|from| *from > 0);
     if from.is_some_and(|from| from > version) {
         return Err(ErrorResponse::resource_version_too_large(version));
     }
-    let mut ready = VecDeque::new();
-    // Without a version, a watch begins with what is there, unless that is not wanted.
-    if asked.send_initial_events.unwrap_or(from.is_none()) {
-        let there = objects(&now, scope.resource).filter(|item| scope.matches(item));
-        ready.extend(there.map(|item| {
+    let mut pending = VecDeque::new();
+    // Without a version, a watch starts with the existing objects, unless `sendInitialEvents` is false.
+    if parameters.send_initial_events.unwrap_or(from.is_none()) {
+        let existing = objects(&now, selector.resource).filter(|item| selector.matches(item));
+        pending.extend(existing.map(|item| {
             WatchEvent::Change(ObjectChange { event_type: "ADDED", version: item.version, object: item })
         }));
-        if asked.send_initial_events == Some(true) {
-            ready.push_back(WatchEvent::Bookmark { version, initial_events_end: true });
+        if parameters.send_initial_events == Some(true) {
+            pending.push_back(WatchEvent::Bookmark { version, initial_events_end: true });
         }
     } else if let Some(from) = from.filter(|from| *from < version) {
         match app.history.at_or_before(from) {
-            Some(shown) => {
-                ready.extend(changes(&scope, &shown, &now, from).into_iter().map(WatchEvent::Change))
+            Some(before) => {
+                pending.extend(changes(&selector, &before, &now, from).into_iter().map(WatchEvent::Change));
             }
-            None => ready.push_back(WatchEvent::Expired),
+            None => pending.push_back(WatchEvent::Expired),
         }
     }
     app.history.record(&now);
-    let bookmarks = asked.allow_bookmarks.then(|| {
+    let bookmarks = parameters.allow_bookmarks.then(|| {
         let mut bookmarks = interval(BOOKMARK_INTERVAL);
         bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         bookmarks.reset();
         bookmarks
     });
-    let lasts = asked.timeout_seconds.unwrap_or(MAX_WATCH_SECONDS).clamp(1, MAX_WATCH_SECONDS);
+    let duration_seconds =
+        parameters.timeout_seconds.unwrap_or(MAX_WATCH_SECONDS).clamp(1, MAX_WATCH_SECONDS);
     let watch = WatchStream {
         app: app.clone(),
         store,
-        selector: scope,
-        representation: shape,
+        selector,
+        representation,
         sent_snapshot: now,
-        pending: ready,
+        pending,
         bookmark_interval: bookmarks,
-        deadline: Instant::now() + Duration::from_secs(lasts),
+        deadline: Instant::now() + Duration::from_secs(duration_seconds),
     };
     let lines = unfold(Some(watch), async |watch| {
         let mut watch = watch?;
-        let told = watch.next_event().await?;
-        let line = watch.encode_event(&told);
-        let rest = (!matches!(told, WatchEvent::Expired)).then_some(watch);
-        Some((Ok::<_, Infallible>(line), rest))
+        let event = watch.next_event().await?;
+        let line = watch.encode_event(&event);
+        let remaining = (!matches!(event, WatchEvent::Expired)).then_some(watch);
+        Some((Ok::<_, Infallible>(line), remaining))
     });
     Ok(([(CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response())
 }
@@ -114,22 +117,23 @@ pub(super) fn start(
 impl WatchStream {
     async fn next_event(&mut self) -> Option<WatchEvent> {
         loop {
-            if let Some(told) = self.pending.pop_front() {
-                return Some(told);
+            if let Some(event) = self.pending.pop_front() {
+                return Some(event);
             }
             tokio::select! {
                 () = self.app.state.stop.cancelled() => return None,
                 () = sleep_until(self.deadline) => return None,
                 changed = self.store.changed() => changed.ok()?,
                 () = tick(self.bookmark_interval.as_mut()) => {
-                    return Some(WatchEvent::Bookmark { version: self.sent_snapshot.resource_version, initial_events_end: false });
+                    let version = self.sent_snapshot.resource_version;
+                    return Some(WatchEvent::Bookmark { version, initial_events_end: false });
                 }
             }
             let now = self.store.borrow_and_update().clone();
             let changes =
                 changes(&self.selector, &self.sent_snapshot, &now, self.sent_snapshot.resource_version);
             if !changes.is_empty() {
-                // The client may come back with the version of any of them.
+                // The client may resume from the version of any of them.
                 self.app.history.record(&self.sent_snapshot);
                 self.app.history.record(&now);
             }
@@ -138,23 +142,23 @@ impl WatchStream {
         }
     }
 
-    fn encode_event(&self, told: &WatchEvent) -> Bytes {
+    fn encode_event(&self, event: &WatchEvent) -> Bytes {
         let resource = self.selector.resource;
-        let (kind, object) = match told {
-            WatchEvent::Change(ObjectChange { event_type: kind, object: item, version }) => {
-                (*kind, self.representation.render_object(resource, item, *version))
+        let (event_type, object) = match event {
+            WatchEvent::Change(ObjectChange { event_type, object: item, version }) => {
+                (*event_type, self.representation.render_object(resource, item, *version))
             }
-            WatchEvent::Bookmark { version, initial_events_end: initial_end } => {
-                ("BOOKMARK", self.representation.render_bookmark(resource, *version, *initial_end))
+            WatchEvent::Bookmark { version, initial_events_end } => {
+                ("BOOKMARK", self.representation.render_bookmark(resource, *version, *initial_events_end))
             }
             WatchEvent::Expired => ("ERROR", json!(ErrorResponse::expired().status)),
         };
-        encode_line(kind, &object)
+        encode_line(event_type, &object)
     }
 }
 
-fn encode_line(kind: &str, object: &Value) -> Bytes {
-    let mut line = json!({ "type": kind, "object": object }).to_string();
+fn encode_line(event_type: &str, object: &Value) -> Bytes {
+    let mut line = json!({ "type": event_type, "object": object }).to_string();
     line.push('\n');
     line.into()
 }

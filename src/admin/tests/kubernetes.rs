@@ -8,7 +8,7 @@ use crate::resource::RECONCILE_REQUESTED_AT;
 
 const BASE: &str = "/apis/evenkeel.dev/v1alpha1";
 
-/// A watch as it comes in.
+/// A watch that reads its response line by line.
 struct TestWatch(BufReader<TcpStream>);
 
 impl TestWatch {
@@ -17,7 +17,7 @@ impl TestWatch {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
-    /// The kind of the next event, its object's name, and the reason of its Ready condition.
+    /// Returns the type of the next event, the name of its object, and the reason of its first condition.
     async fn next_summary(&mut self) -> String {
         let event = self.next_event().await;
         let (object, kind) = (&event["object"], event["type"].as_str().unwrap());
@@ -25,7 +25,7 @@ impl TestWatch {
         format!("{kind} {name} {}", object["status"]["conditions"][0]["reason"].as_str().unwrap())
     }
 
-    /// Empty at the end.
+    /// Returns the next line; empty at the end of the response.
     async fn next_line(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).await.unwrap();
@@ -34,7 +34,7 @@ impl TestWatch {
 }
 
 impl TestStatusApi {
-    /// Without chunks, as HTTP/1.0 has it.
+    /// Starts a watch over HTTP/1.0, which has no chunked encoding.
     async fn watch(&self, query: &str) -> TestWatch {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("GET {BASE}/mcpservers?watch=1&{query} HTTP/1.0\r\nHost: localhost\r\n\r\n");
@@ -51,9 +51,9 @@ impl TestStatusApi {
             "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
     }
 
@@ -64,14 +64,14 @@ impl TestStatusApi {
         (list["items"].as_array().unwrap().iter().map(name).collect(), list["metadata"].clone())
     }
 
-    /// Declares these, what is declared already as it is, and waits until the store has them.
+    /// Declares exactly these servers and waits until the store has them. Servers declared before stay unchanged.
     async fn declare(&mut self, names: &[&str]) {
         let before = self.desired_sender.borrow().servers.clone();
         let servers = names.iter().map(|name| {
             let mut declared = declared_server(name, 1);
             declared.meta.labels = [("first".to_owned(), name[..1].to_owned())].into();
-            let known = before.get(&key(name)).cloned();
-            (key(name), known.unwrap_or_else(|| Arc::new(declared)))
+            let existing = before.get(&key(name)).cloned();
+            (key(name), existing.unwrap_or_else(|| Arc::new(declared)))
         });
         let source = Arc::new(SourceState { synced: true, revision: "r1".into(), ..SourceState::default() });
         self.desired_sender
@@ -89,69 +89,69 @@ fn as_str(value: &Value) -> &str {
 
 #[tokio::test]
 async fn list_pages_share_one_resource_version() {
-    let mut rig = TestStatusApi::new().await;
-    rig.declare(&["a", "b", "c"]).await;
-    let (names, metadata) = rig.list("limit=2").await;
+    let mut api = TestStatusApi::new().await;
+    api.declare(&["a", "b", "c"]).await;
+    let (names, metadata) = api.list("limit=2").await;
     assert_eq!((names, &metadata["remainingItemCount"]), (vec!["a".into(), "b".into()], &json!(1)));
-    rig.declare(&["b", "d"]).await;
-    let (names, second) = rig.list(&format!("limit=2&continue={}", as_str(&metadata["continue"]))).await;
+    api.declare(&["b", "d"]).await;
+    let (names, second) = api.list(&format!("limit=2&continue={}", as_str(&metadata["continue"]))).await;
     assert_eq!((names, second.get("continue")), (vec!["c".into()], None));
     assert_eq!(second["resourceVersion"], metadata["resourceVersion"]);
-    assert_eq!(rig.list("").await.0, ["b", "d"]);
+    assert_eq!(api.list("").await.0, ["b", "d"]);
     let exact =
         format!("resourceVersion={}&resourceVersionMatch=Exact", as_str(&metadata["resourceVersion"]));
-    assert_eq!(rig.list(&exact).await.0, ["a", "b", "c"]);
+    assert_eq!(api.list(&exact).await.0, ["a", "b", "c"]);
 
     let old =
         URL_SAFE_NO_PAD.encode(json!({ "version": 1, "namespace": "default", "name": "a" }).to_string());
-    let (code, status) = rig.json(&format!("{BASE}/mcpservers?continue={old}")).await;
+    let (code, status) = api.json(&format!("{BASE}/mcpservers?continue={old}")).await;
     assert_eq!((code, &status["reason"]), (410, &json!("Expired")));
-    rig.shutdown().await;
+    api.shutdown().await;
 }
 
 #[tokio::test]
 async fn watch_resumes_from_a_list_without_missing_changes() {
-    let mut rig = TestStatusApi::new().await;
-    rig.declare(&["a", "b"]).await;
-    let (_, metadata) = rig.list("").await;
+    let mut api = TestStatusApi::new().await;
+    api.declare(&["a", "b"]).await;
+    let (_, metadata) = api.list("").await;
     let from = as_str(&metadata["resourceVersion"]).to_owned();
-    rig.declare(&["b", "c"]).await;
-    let mut watch = rig.watch(&format!("resourceVersion={from}")).await;
+    api.declare(&["b", "c"]).await;
+    let mut watch = api.watch(&format!("resourceVersion={from}")).await;
     assert_eq!(watch.next_summary().await, "DELETED a Connecting");
     assert_eq!(watch.next_summary().await, "ADDED c Connecting");
-    rig.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
+    api.observation_sender.send(observation("b", 1, Phase::Attached, Some(1))).unwrap();
     let modified = watch.next_event().await;
     assert_eq!((&modified["type"], &modified["object"]["status"]["tools"]), (&json!("MODIFIED"), &json!(3)));
-    // From what was seen last, only what came after it.
-    rig.declare(&["b", "c", "d"]).await;
-    let seen_last = as_str(&modified["object"]["metadata"]["resourceVersion"]).to_owned();
-    let mut again = rig.watch(&format!("resourceVersion={seen_last}")).await;
-    for watch in [&mut watch, &mut again] {
+    // A watch from the last version receives only what follows.
+    api.declare(&["b", "c", "d"]).await;
+    let last_seen = as_str(&modified["object"]["metadata"]["resourceVersion"]).to_owned();
+    let mut resumed = api.watch(&format!("resourceVersion={last_seen}")).await;
+    for watch in [&mut watch, &mut resumed] {
         assert_eq!(watch.next_summary().await, "ADDED d Connecting");
     }
 
-    // Deleted and created again at once.
+    // An object that is deleted and created again at once.
     let mut another = declared_server("d", 1);
     another.meta.uid = "another".into();
-    let mut desired = Desired::clone(&rig.desired_sender.borrow());
+    let mut desired = Desired::clone(&api.desired_sender.borrow());
     desired.servers.insert(key("d"), Arc::new(another));
-    rig.desired_sender.send(Arc::new(desired)).unwrap();
+    api.desired_sender.send(Arc::new(desired)).unwrap();
     assert_eq!(watch.next_summary().await, "DELETED d Connecting");
     assert_eq!(watch.next_summary().await, "ADDED d Connecting");
 
-    let mut expired = rig.watch("resourceVersion=1").await;
+    let mut expired = api.watch("resourceVersion=1").await;
     let error = expired.next_event().await;
     assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)));
-    assert_eq!(expired.next_line().await, "", "and nothing more");
-    rig.shutdown().await;
+    assert_eq!(expired.next_line().await, "", "the watch ends after the error");
+    api.shutdown().await;
 }
 
 #[tokio::test]
 async fn watch_sends_initial_events_then_a_bookmark() {
-    let mut rig = TestStatusApi::new().await;
-    rig.declare(&["a1", "a2", "b1"]).await;
+    let mut api = TestStatusApi::new().await;
+    api.declare(&["a1", "a2", "b1"]).await;
     let streaming = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
-    let mut watch = rig.watch(&format!("{streaming}&labelSelector=first%3Da")).await;
+    let mut watch = api.watch(&format!("{streaming}&labelSelector=first%3Da")).await;
     assert_eq!(watch.next_summary().await, "ADDED a1 Connecting");
     assert_eq!(watch.next_summary().await, "ADDED a2 Connecting");
     let bookmark = watch.next_event().await;
@@ -159,31 +159,31 @@ async fn watch_sends_initial_events_then_a_bookmark() {
     assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
     assert!(as_str(&bookmark["object"]["metadata"]["resourceVersion"]).parse::<u64>().unwrap() > 0);
 
-    // What no longer matches is gone for this watcher; what never did is not told.
-    let mut desired = Desired::clone(&rig.desired_sender.borrow());
+    // An object that no longer matches is deleted for this watch; one that never matched is not reported.
+    let mut desired = Desired::clone(&api.desired_sender.borrow());
     for name in ["a1", "b1"] {
         let mut changed = declared_server(name, 2);
         changed.meta.labels.clear();
         desired.servers.insert(key(name), Arc::new(changed));
     }
-    rig.desired_sender.send(Arc::new(desired)).unwrap();
-    let gone = watch.next_event().await;
-    assert_eq!((&gone["type"], &gone["object"]["metadata"]["name"]), (&json!("DELETED"), &json!("a1")));
+    api.desired_sender.send(Arc::new(desired)).unwrap();
+    let deleted = watch.next_event().await;
+    assert_eq!((&deleted["type"], &deleted["object"]["metadata"]["name"]), (&json!("DELETED"), &json!("a1")));
 
-    // It ends when it was asked to, and when evenkeel does.
-    let mut short = rig.watch("timeoutSeconds=1&sendInitialEvents=false").await;
+    // A watch ends at its timeout, and at shutdown.
+    let mut short = api.watch("timeoutSeconds=1&sendInitialEvents=false").await;
     assert_eq!(short.next_line().await, "");
-    rig.stop.cancel();
+    api.stop.cancel();
     assert_eq!(watch.next_line().await, "");
-    rig.shutdown().await;
+    api.shutdown().await;
 }
 
 #[tokio::test]
 async fn tables_and_partial_metadata_are_served_on_request() {
-    let mut rig = TestStatusApi::new().await;
-    rig.declare(&["a", "b"]).await;
+    let mut api = TestStatusApi::new().await;
+    api.declare(&["a", "b"]).await;
     let table = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io, application/json";
-    let (code, table) = rig.send("GET", &format!("{BASE}/mcpservers?limit=1"), table, "").await;
+    let (code, table) = api.send("GET", &format!("{BASE}/mcpservers?limit=1"), table, "").await;
     assert_eq!(
         (code, &table["kind"], &table["apiVersion"]),
         (200, &json!("Table"), &json!("meta.k8s.io/v1"))
@@ -203,46 +203,46 @@ async fn tables_and_partial_metadata_are_served_on_request() {
 
     let metadata = "Accept: application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io, application/json";
     let path = format!("{BASE}/namespaces/default/mcpservers/a");
-    let (_, object) = rig.send("GET", &path, metadata, "").await;
+    let (_, object) = api.send("GET", &path, metadata, "").await;
     assert_eq!(object["kind"], "PartialObjectMetadata");
     assert_eq!(object["metadata"]["uid"], "uid-a");
     assert!(object.get("spec").is_none());
 
     let (_, events) =
-        rig.json("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Db").await;
+        api.json("/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3Db").await;
     assert_eq!(events["items"].as_array().unwrap().len(), 1);
     let event = &events["items"][0];
     assert_eq!((&event["reason"], &event["involvedObject"]["uid"]), (&json!("Created"), &json!("uid-b")));
-    let (_, events) = rig.json("/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Db").await;
+    let (_, events) = api.json("/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Db").await;
     assert_eq!(
         (&events["items"][0]["note"], &events["items"][0]["regarding"]["kind"]),
         (&json!("declared in b.yaml:1"), &json!("McpServer"))
     );
-    rig.shutdown().await;
+    api.shutdown().await;
 }
 
 #[tokio::test]
 async fn patch_requires_the_token_and_shows_in_the_object() {
-    let mut rig = TestStatusApi::new().await;
-    rig.declare(&["a", "b"]).await;
+    let mut api = TestStatusApi::new().await;
+    api.declare(&["a", "b"]).await;
     let path = format!("{BASE}/namespaces/default/mcpservers/a");
     let patch = json!({ "metadata": { "annotations": { RECONCILE_REQUESTED_AT: "now" } } }).to_string();
     let kind = "Content-Type: application/merge-patch+json";
     let token = format!("{kind}\r\nAuthorization: Bearer {TOKEN}");
     for (headers, code) in [(kind, 401), (&format!("{kind}\r\nAuthorization: Bearer {TOKEN}x"), 401)] {
-        let (found, status) = rig.send("PATCH", &path, headers, &patch).await;
+        let (found, status) = api.send("PATCH", &path, headers, &patch).await;
         assert_eq!((found, &status["kind"]), (code, &json!("Status")));
     }
-    let (code, dry) = rig.send("PATCH", &format!("{path}?dryRun=All"), &token, &patch).await;
+    let (code, dry) = api.send("PATCH", &format!("{path}?dryRun=All"), &token, &patch).await;
     assert_eq!((code, dry["metadata"].get("annotations")), (200, None));
-    let (code, object) = rig.send("PATCH", &path, &token, &patch).await;
+    let (code, object) = api.send("PATCH", &path, &token, &patch).await;
     assert_eq!((code, &object["metadata"]["annotations"][RECONCILE_REQUESTED_AT]), (200, &json!("now")));
-    let (_, told) = rig.json(&path).await;
-    assert_eq!(told["metadata"], object["metadata"]);
+    let (_, current) = api.json(&path).await;
+    assert_eq!(current["metadata"], object["metadata"]);
 
     let missing = format!("{BASE}/namespaces/default/mcpservers/x");
-    assert_eq!(rig.send("PATCH", &missing, &token, &patch).await.0, 404);
-    let version = as_str(&told["metadata"]["resourceVersion"]).to_owned();
+    assert_eq!(api.send("PATCH", &missing, &token, &patch).await.0, 404);
+    let version = as_str(&current["metadata"]["resourceVersion"]).to_owned();
     for (key, value, expected) in [
         ("name", "b", (400, "BadRequest")),
         ("namespace", "team", (400, "BadRequest")),
@@ -251,18 +251,18 @@ async fn patch_requires_the_token_and_shows_in_the_object() {
     ] {
         let patch =
             json!({ "metadata": { key: value, "annotations": { RECONCILE_REQUESTED_AT: "x" } } }).to_string();
-        let (code, status) = rig.send("PATCH", &path, &token, &patch).await;
+        let (code, status) = api.send("PATCH", &path, &token, &patch).await;
         assert_eq!((code, as_str(&status["reason"])), expected, "{key}");
     }
-    assert_eq!(rig.json(&path).await.1["metadata"], told["metadata"]);
+    assert_eq!(api.json(&path).await.1["metadata"], current["metadata"]);
     let same = json!({ "metadata": {
         "name": "a", "namespace": "default", "uid": "uid-a", "resourceVersion": version,
         "annotations": { RECONCILE_REQUESTED_AT: "later" },
     } });
-    assert_eq!(rig.send("PATCH", &path, &token, &same.to_string()).await.0, 200);
+    assert_eq!(api.send("PATCH", &path, &token, &same.to_string()).await.0, 200);
     let other = json!({ "spec": { "suspend": true } }).to_string();
-    let (code, status) = rig.send("PATCH", &path, &token, &other).await;
+    let (code, status) = api.send("PATCH", &path, &token, &other).await;
     assert_eq!(code, 405);
     assert!(as_str(&status["message"]).contains("edit the files in /fleet"), "{status}");
-    rig.shutdown().await;
+    api.shutdown().await;
 }

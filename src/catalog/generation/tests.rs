@@ -16,7 +16,7 @@ fn withdraw(namespace: &str, name: &str) -> CatalogUpdate {
     CatalogUpdate::Withdraw(ObjectKey::new(namespace, name), problem)
 }
 
-/// A server that was created in this second.
+/// Declares a server that was created at this second.
 fn declare(namespace: &str, name: &str, second: i64, prefix: &str) -> CatalogUpdate {
     let created = jiff::Timestamp::from_second(second).unwrap();
     CatalogUpdate::Declare(
@@ -34,35 +34,35 @@ fn empty_generation() -> Generation {
 }
 
 impl Generation {
-    fn updated(&self, steps: impl IntoIterator<Item = CatalogUpdate>) -> Self {
-        self.with_updates(steps, self.created_at)
+    fn updated(&self, updates: impl IntoIterator<Item = CatalogUpdate>) -> Self {
+        self.with_updates(updates, self.created_at)
     }
 
     fn advanced_by(&self, by: Duration) -> Self {
         self.with_updates([], self.created_at + by)
     }
 
-    /// The first generation of the next run, with what was written down of these servers.
+    /// Returns the first generation after a restart, with the stored names of these servers.
     fn restarted(&self, servers: impl IntoIterator<Item = ObjectKey>) -> Self {
-        let mut kept = ReservedNames::default();
+        let mut reserved = ReservedNames::default();
         for server in servers {
-            for (own, until) in self.names_of(&server) {
-                kept.reserve(&server, own, until);
+            for (name, until) in self.names_of(&server) {
+                reserved.reserve(&server, name, until);
             }
         }
-        Self::new(Some("default".into()), kept, self.created_at)
+        Self::new(Some("default".into()), reserved, self.created_at)
     }
 }
 
-fn generation(steps: impl IntoIterator<Item = CatalogUpdate>) -> Generation {
-    empty_generation().updated(steps)
+fn generation(updates: impl IntoIterator<Item = CatalogUpdate>) -> Generation {
+    empty_generation().updated(updates)
 }
 
 fn key(name: &str) -> ObjectKey {
     ObjectKey::new("default", name)
 }
 
-/// The one name under which a tool is listed.
+/// Returns the one name under which a tool is listed.
 fn listed_name(generation: &Generation, server: &str, tool: &str) -> String {
     let view = generation.view(&EVERYTHING);
     let found = view
@@ -76,7 +76,7 @@ fn listed_name(generation: &Generation, server: &str, tool: &str) -> String {
 fn removal_message(generation: &Generation, name: &str) -> String {
     let table = generation.view(&EVERYTHING).table(ListKind::Tools);
     assert!(table.route(name).is_none(), "{name}");
-    table.removed(name).map(|gone| gone.problem.message.clone()).unwrap_or_default()
+    table.removed(name).map(|removed| removed.problem.message.clone()).unwrap_or_default()
 }
 
 fn tool_names(view: &View) -> Vec<String> {
@@ -116,7 +116,7 @@ fn contested_name_goes_to_older_server_and_newer_reports_conflict() {
     ]);
     let view = before.view(&EVERYTHING);
     assert_eq!(owner(view, "x_t"), ("b", "t"));
-    let [conflict, _in_its_namespace] = before.conflicts(&key("a")) else {
+    let [conflict, _in_namespace_view] = before.conflicts(&key("a")) else {
         panic!("{:?}", before.all_conflicts());
     };
     assert_eq!(
@@ -125,30 +125,30 @@ fn contested_name_goes_to_older_server_and_newer_reports_conflict() {
     );
     assert_eq!(owner(view, &conflict.assigned_name), ("a", "t"));
     assert!(before.conflicts(&key("b")).is_empty());
-    let tailed =
+    let suffixed =
         view.table(ListKind::Tools).suffixed().find(|(_, route)| route.section().key == key("b")).unwrap().0;
-    assert_eq!(owner(view, tailed), ("b", "t"), "it is routed though it is not listed");
+    assert_eq!(owner(view, suffixed), ("b", "t"), "the suffixed name is routed though it is not listed");
     assert_eq!(tool_names(view).len(), 3);
 
-    // It goes, and keeps its name while it is declared.
-    let away = before.updated([withdraw("default", "b")]).advanced_by(2 * RESERVATION_PERIOD);
-    assert_eq!(removal_message(&away, "x_t"), "its file was deleted");
-    assert_eq!(away.conflicts(&key("a"))[0].holder_state, NameHolderState::Current);
-    assert_eq!(listed_name(&away, "a", "t"), conflict.assigned_name);
+    // Server b is withdrawn: its name stays reserved while it is declared.
+    let withdrawn = before.updated([withdraw("default", "b")]).advanced_by(2 * RESERVATION_PERIOD);
+    assert_eq!(removal_message(&withdrawn, "x_t"), "its file was deleted");
+    assert_eq!(withdrawn.conflicts(&key("a"))[0].holder_state, NameHolderState::Current);
+    assert_eq!(listed_name(&withdrawn, "a", "t"), conflict.assigned_name);
     let created = jiff::Timestamp::from_second(1).unwrap();
     let suspended =
-        away.updated([CatalogUpdate::Declare(key("b"), CatalogDeclaration { created, prefix: None })]);
+        withdrawn.updated([CatalogUpdate::Declare(key("b"), CatalogDeclaration { created, prefix: None })]);
     assert_eq!(listed_name(&suspended.advanced_by(2 * RESERVATION_PERIOD), "a", "t"), conflict.assigned_name);
-    let back = suspended.updated([publish("default", "b", "x", &["t"])]);
-    assert_eq!(owner(back.view(&EVERYTHING), "x_t"), ("b", "t"));
+    let reattached = suspended.updated([publish("default", "b", "x", &["t"])]);
+    assert_eq!(owner(reattached.view(&EVERYTHING), "x_t"), ("b", "t"));
 
-    // It is declared no more: an hour later the other has the name, and can be reached by the tail still.
-    let removed = away.updated([remove("default", "b")]);
+    // Server b is removed: one hour later server a has the bare name, and its suffixed name is still routed.
+    let removed = withdrawn.updated([remove("default", "b")]);
     assert_eq!(removed.conflicts(&key("a"))[0].holder_state, NameHolderState::Former);
     assert_eq!(removed.next_expiry_at(), Some(removed.created_at + RESERVATION_PERIOD));
     assert_eq!(
         tool_names(removed.advanced_by(RESERVATION_PERIOD / 2).view(&EVERYTHING)),
-        tool_names(away.view(&EVERYTHING))
+        tool_names(withdrawn.view(&EVERYTHING))
     );
     let free = removed.advanced_by(RESERVATION_PERIOD);
     assert_eq!(tool_names(free.view(&EVERYTHING)), ["x_t", "x_u"]);
@@ -169,9 +169,9 @@ fn assigned_name_is_not_taken_over_by_an_older_server() {
     ]);
     let edited = before.updated([declare("default", "old", 1, "x"), publish("default", "old", "x", &["t"])]);
     assert_eq!(owner(edited.view(&EVERYTHING), "x_t"), ("new", "t"));
-    let tailed = listed_name(&edited, "old", "t");
-    assert_eq!(removal_message(&edited, "y_t"), format!("it is called {tailed:?} now"));
-    // So it is after a restart, whoever comes first.
+    let suffixed = listed_name(&edited, "old", "t");
+    assert_eq!(removal_message(&edited, "y_t"), format!("it was renamed to {suffixed:?}"));
+    // The names are the same after a restart, whichever server is published first.
     for first in ["old", "new"] {
         let again = edited.restarted([key("old"), key("new")]).updated([
             declare("default", "old", 1, "x"),
@@ -180,7 +180,11 @@ fn assigned_name_is_not_taken_over_by_an_older_server() {
             publish("default", first, "x", &["t"]),
         ]);
         let both = again.updated(["old", "new"].map(|name| publish("default", name, "x", &["t"])));
-        assert_eq!(tool_names(both.view(&EVERYTHING)), tool_names(edited.view(&EVERYTHING)), "{first} first");
+        assert_eq!(
+            tool_names(both.view(&EVERYTHING)),
+            tool_names(edited.view(&EVERYTHING)),
+            "{first} is published first"
+        );
         assert_eq!(owner(both.view(&EVERYTHING), "x_t"), ("new", "t"));
     }
 }
@@ -189,15 +193,19 @@ fn assigned_name_is_not_taken_over_by_an_older_server() {
 fn names_survive_restart_while_declared_and_one_hour_after_removal() {
     let before = generation([declare("default", "a", 1, "x"), publish("default", "a", "x", &["t"])]);
     for declared in [true, false] {
-        let mut steps =
+        let mut updates =
             vec![declare("default", "b", 2, "x"), CatalogUpdate::DeclarationsComplete, CatalogUpdate::Settle];
         if declared {
-            steps.insert(0, declare("default", "a", 1, "x"));
+            updates.insert(0, declare("default", "a", 1, "x"));
         }
-        let again =
-            before.restarted([key("a")]).updated(steps).updated([publish("default", "b", "x", &["t", "u"])]);
+        let again = before.restarted([key("a")]).updated(updates).updated([publish(
+            "default",
+            "b",
+            "x",
+            &["t", "u"],
+        )]);
         assert_ne!(listed_name(&again, "b", "t"), "x_t");
-        assert_eq!(listed_name(&again, "b", "u"), "x_u", "nobody had it");
+        assert_eq!(listed_name(&again, "b", "u"), "x_u", "no server had it");
         let later = again.advanced_by(RESERVATION_PERIOD);
         assert_eq!(listed_name(&later, "b", "t") == "x_t", !declared);
     }
@@ -225,7 +233,7 @@ fn contested_name_waits_for_older_servers_until_startup_settles() {
     assert_eq!(owner(failed.view(&EVERYTHING), &given), ("b", "t"));
     assert!(failed.all_conflicts().is_empty() && failed.number() > first.number());
     let late = failed.updated([publish("default", "a", "x", &["t"])]);
-    assert_eq!(owner(late.view(&EVERYTHING), "x_t"), ("b", "t"), "agents know it by then");
+    assert_eq!(owner(late.view(&EVERYTHING), "x_t"), ("b", "t"), "agents have listed it by then");
 }
 
 #[test]
@@ -237,16 +245,16 @@ fn new_tool_never_takes_the_name_of_an_existing_one() {
     assert_eq!(listed_name(&after, "s", "поиск"), name);
     assert_eq!(listed_name(&after, "s", "a_b"), "x_a_b");
     assert_eq!(tool_names(after.view(&EVERYTHING)).len(), tools.len());
-    assert!(after.all_conflicts().is_empty(), "no other server is to blame");
+    assert!(after.all_conflicts().is_empty(), "no other server is involved");
 
-    // Another prefix can make the name of one tool from that of another.
+    // With another prefix, one tool can get the former name of another.
     let edited = generation([declare("default", "s", 1, "x"), publish("default", "s", "x", &["a_b"])])
         .updated([publish("default", "s", "x_a", &["b", "a_b"])]);
-    assert_eq!(removal_message(&edited, "x_a_b"), "it is called \"x_a_a_b\" now");
+    assert_eq!(removal_message(&edited, "x_a_b"), "it was renamed to \"x_a_a_b\"");
     assert_ne!(listed_name(&edited, "s", "b"), "x_a_b");
     let conflict = &edited.conflicts(&key("s"))[0];
     assert_eq!((&*conflict.holder.name, conflict.holder_state), ("s", NameHolderState::Former));
-    // It gave its names up: they are free in an hour, though it is declared, also after a restart.
+    // Its released names are free after one hour, though it is declared, also after a restart.
     let restarted = edited.restarted([key("s")]).updated([declare("default", "s", 1, "x_a")]);
     for edited in [edited, restarted] {
         let published =
@@ -257,10 +265,10 @@ fn new_tool_never_takes_the_name_of_an_existing_one() {
 
 #[test]
 fn name_that_looks_suffixed_gets_a_hash_suffix() {
-    let tail = listed_name(&generation([publish("default", "a", "", &["ü"])]), "a", "ü");
+    let suffixed = listed_name(&generation([publish("default", "a", "", &["ü"])]), "a", "ü");
     let generation =
-        generation([publish("default", "z", "", &["t", &tail]), publish("default", "a", "", &["ü"])]);
-    assert_eq!(owner(generation.view(&EVERYTHING), &tail), ("a", "ü"));
+        generation([publish("default", "z", "", &["t", &suffixed]), publish("default", "a", "", &["ü"])]);
+    assert_eq!(owner(generation.view(&EVERYTHING), &suffixed), ("a", "ü"));
     assert_eq!(generation.view(&EVERYTHING).table(ListKind::Tools).len(), 3);
 }
 
@@ -273,8 +281,8 @@ fn resource_uris_are_reserved_like_names() {
         CatalogUpdate::Publish(Arc::new(section))
     };
     let owner = |generation: &Generation| {
-        let place = generation.view(&EVERYTHING).resolve_resource("x:1");
-        place.map(|place| place.section.key.name.to_string())
+        let route = generation.view(&EVERYTHING).resolve_resource("x:1");
+        route.map(|route| route.section.key.name.to_string())
     };
     let both = generation([
         declare("default", "b", 1, "b"),
@@ -293,15 +301,15 @@ fn resource_uris_are_reserved_like_names() {
 fn removed_name_is_recorded_with_its_reason() {
     let generation = generation([publish("default", "s", "s", &["a", "b"])]);
     let fewer = generation.updated([publish("default", "s", "s", &["a"])]);
-    let gone = fewer.view(&EVERYTHING).table(ListKind::Tools).removed("s_b").unwrap();
-    assert!(gone.problem.message.contains("no longer offers"), "{gone:?}");
+    let removed = fewer.view(&EVERYTHING).table(ListKind::Tools).removed("s_b").unwrap();
+    assert!(removed.problem.message.contains("no longer offers"), "{removed:?}");
     let none = fewer.updated([withdraw("default", "s"), withdraw("default", "never-there")]);
-    let gone = none.view(&EVERYTHING).table(ListKind::Tools).removed("s_a").unwrap();
-    assert_eq!(gone.server, ObjectKey::new("default", "s"));
-    assert_eq!(gone.problem.message, "its file was deleted");
+    let removed = none.view(&EVERYTHING).table(ListKind::Tools).removed("s_a").unwrap();
+    assert_eq!(removed.server, ObjectKey::new("default", "s"));
+    assert_eq!(removed.problem.message, "its file was deleted");
     assert!(none.view(&EVERYTHING).table(ListKind::Tools).removed("s_c").is_none());
-    let back = none.updated([publish("default", "s", "s", &["a"])]);
-    assert!(back.view(&EVERYTHING).table(ListKind::Tools).removed("s_a").is_none());
+    let reattached = none.updated([publish("default", "s", "s", &["a"])]);
+    assert!(reattached.view(&EVERYTHING).table(ListKind::Tools).removed("s_a").is_none());
 }
 
 #[test]
@@ -311,8 +319,8 @@ fn removed_names_are_bounded() {
     let generation =
         generation([publish("default", "s", "", &many)]).updated([publish("default", "s", "", &[])]);
     let view = generation.view(&EVERYTHING);
-    let remembered = many.iter().filter(|name| view.table(ListKind::Tools).removed(name).is_some()).count();
-    assert_eq!(remembered, 4_096);
+    let recorded = many.iter().filter(|name| view.table(ListKind::Tools).removed(name).is_some()).count();
+    assert_eq!(recorded, 4_096);
     assert!(view.table(ListKind::Tools).removed("t4999").is_some());
 }
 
@@ -325,21 +333,21 @@ fn stale_namespaces_are_removed() {
         generation = generation.with_updates([publish(name, "s", "s", &["t"])], now);
         generation = generation.with_updates([withdraw(name, "s")], now);
     }
-    let remembers = |generation: &Generation, name: &str| {
+    let has_record = |generation: &Generation, name: &str| {
         let view = ViewName::Namespace(name.into());
         generation.view(&view).table(ListKind::Tools).removed("s_t").is_some()
     };
-    assert!(names.iter().all(|name| remembers(&generation, name)), "they went just now");
+    assert!(names.iter().all(|name| has_record(&generation, name)), "just removed");
     generation = generation.with_updates([publish("n00", "s", "s", &["t"])], now);
     now += 2 * REMOVED_NAMESPACE_RETENTION;
     for name in &names {
         generation = generation.with_updates([publish(&format!("later-{name}"), "s", "s", &["t"])], now);
     }
-    assert!(!names.iter().any(|name| remembers(&generation, name)));
+    assert!(!names.iter().any(|name| has_record(&generation, name)));
     assert_eq!(
         generation.view(&ViewName::Namespace("n00".into())).table(ListKind::Tools).len(),
         1,
-        "one that is there"
+        "a namespace with items"
     );
     assert_eq!(generation.namespaces.len(), names.len() + 1);
 }
@@ -353,11 +361,12 @@ fn table_version_changes_only_when_the_list_changes() {
     let same = first.updated([publish("default", "s", "s", &["a"])]);
     assert_eq!(version(&first, &EVERYTHING), version(&same, &EVERYTHING));
     let mut other = section("default", "s", "s", &[]);
-    other.lists = Arc::new(ServerLists { tools: vec![tool("a", "other words")], ..ServerLists::default() });
+    other.lists =
+        Arc::new(ServerLists { tools: vec![tool("a", "another description")], ..ServerLists::default() });
     let changed = same.updated([CatalogUpdate::Publish(Arc::new(other))]);
     assert!(version(&changed, &EVERYTHING) > version(&same, &EVERYTHING));
     assert_eq!(version(&changed, &team), version(&same, &team));
-    // The newer route is in force though nothing is listed differently.
+    // The newer route replaces the old one though the list is unchanged.
     let route = same.view(&EVERYTHING).table(ListKind::Tools).route("s_a").unwrap();
     assert!(Arc::ptr_eq(route.section(), same.section(&ObjectKey::new("default", "s")).unwrap()));
 }
@@ -370,21 +379,21 @@ fn list_is_paged_and_cursor_survives_removal_of_its_name() {
     let page = first.view(&EVERYTHING).table(ListKind::Tools).page(None).unwrap();
     let cursor = page.cursor.unwrap();
     let next = first.updated([withdraw("default", "s"), publish("default", "z", "", &["t0500", "t1500"])]);
-    let rest = next.view(&EVERYTHING).table(ListKind::Tools).page(Some(&cursor)).unwrap();
-    let items = String::from_utf8_lossy(&rest.items);
+    let last_page = next.view(&EVERYTHING).table(ListKind::Tools).page(Some(&cursor)).unwrap();
+    let items = String::from_utf8_lossy(&last_page.items);
     assert!(items.contains("t1500") && !items.contains("t0500"), "{items}");
-    assert_eq!(rest.cursor, None);
+    assert_eq!(last_page.cursor, None);
     assert!(next.view(&EVERYTHING).table(ListKind::Tools).page(Some("*")).is_err());
 
-    let big = "x".repeat(600_000);
-    let mut heavy = section("default", "s", "", &[]);
-    let tools = ["a", "b", "c"].iter().map(|name| tool(name, &big)).collect();
-    heavy.lists = Arc::new(ServerLists { tools, ..ServerLists::default() });
-    let heavy = first.updated([CatalogUpdate::Publish(Arc::new(heavy))]);
+    let long_text = "x".repeat(600_000);
+    let mut large = section("default", "s", "", &[]);
+    let tools = ["a", "b", "c"].iter().map(|name| tool(name, &long_text)).collect();
+    large.lists = Arc::new(ServerLists { tools, ..ServerLists::default() });
+    let large = first.updated([CatalogUpdate::Publish(Arc::new(large))]);
     let mut cursor = None;
     let mut pages = 0;
     while let ListPage { cursor: Some(next), .. } =
-        heavy.view(&EVERYTHING).table(ListKind::Tools).page(cursor.as_deref()).unwrap()
+        large.view(&EVERYTHING).table(ListKind::Tools).page(cursor.as_deref()).unwrap()
     {
         cursor = Some(next);
         pages += 1;

@@ -24,55 +24,55 @@ use crate::source::directory::{self, ObjectLocation};
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     target: NamespacedInstanceArgs,
-    /// The name of the server; the file is NAME.yaml
+    /// Name of the server; the declaration is written to NAME.yaml
     #[arg(value_name = "NAME")]
     name: String,
-    /// Where it is, if it speaks HTTP
+    /// URL of the server, if it is reached over HTTP
     #[arg(value_name = "URL", conflicts_with = "command", required_unless_present = "command")]
     url: Option<String>,
-    /// What starts it, if it speaks over stdin and stdout
+    /// Command that starts the server, if it is a stdio server
     #[arg(value_name = "COMMAND", last = true)]
     command: Vec<String>,
-    /// A variable for the command: NAME=VALUE, or NAME alone to take it from the environment of evenkeel
+    /// Environment variable for the command: NAME=VALUE, or NAME to take the value from evenkeel's environment
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
-    /// A header for every request, such as 'Accept-Language: en'
+    /// Header to send with every request, such as 'Accept-Language: en'
     #[arg(long, value_name = "NAME: VALUE")]
     header: Vec<String>,
-    /// A variable or header whose value is in a secret: NAME=SECRET/KEY
+    /// Variable or header whose value comes from a secret: NAME=SECRET/KEY
     #[arg(long, value_name = "NAME=SECRET/KEY")]
     secret: Vec<String>,
-    /// Write the file and leave it at that
+    /// Write the file and do not wait until the server is attached
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
     wait: WaitTimeout,
 }
 
-/// Declares a server.
+/// Declares a server in a file of its own.
 pub(super) fn add(args: &Args) -> Result<(), CommandError> {
     let directory = args.target.instance.declarations_dir()?;
     let namespace = Some(&*args.target.namespace).filter(|namespace| *namespace != "default");
     let path = directory.join(format!("{}.yaml", args.name));
     let text = ServerManifest::new(&args.name, namespace, args.transport()?)
         .to_yaml(Path::new(path.file_name().unwrap_or_default()))?;
-    let places = match directory::find_objects(&directory) {
+    let locations = match directory::find_objects(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         found => found.map_err(|error| path_error(&directory, &error))?,
     };
-    if places.is_empty() {
+    if locations.is_empty() {
         block_on(args.ensure_removal_not_held(&directory))?;
     }
-    args.ensure_not_declared(&directory, &places)?;
+    args.ensure_not_declared(&directory, &locations)?;
     std::fs::create_dir_all(&directory).map_err(|error| path_error(&directory, &error))?;
     file::create(&path, &text).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => CommandError::Failed(format!(
-            "{} is there already, with something else in it; choose another name, or edit the file",
+            "{} already exists; choose another name, or edit the file",
             path.display()
         )),
         _ => path_error(&path, &error),
     })?;
-    output::print(&format!("{} is written\n", path.display())).map_err(CommandError::failed)?;
+    output::print(&format!("wrote {}\n", path.display())).map_err(CommandError::failed)?;
     if args.no_wait {
         return Ok(());
     }
@@ -85,7 +85,9 @@ impl Args {
         match (&self.url, &*self.command) {
             (Some(url), _) => {
                 if !self.env.is_empty() {
-                    return Err(CommandError::Usage("--env is for a command; a URL has --header".into()));
+                    return Err(CommandError::Usage(
+                        "--env applies to a COMMAND; use --header with a URL".into(),
+                    ));
                 }
                 let headers = self
                     .header
@@ -97,7 +99,9 @@ impl Args {
             }
             (None, [command, args @ ..]) => {
                 if !self.header.is_empty() {
-                    return Err(CommandError::Usage("--header is for a URL; a command has --env".into()));
+                    return Err(CommandError::Usage(
+                        "--header applies to a URL; use --env with a COMMAND".into(),
+                    ));
                 }
                 let env = self
                     .env
@@ -107,22 +111,23 @@ impl Args {
                     .collect::<Result<_, _>>()?;
                 Ok(ManifestTransport::Stdio { command: command.clone(), args: args.to_vec(), env })
             }
-            (None, []) => Err(CommandError::Usage("name a URL, or a command after --".into())),
+            (None, []) => Err(CommandError::Usage("give a URL, or a COMMAND after --".into())),
         }
     }
 
-    /// Evenkeel holds on to what a directory declared that is missing now, or empty by a mistake: one file in it would
-    /// say that all the others are meant to be gone.
+    /// Fails if evenkeel holds the objects of a directory that is missing, or empty by mistake.
+    ///
+    /// A new file in it would confirm the removal of all the others.
     async fn ensure_removal_not_held(&self, directory: &Path) -> Result<(), CommandError> {
         let Some(mut client) = StatusClient::connect_if_running(&self.target.instance.resolve()?).await?
         else {
             return Ok(());
         };
         let sources: Json = client.get(&ListQuery::new(ObjectKind::Source, None).path()).await?;
-        let (is, how) = if !directory.exists() {
-            ("missing", "make it anew and ")
+        let (state, remedy) = if !directory.exists() {
+            ("missing", "restore it, or create it again and run")
         } else if items(&sources).iter().any(holds_removal) {
-            ("empty", "")
+            ("empty", "restore its files, or run")
         } else {
             return Ok(());
         };
@@ -136,55 +141,58 @@ impl Args {
         }
         let objects = if count == 1 { "1 object".to_owned() } else { format!("{count} objects") };
         Err(CommandError::Failed(format!(
-            "{} is {is} and evenkeel holds on to {objects}; bring it back, or {how}say: evenkeel mcp reload --prune-empty",
+            "{} is {state}, but evenkeel still holds {objects} of it; {remedy}: evenkeel mcp reload --prune-empty",
             directory.display()
         )))
     }
 
-    /// A second declaration of a name would be refused, and in a file that looks well.
-    fn ensure_not_declared(&self, directory: &Path, places: &[ObjectLocation]) -> Result<(), CommandError> {
-        let twice = places.iter().find(|place| {
-            place.kind == ObjectKind::McpServer.name()
-                && *place.key.name == *self.name
-                && *place.key.namespace == *self.target.namespace
+    /// Fails if the server is declared already: its second declaration would be written and then refused.
+    fn ensure_not_declared(
+        &self,
+        directory: &Path,
+        locations: &[ObjectLocation],
+    ) -> Result<(), CommandError> {
+        let existing = locations.iter().find(|location| {
+            location.kind == ObjectKind::McpServer.name()
+                && *location.key.name == *self.name
+                && *location.key.namespace == *self.target.namespace
         });
-        match twice {
-            Some(place) => Err(CommandError::Failed(format!(
-                "McpServer {} is declared already, in {}:{}",
-                place.key,
-                directory.join(&place.path).display(),
-                place.line
+        match existing {
+            Some(location) => Err(CommandError::Failed(format!(
+                "McpServer {} is already declared in {}:{}",
+                location.key,
+                directory.join(&location.path).display(),
+                location.line
             ))),
             None => Ok(()),
         }
     }
 
-    /// Waits until it is attached, or says why it is not.
+    /// Waits until the server is attached; otherwise returns the reason as an error.
     async fn wait_until_attached(&self, path: &Path) -> Result<(), CommandError> {
-        let whose = self.target.instance.resolve()?;
-        let Some(mut client) = StatusClient::connect_if_running(&whose).await? else {
+        let instance = self.target.instance.resolve()?;
+        let Some(mut client) = StatusClient::connect_if_running(&instance).await? else {
             output::print_note(&format!(
-                "no evenkeel is running for {whose}; it is attached by: {}",
-                whose.start_command
+                "no evenkeel instance is running for {instance}; to attach the server, run: {}",
+                instance.start_command
             ));
             return Ok(());
         };
         let mut progress = ProgressLine::default();
         let (start, end) = (Instant::now(), Instant::now() + self.wait.timeout.get());
-        // Another server of this name may have been there a moment ago: what is told of that says nothing of this one.
-        let mut why = "evenkeel has not seen the file yet".to_owned();
+        // The status may still be that of an earlier server of this name, until the file has been scanned.
+        let mut status = "evenkeel has not read the file yet".to_owned();
         match timeout_at(end, client.scan()).await {
-            Ok(looked) => looked?,
+            Ok(scanned) => scanned?,
             Err(_) => {
-                return Err(
-                    self.not_attached_error(path, &format!("not within {}; {why}", self.wait.timeout))
-                );
+                return Err(self
+                    .not_attached_error(path, &format!("timed out after {}; {status}", self.wait.timeout)));
             }
         }
-        let mut mirror =
-            WatchCache::open(&whose, ObjectKind::McpServer, Some(&self.target.namespace)).await?;
+        let mut cache =
+            WatchCache::open(&instance, ObjectKind::McpServer, Some(&self.target.namespace)).await?;
         loop {
-            if let Some(server) = mirror.get(&self.target.namespace, &self.name)
+            if let Some(server) = cache.get(&self.target.namespace, &self.name)
                 && let Some(ready) = condition(server, "Ready").filter(|ready| is_current(server, ready))
             {
                 let reason = text_at(ready, "/reason");
@@ -192,32 +200,31 @@ impl Args {
                     drop(progress);
                     let tools = value_at(server, "/status/tools").as_u64().unwrap_or_default();
                     let tools = if tools == 1 { "1 tool".to_owned() } else { format!("{tools} tools") };
-                    let told = format!("{} is attached with {tools}\n", self.name);
-                    return output::print(&told).map_err(CommandError::failed);
+                    let message = format!("{} is attached with {tools}\n", self.name);
+                    return output::print(&message).map_err(CommandError::failed);
                 }
-                why = format!("{reason}: {}", text_at(ready, "/message"));
+                status = format!("{reason}: {}", text_at(ready, "/message"));
                 if reason != Reason::Connecting.to_string() {
                     drop(progress);
-                    return Err(self.not_attached_error(path, &why));
+                    return Err(self.not_attached_error(path, &status));
                 }
             }
-            progress.show(&format!("{:>3} s  {why}", start.elapsed().as_secs()));
+            progress.show(&format!("{:>3} s  {status}", start.elapsed().as_secs()));
             let tick = Instant::now() + Duration::from_secs(1);
             if Instant::now() >= end {
                 drop(progress);
-                return Err(
-                    self.not_attached_error(path, &format!("not within {}; {why}", self.wait.timeout))
-                );
+                return Err(self
+                    .not_attached_error(path, &format!("timed out after {}; {status}", self.wait.timeout)));
             }
-            if let Ok(changed) = timeout_at(tick.min(end), mirror.changed()).await {
+            if let Ok(changed) = timeout_at(tick.min(end), cache.changed()).await {
                 changed?;
             }
         }
     }
 
-    fn not_attached_error(&self, path: &Path, why: &str) -> CommandError {
+    fn not_attached_error(&self, path: &Path, reason: &str) -> CommandError {
         CommandError::Failed(format!(
-            "{} is declared in {} and not attached: {why}",
+            "{} is declared in {} but not attached: {reason}",
             self.name,
             path.display()
         ))
@@ -239,15 +246,14 @@ fn parse_env(text: &str) -> NamedValue {
 fn parse_header(text: &str) -> Result<NamedValue, CommandError> {
     let (name, value) = text
         .split_once(':')
-        .ok_or_else(|| CommandError::Usage(format!("--header {text:?} is not of the form 'NAME: VALUE'")))?;
+        .ok_or_else(|| CommandError::Usage(format!("invalid --header {text:?}: expected 'NAME: VALUE'")))?;
     Ok(NamedValue { name: name.trim().to_owned(), value: ManifestValue::Value(value.trim().to_owned()) })
 }
 
 fn parse_secret(text: &str) -> Result<NamedValue, CommandError> {
-    let parts = text.split_once('=').and_then(|(name, place)| Some((name, place.split_once('/')?)));
-    let (name, (secret, key)) = parts.ok_or_else(|| {
-        CommandError::Usage(format!("--secret {text:?} is not of the form NAME=SECRET/KEY"))
-    })?;
+    let parts = text.split_once('=').and_then(|(name, reference)| Some((name, reference.split_once('/')?)));
+    let (name, (secret, key)) = parts
+        .ok_or_else(|| CommandError::Usage(format!("invalid --secret {text:?}: expected NAME=SECRET/KEY")))?;
     let value = ManifestValue::ValueFrom(ManifestReference::SecretKeyRef {
         name: secret.to_owned(),
         key: key.to_owned(),

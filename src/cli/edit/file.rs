@@ -5,35 +5,39 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
 
-/// Puts a new file in place in one step; an error of the kind `AlreadyExists` if there is one of that name.
+/// Creates a file atomically.
+///
+/// # Errors
+///
+/// Returns an error of kind `AlreadyExists` if a file of that name exists.
 pub(super) fn create(path: &Path, text: &str) -> io::Result<()> {
     write_temporary(path, text, None)?.persist_noclobber(path)?;
     Ok(())
 }
 
-/// Puts another text in the place of a file in one step; its mode stays.
+/// Replaces the text of a file atomically and keeps its mode.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    // Through a link to the file that it leads to.
+    // Replace the target of a symbolic link, not the link.
     let path = fs::canonicalize(path)?;
     let mode = fs::metadata(&path)?.permissions();
     write_temporary(&path, text, Some(mode))?.persist(&path)?;
     Ok(())
 }
 
-/// The whole text of a file.
+/// Reads the whole text of a file.
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     fs::File::open(path)?.read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// A hidden file, which evenkeel does not look at, and which goes if it does not take its place.
+/// Writes a hidden file in the directory of `path`. Evenkeel ignores it, and it is deleted unless it is persisted.
 fn write_temporary(path: &Path, text: &str, mode: Option<Permissions>) -> io::Result<NamedTempFile> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    // What the process lets others read, as of any file that it makes.
-    let usual = Permissions::from_mode(0o644);
-    let mut file = Builder::new().prefix(&format!(".{name}.")).permissions(usual).tempfile_in(folder)?;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    // The mode of a new file, which the umask restricts further.
+    let default_mode = Permissions::from_mode(0o644);
+    let mut file = Builder::new().prefix(&format!(".{name}.")).permissions(default_mode).tempfile_in(dir)?;
     file.write_all(text.as_bytes())?;
     if let Some(mode) = mode {
         file.as_file().set_permissions(mode)?;
@@ -48,19 +52,19 @@ mod tests {
 
     #[test]
     fn create_never_overwrites_and_leaves_no_temporary_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.yaml");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.yaml");
         create(&path, "one").unwrap();
         assert_eq!(create(&path, "two").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(read(&path).unwrap(), "one");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let usual = folder.path().join("usual");
-        fs::write(&usual, "").unwrap();
-        assert_eq!(mode(&path), mode(&usual) & 0o644, "others may read it as far as any new file");
+        let other = dir.path().join("usual");
+        fs::write(&other, "").unwrap();
+        assert_eq!(mode(&path), mode(&other) & 0o644, "the mode is that of any new file");
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         replace(&path, "three").unwrap();
         assert_eq!(read(&path).unwrap(), "three");
         assert_eq!(mode(&path), 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::super::error::CommandError;
 use crate::resource::API_VERSION;
-use crate::source::mistake;
+use crate::source::first_problem;
 
-/// A server as a person would declare it: nothing that is the default anyway.
+/// The manifest of a server, without default values.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ServerManifest {
@@ -23,11 +23,11 @@ struct ManifestMetadata {
     namespace: Option<String>,
 }
 
-/// How the server is reached.
+/// The transport of a server.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum ManifestTransport {
-    /// A command.
+    /// A stdio server.
     Stdio {
         /// The program.
         command: String,
@@ -38,9 +38,9 @@ pub(super) enum ManifestTransport {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         env: Vec<NamedValue>,
     },
-    /// A URL.
+    /// An HTTP server.
     Http {
-        /// Where.
+        /// The URL.
         url: String,
         /// The headers of every request.
         #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -48,7 +48,7 @@ pub(super) enum ManifestTransport {
     },
 }
 
-/// A variable or a header.
+/// An environment variable or a header.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct NamedValue {
     pub name: String,
@@ -56,23 +56,23 @@ pub(super) struct NamedValue {
     pub value: ManifestValue,
 }
 
-/// What it is.
+/// The value of a variable or header.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum ManifestValue {
-    /// Written in the file.
+    /// A literal value.
     Value(String),
-    /// Found elsewhere.
+    /// A reference to a value.
     ValueFrom(ManifestReference),
 }
 
-/// Where a value is found.
+/// A reference to a value outside of the file.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum ManifestReference {
-    /// In the environment of evenkeel.
+    /// A variable of evenkeel's environment.
     Env(String),
-    /// In a secret.
+    /// A key of a secret.
     SecretKeyRef {
         /// The secret.
         name: String,
@@ -82,16 +82,20 @@ pub(super) enum ManifestReference {
 }
 
 impl ServerManifest {
-    /// A declaration; `namespace` only if it is not the default one.
+    /// Creates a manifest. `namespace` is given only if it is not `default`.
     pub fn new(name: &str, namespace: Option<&str>, spec: ManifestTransport) -> Self {
         let metadata = ManifestMetadata { name: name.to_owned(), namespace: namespace.map(str::to_owned) };
         Self { api_version: API_VERSION, kind: "McpServer", metadata, spec }
     }
 
-    /// The text of a file, if evenkeel would accept it.
+    /// Returns the text of the file.
+    ///
+    /// # Errors
+    ///
+    /// Returns the mistake if evenkeel would refuse the file.
     pub fn to_yaml(&self, path: &Path) -> Result<String, CommandError> {
         let text = serde_yaml::to_string(self).map_err(CommandError::failed)?;
-        match mistake(path, &text) {
+        match first_problem(path, &text) {
             Some(mistake) => Err(CommandError::Failed(mistake)),
             None => Ok(text),
         }
@@ -129,8 +133,8 @@ mod tests {
         assert!(text.contains("secretKeyRef:"), "{text}");
 
         let spec = ManifestTransport::Http { url: "ftp://example.com".into(), headers: Vec::new() };
-        let refused =
+        let error =
             ServerManifest::new("x", None, spec).to_yaml(Path::new("x.yaml")).unwrap_err().to_string();
-        assert!(refused.contains("http"), "{refused}");
+        assert!(error.contains("http"), "{error}");
     }
 }

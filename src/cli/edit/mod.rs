@@ -1,7 +1,8 @@
-//! The commands that edit the files of a directory of declarations, or ask a running evenkeel for work.
+//! The commands that edit the files of a directory of declarations, or request work from a running instance.
 //!
-//! Promises that a file is whole or absent at any moment, that no file is written over, and that what a person
-//! wrote around a declaration stays. Never edits what it cannot find for sure: then it says where to look.
+//! Promises that files are written atomically, that no other file is overwritten, and that the text around a
+//! declaration stays. Never edits a file if the declaration cannot be located for certain; the error then names the
+//! place.
 
 mod add;
 mod file;
@@ -21,25 +22,25 @@ use crate::report::ObjectKind;
 /// `evenkeel mcp …`
 #[derive(Debug, Subcommand)]
 pub(super) enum McpCommand {
-    /// Declare a server in a file of its own and wait until it is attached
+    /// Declare a server in its own file and wait until it is attached
     #[command(
         override_usage = "evenkeel mcp add [OPTIONS] NAME URL\n       evenkeel mcp add [OPTIONS] NAME -- COMMAND [ARG]..."
     )]
     Add(add::Args),
-    /// Take a server's declaration away
+    /// Remove the declaration of a server
     Remove(remove::Args),
-    /// Print the servers
+    /// List servers
     List(ListArgs),
-    /// Retry what failed and read the lists of what is healthy again
+    /// Retry failed servers and refresh the tools, prompts and resources of healthy ones
     Reload(reload::Args),
 }
 
 /// `evenkeel skill …`
 #[derive(Debug, Subcommand)]
 pub(super) enum SkillCommand {
-    /// Print the skills, with what they say of themselves
+    /// List skills with their descriptions
     List(ListArgs),
-    /// Look at the files of skills again, and say what changed
+    /// Scan the files of skills and print what changed
     Reload(reload_skills::Args),
 }
 
@@ -48,7 +49,7 @@ pub(super) fn mcp(command: &McpCommand) -> Result<(), CommandError> {
     match command {
         McpCommand::Add(args) => add::add(args),
         McpCommand::Remove(args) => remove::remove(args),
-        McpCommand::List(listing) => listing.print(&Selection::all_of(ObjectKind::McpServer), false),
+        McpCommand::List(list) => list.print(&Selection::all_of(ObjectKind::McpServer), false),
         McpCommand::Reload(args) => reload::reload(args),
     }
 }
@@ -56,9 +57,7 @@ pub(super) fn mcp(command: &McpCommand) -> Result<(), CommandError> {
 /// Runs `evenkeel skill …`.
 pub(super) fn skill(command: &SkillCommand) -> Result<(), CommandError> {
     match command {
-        SkillCommand::List(listing) => {
-            listing.clone().wide().print(&Selection::all_of(ObjectKind::Skill), false)
-        }
+        SkillCommand::List(list) => list.clone().wide().print(&Selection::all_of(ObjectKind::Skill), false),
         SkillCommand::Reload(args) => reload_skills::reload(args),
     }
 }

@@ -25,23 +25,23 @@ use crate::resource::{RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, Reason};
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     target: NamespacedInstanceArgs,
-    /// Only these servers
+    /// Servers to reload [default: all that are not suspended]
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Make new connections in place of healthy ones too
+    /// Replace healthy connections with new ones too
     #[arg(long)]
     reconnect: bool,
-    /// Take away what is still there because the last files of the directory vanished: it is meant
+    /// Confirm the removal of the objects that are still held because the last files of the directory disappeared
     #[arg(long, conflicts_with_all = ["names", "reconnect"])]
     prune_empty: bool,
-    /// Ask, and do not wait until it is done
+    /// Request the reload and do not wait until it is done
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
     wait: WaitTimeout,
 }
 
-/// What a server offers: digests of what it says of its tools, by name.
+/// Digests of the definitions of a server's tools, by name.
 type ToolDigests = BTreeMap<String, String>;
 
 #[derive(Deserialize)]
@@ -49,20 +49,20 @@ struct ToolsResponse {
     tools: ToolDigests,
 }
 
-/// Asks for a look at servers and tells what came of it.
+/// Requests a reload of servers and prints the result of each.
 pub(super) fn reload(args: &Args) -> Result<(), CommandError> {
     block_on(args.run())
 }
 
 impl Args {
     async fn run(&self) -> Result<(), CommandError> {
-        let whose = self.target.instance.resolve()?;
-        let mut client = StatusClient::connect(&whose).await?;
+        let instance = self.target.instance.resolve()?;
+        let mut client = StatusClient::connect(&instance).await?;
         if self.prune_empty {
-            return self.confirm_removal(&whose, &mut client).await;
+            return self.confirm_removal(&instance, &mut client).await;
         }
         let end = Instant::now() + self.wait.timeout.get();
-        timeout_at(end, client.scan()).await.map_err(|_| self.timeout_error("the look at the files"))??;
+        timeout_at(end, client.scan()).await.map_err(|_| self.timeout_error("the scan of the files"))??;
         let list: Value = client.get(&self.query().path()).await?;
         let servers = items(&list);
         if let Some(name) =
@@ -71,45 +71,48 @@ impl Args {
             let namespace = Some(&*self.target.namespace);
             return Err(report_unknown_name(&mut client, ObjectKind::McpServer, name, namespace).await);
         }
-        let wanted = |server: &&Value| match &*self.names {
+        let selected = |server: &&Value| match &*self.names {
             [] => *value_at(server, "/spec/suspend") != true,
             names => names.iter().any(|name| object_name(server) == name),
         };
         let stamp = Timestamp::now().to_string();
         let mut before = BTreeMap::new();
-        for server in servers.iter().filter(wanted) {
+        for server in servers.iter().filter(selected) {
             let name = object_name(server).to_owned();
             let offered = self.tool_digests(&mut client, &name).await?;
             self.request_reload(&mut client, &name, &stamp).await?;
             before.insert(name, offered);
         }
-        let asked =
+        let count =
             if before.len() == 1 { "1 server".to_owned() } else { format!("{} servers", before.len()) };
-        output::print(&format!("accepted for {asked}\n")).map_err(CommandError::failed)?;
+        output::print(&format!("requested reload of {count}\n")).map_err(CommandError::failed)?;
         if self.no_wait {
             Ok(())
         } else {
-            self.wait_until_handled(&whose, &mut client, &stamp, before, end).await
+            self.wait_until_handled(&instance, &mut client, &stamp, before, end).await
         }
     }
 
-    /// Says that an empty directory is meant, and waits until nothing is held back.
-    async fn confirm_removal(&self, whose: &Instance, client: &mut StatusClient) -> Result<(), CommandError> {
-        let mut source = WatchCache::open(whose, ObjectKind::Source, None).await?;
+    /// Confirms that the directory is intentionally empty, and waits until no removal is held back.
+    async fn confirm_removal(
+        &self,
+        instance: &Instance,
+        client: &mut StatusClient,
+    ) -> Result<(), CommandError> {
+        let mut source = WatchCache::open(instance, ObjectKind::Source, None).await?;
         if !source.objects().any(holds_removal) {
-            let message =
-                "nothing is held back: only what was declared by files that all vanished at once is\n";
+            let message = "no removal is held back; there is nothing to confirm\n";
             return output::print(message).map_err(CommandError::failed);
         }
         client.send(Method::POST, PRUNE_EMPTY_PATH, "application/json", None).await.map(drop)?;
         let end = Instant::now() + self.wait.timeout.get();
         while !self.no_wait && source.objects().any(holds_removal) {
             let Ok(changed) = timeout_at(end, source.changed()).await else {
-                return Err(CommandError::Failed(format!("not within {}", self.wait.timeout)));
+                return Err(CommandError::Failed(format!("timed out after {}", self.wait.timeout)));
             };
             changed?;
         }
-        output::print("accepted: what the vanished files declared is taken away\n")
+        output::print("confirmed: the objects of the deleted files are removed\n")
             .map_err(CommandError::failed)
     }
 
@@ -137,37 +140,38 @@ impl Args {
         client.send(Method::PATCH, &self.query().subpath(&[name]), "application/json", body).await.map(drop)
     }
 
-    /// Waits for each server and tells what came of it, in the order in which they are done.
+    /// Waits for each server and prints its result, in the order in which they complete.
     async fn wait_until_handled(
         &self,
-        whose: &Instance,
+        instance: &Instance,
         client: &mut StatusClient,
         stamp: &str,
         mut waiting: BTreeMap<String, ToolDigests>,
         end: Instant,
     ) -> Result<(), CommandError> {
         let mut progress = ProgressLine::default();
-        let mut mirror = WatchCache::open(whose, ObjectKind::McpServer, Some(&self.target.namespace)).await?;
-        let mut failed = 0;
+        let mut cache =
+            WatchCache::open(instance, ObjectKind::McpServer, Some(&self.target.namespace)).await?;
+        let (mut failed, total) = (0, waiting.len());
         loop {
-            let over: Vec<String> = waiting
+            let handled: Vec<String> = waiting
                 .keys()
                 .filter(|name| {
-                    mirror.get(&self.target.namespace, name).is_none_or(|server| is_handled(server, stamp))
+                    cache.get(&self.target.namespace, name).is_none_or(|server| is_handled(server, stamp))
                 })
                 .cloned()
                 .collect();
-            for name in over {
+            for name in handled {
                 progress.clear();
                 let before = waiting.remove(&name).unwrap_or_default();
-                let Some(server) = mirror.get(&self.target.namespace, &name) else {
+                let Some(server) = cache.get(&self.target.namespace, &name) else {
                     output::print(&format!("{name}: no longer declared\n")).map_err(CommandError::failed)?;
                     continue;
                 };
                 let ready = condition(server, "Ready").cloned().unwrap_or_default();
-                let told = if let Some(unread) = list_failure(server) {
+                let line = if let Some(failure) = list_failure(server) {
                     failed += 1;
-                    format!("{name}: {}\n", sanitize(unread))
+                    format!("{name}: {}\n", sanitize(failure))
                 } else if text_at(&ready, "/status") == "True" {
                     let after = self.tool_digests(client, &name).await?;
                     format!("{name}: {}\n", difference(&before, &after))
@@ -176,49 +180,55 @@ impl Args {
                     let message = sanitize(text_at(&ready, "/message"));
                     format!("{name}: {}: {message}\n", text_at(&ready, "/reason"))
                 };
-                output::print(&told).map_err(CommandError::failed)?;
+                output::print(&line).map_err(CommandError::failed)?;
             }
             if waiting.is_empty() {
                 break;
             }
             let names: Vec<_> = waiting.keys().map(String::as_str).collect();
             progress.show(&format!("waiting for {}", names.join(", ")));
-            let Ok(changed) = timeout_at(end, mirror.changed()).await else {
+            let Ok(changed) = timeout_at(end, cache.changed()).await else {
                 drop(progress);
                 return Err(self.timeout_error(&names.join(", ")));
             };
             changed?;
         }
-        if failed > 0 { Err(CommandError::Failed(format!("{failed} failed"))) } else { Ok(()) }
+        if failed > 0 {
+            Err(CommandError::Failed(format!("{failed} of {total} servers failed to reload")))
+        } else {
+            Ok(())
+        }
     }
 
     fn timeout_error(&self, what: &str) -> CommandError {
-        CommandError::Failed(format!("not within {}: {what}", self.wait.timeout))
+        CommandError::Failed(format!("timed out after {} waiting for {what}", self.wait.timeout))
     }
 }
 
-/// True once a server has done what was asked of it, whatever came of it.
+/// True once a server has handled the request, whatever the result.
 fn is_handled(server: &Value, stamp: &str) -> bool {
     let Some(ready) = condition(server, "Ready").filter(|ready| is_current(server, ready)) else {
         return false;
     };
-    let is_false = |kind| condition(server, kind).is_some_and(|told| text_at(told, "/status") == "False");
+    let is_false =
+        |kind| condition(server, kind).is_some_and(|condition| text_at(condition, "/status") == "False");
     let is = |reason: Reason| text_at(ready, "/reason") == reason.to_string();
-    // What is not accepted, lacks a reference or is suspended is not worked on before that changes.
+    // A server that is not accepted, lacks a reference or is suspended handles nothing until that changes.
     is_false("Accepted")
         || is_false("ResolvedRefs")
         || is(Reason::Suspended)
         || text_at(server, "/status/lastHandledReconcileAt") == stamp && !is(Reason::Connecting)
 }
 
-/// Why a server that is attached could not be listed again.
+/// Returns the reason why the lists of an attached server could not be read again.
 fn list_failure(server: &Value) -> Option<&str> {
-    let is_true = |kind| condition(server, kind).filter(|told| text_at(told, "/status") == "True");
-    let unavailable = |told: &&Value| text_at(told, "/reason") == Reason::ListUnavailable.to_string();
+    let is_true = |kind| condition(server, kind).filter(|condition| text_at(condition, "/status") == "True");
+    let unavailable =
+        |condition: &&Value| text_at(condition, "/reason") == Reason::ListUnavailable.to_string();
     let degraded = is_true("Ready").and_then(|_| is_true("Degraded")).filter(unavailable);
     degraded
         .or_else(|| is_true("Ready").and_then(|_| is_true("Reconciling")))
-        .map(|told| text_at(told, "/message"))
+        .map(|condition| text_at(condition, "/message"))
 }
 
 fn difference(before: &ToolDigests, after: &ToolDigests) -> String {
@@ -228,12 +238,12 @@ fn difference(before: &ToolDigests, after: &ToolDigests) -> String {
     let changed = both().filter(|(_, same)| !same).map(|(name, _)| name);
     let unchanged = both().filter(|(_, same)| *same).count();
     let mut parts = Vec::new();
-    for (word, names) in
+    for (verb, names) in
         [("added", added.collect::<Vec<_>>()), ("removed", removed.collect()), ("changed", changed.collect())]
     {
         if !names.is_empty() {
             let names: Vec<_> = names.into_iter().map(String::as_str).collect();
-            parts.push(format!("{word} {}", names.join(", ")));
+            parts.push(format!("{verb} {}", names.join(", ")));
         }
     }
     parts.push(format!("unchanged {unchanged}"));

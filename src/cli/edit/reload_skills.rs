@@ -17,14 +17,14 @@ use crate::report::ObjectKind;
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     target: NamespacedInstanceArgs,
-    /// Only these skills
+    /// Skills to reload [default: all]
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
     wait: WaitTimeout,
 }
 
-/// Asks for a look at the files of skills and tells what came of it.
+/// Requests a scan of the files of skills and prints the result of each.
 pub(super) fn reload(args: &Args) -> Result<(), CommandError> {
     block_on(args.run())
 }
@@ -32,12 +32,13 @@ pub(super) fn reload(args: &Args) -> Result<(), CommandError> {
 impl Args {
     async fn run(&self) -> Result<(), CommandError> {
         let mut client = StatusClient::connect(&self.target.instance.resolve()?).await?;
-        let asked = async {
-            let answer = client.post_and_wait(RELOAD_SKILLS_PATH).await?;
-            read_json::<Vec<SkillReload>>(answer).await
+        let request = async {
+            let response = client.post_and_wait(RELOAD_SKILLS_PATH).await?;
+            read_json::<Vec<SkillReload>>(response).await
         };
-        let within = timeout(self.wait.timeout.get(), asked).await;
-        let all = within.map_err(|_| CommandError::Failed(format!("not within {}", self.wait.timeout)))??;
+        let scanned = timeout(self.wait.timeout.get(), request).await;
+        let all =
+            scanned.map_err(|_| CommandError::Failed(format!("timed out after {}", self.wait.timeout)))??;
         let skills: Vec<_> = all.iter().filter(|skill| skill.namespace == self.target.namespace).collect();
         if let Some(name) = self.names.iter().find(|name| skills.iter().all(|skill| skill.name != **name)) {
             return Err(report_unknown_name(
@@ -48,13 +49,14 @@ impl Args {
             )
             .await);
         }
-        let mut failed = 0;
+        let (mut failed, mut total) = (0, 0);
         let mut text = String::new();
         for SkillReload { name, changed, problem, .. } in skills {
             if !self.names.is_empty() && !self.names.contains(name) {
                 continue;
             }
-            let told = match problem {
+            total += 1;
+            let result = match problem {
                 Some(problem) => {
                     failed += 1;
                     format!("{}: {}", problem.reason, output::sanitize_lines(&problem.message))
@@ -63,9 +65,13 @@ impl Args {
                 None => "unchanged".to_owned(),
             };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name}: {told}");
+            let _ = writeln!(text, "{name}: {result}");
         }
         output::print(&text).map_err(CommandError::failed)?;
-        if failed > 0 { Err(CommandError::Failed(format!("{failed} not accepted"))) } else { Ok(()) }
+        if failed > 0 {
+            Err(CommandError::Failed(format!("{failed} of {total} skills not accepted")))
+        } else {
+            Ok(())
+        }
     }
 }

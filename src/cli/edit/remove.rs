@@ -14,7 +14,7 @@ use super::file;
 use crate::report::ObjectKind;
 use crate::source::directory::{self, ObjectLocation};
 
-/// How long evenkeel may take to see that a declaration is gone.
+/// The longest time to wait until a removed server is detached.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The arguments of `evenkeel mcp remove`.
@@ -22,24 +22,25 @@ const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     target: NamespacedInstanceArgs,
-    /// The name of the server
+    /// Name of the server
     #[arg(value_name = "NAME")]
     name: String,
 }
 
-/// Takes a server's declaration away: its file, or its document of a file that holds more.
+/// Removes the declaration of a server: its file, or its document in a file with several.
 pub(super) fn remove(args: &Args) -> Result<(), CommandError> {
     let root = args.target.instance.declarations_dir()?;
-    let places = directory::find_objects(&root).map_err(|error| path_error(&root, &error))?;
-    let servers = || places.iter().filter(|place| place.kind == ObjectKind::McpServer.name());
-    let is_meant = |place: &&ObjectLocation| {
-        *place.key.name == *args.name && *place.key.namespace == *args.target.namespace
+    let locations = directory::find_objects(&root).map_err(|error| path_error(&root, &error))?;
+    let servers = || locations.iter().filter(|location| location.kind == ObjectKind::McpServer.name());
+    let matches = |location: &&ObjectLocation| {
+        *location.key.name == *args.name && *location.key.namespace == *args.target.namespace
     };
-    let found: Vec<_> = servers().filter(is_meant).collect();
-    let where_ = |place: &ObjectLocation| format!("{}:{}", root.join(&place.path).display(), place.line);
-    let place = match &*found {
+    let found: Vec<_> = servers().filter(matches).collect();
+    let display_location =
+        |location: &ObjectLocation| format!("{}:{}", root.join(&location.path).display(), location.line);
+    let location = match &*found {
         [] => {
-            let all = servers().map(|place| (&*place.key.namespace, &*place.key.name));
+            let all = servers().map(|location| (&*location.key.namespace, &*location.key.name));
             return Err(unknown_name_error(
                 ObjectKind::McpServer,
                 &args.name,
@@ -47,38 +48,38 @@ pub(super) fn remove(args: &Args) -> Result<(), CommandError> {
                 all,
             ));
         }
-        [place] => place,
-        [first, rest @ ..] => {
-            let others: Vec<_> = rest.iter().map(|place| where_(place)).collect();
+        [location] => location,
+        [first, duplicates @ ..] => {
+            let others: Vec<_> = duplicates.iter().map(|location| display_location(location)).collect();
             return Err(CommandError::Failed(format!(
                 "{} is declared more than once: in {} and {}; edit the files",
                 args.name,
-                where_(first),
+                display_location(first),
                 others.join(", ")
             )));
         }
     };
-    let path = root.join(&place.path);
-    let Some(lines) = place.lines else {
+    let path = root.join(&location.path);
+    let Some(lines) = location.lines else {
         let is_json = path.extension().is_some_and(|extension| extension == "json");
-        let how = if is_json { "in JSON" } else { "as an item of a list" };
+        let form = if is_json { "in JSON" } else { "as an item of a list" };
         return Err(CommandError::Failed(format!(
-            "{} is declared {how}, at {}; edit the file",
+            "{} is declared {form}, at {}; edit the file",
             args.name,
-            where_(place)
+            display_location(location)
         )));
     };
-    let done = if place.only_in_file && places.len() > 1 {
-        std::fs::remove_file(&path).map(|()| format!("{} is removed\n", path.display()))
+    let done = if location.only_in_file && locations.len() > 1 {
+        std::fs::remove_file(&path).map(|()| format!("removed {}\n", path.display()))
     } else {
-        // An empty directory may be a mistake; a file that says so is none.
-        let text = if place.only_in_file {
+        // An empty directory may be a mistake. A file that says otherwise confirms the removal.
+        let text = if location.only_in_file {
             Ok(EMPTIED_FILE_TEXT.to_owned())
         } else {
             file::read(&path).map(|text| without_lines(&text, lines))
         };
         text.and_then(|text| file::replace(&path, &text))
-            .map(|()| format!("{} is no longer declared in {}\n", args.name, path.display()))
+            .map(|()| format!("removed {} from {}\n", args.name, path.display()))
     };
     let done = done.map_err(|error| path_error(&path, &error))?;
     output::print(&done).map_err(CommandError::failed)?;
@@ -86,36 +87,36 @@ pub(super) fn remove(args: &Args) -> Result<(), CommandError> {
 }
 
 const EMPTIED_FILE_TEXT: &str =
-    "# The last declaration was taken away by `evenkeel mcp remove`; this file says that it is meant.\n";
+    "# `evenkeel mcp remove` removed the last declaration. This file confirms that it is intended.\n";
 
-/// A text without some of its lines, which are counted from 1.
+/// Returns a text without the lines from `first` up to and excluding `end`, counted from 1.
 fn without_lines(text: &str, (first, end): (usize, usize)) -> String {
     let lines = (1..).zip(text.split_inclusive('\n'));
-    let left: String =
+    let kept: String =
         lines.filter(|(number, _)| !(first..end).contains(number)).map(|(_, line)| line).collect();
-    // The end of a document that was the first one.
-    match left.split_once('\n') {
-        Some((line, rest)) if line.trim_end() == "..." => rest.to_owned(),
-        _ => left,
+    // The end marker of a document that was the first one.
+    match kept.split_once('\n') {
+        Some((line, following)) if line.trim_end() == "..." => following.to_owned(),
+        _ => kept,
     }
 }
 
 impl Args {
-    /// Waits until a running evenkeel has seen it.
+    /// Waits until a running instance has detached the server.
     async fn wait_until_detached(&self) -> Result<(), CommandError> {
-        let whose = self.target.instance.resolve()?;
-        if StatusClient::connect_if_running(&whose).await?.is_none() {
+        let instance = self.target.instance.resolve()?;
+        if StatusClient::connect_if_running(&instance).await?.is_none() {
             return Ok(());
         }
         let end = Instant::now() + DETACH_TIMEOUT;
-        let mut mirror =
-            WatchCache::open(&whose, ObjectKind::McpServer, Some(&self.target.namespace)).await?;
-        while mirror.get(&self.target.namespace, &self.name).is_some() {
-            match timeout_at(end, mirror.changed()).await {
+        let mut cache =
+            WatchCache::open(&instance, ObjectKind::McpServer, Some(&self.target.namespace)).await?;
+        while cache.get(&self.target.namespace, &self.name).is_some() {
+            match timeout_at(end, cache.changed()).await {
                 Ok(changed) => changed?,
                 Err(_) => {
                     return Err(CommandError::Failed(format!(
-                        "evenkeel still has {}; see: evenkeel describe source directory",
+                        "evenkeel has not detached {} yet; see: evenkeel describe source directory",
                         self.name
                     )));
                 }

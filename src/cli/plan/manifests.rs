@@ -1,4 +1,4 @@
-//! What manifests would change in a cluster, if they were applied to it.
+//! Plans what manifests would change in a cluster if they were applied.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -14,50 +14,51 @@ use crate::source::directory::{
 };
 use crate::source::{Environment, StdioPolicy, kubernetes};
 
-/// Stands for standard input.
+/// The path that stands for stdin.
 const STDIN_PATH: &str = "-";
 
-/// Which manifests, and what of a cluster.
+/// The manifests, and the scope of the comparison.
 pub(super) struct ManifestArgs<'a> {
-    /// Directories, files, and `-` for standard input.
+    /// Directories, files, and `-` for stdin.
     pub paths: &'a [PathBuf],
-    /// Of objects that name none; that of the kubeconfig's context if this is none.
+    /// The namespace of objects that set none; `None` for that of the kubeconfig context.
     pub namespace: Option<&'a str>,
-    /// Whether objects go that are not in the manifests.
+    /// True if objects that are not in the manifests are removed.
     pub prune: bool,
 }
 
-/// Compares manifests with the objects of their namespaces; gives the plan, and what it was compared with.
+/// Compares manifests with the objects of their namespaces. Returns the plan and a description of what it was
+/// compared with.
 pub(super) async fn plan(manifests: &ManifestArgs<'_>) -> Result<(Plan, String), CommandError> {
     let InferredApiServer { client, address: server, namespace } =
         infer().await.map_err(CommandError::failed)?;
     let namespace = manifests.namespace.unwrap_or(&namespace);
-    // Digests that do not leave this process are compared with nothing else.
+    // The digests are compared only within this process, so an empty key is enough.
     let key = DigestKey::new(&[]);
     let desired = read_manifests(manifests.paths, namespace, &key)?;
     let keys = desired.servers.keys().chain(desired.skills.keys());
     let namespaces: BTreeSet<_> = keys.map(|key| key.namespace.to_string()).collect();
-    let mut there = Desired::default();
+    let mut existing = Desired::default();
     for namespace in &namespaces {
         let Desired { servers, skills, .. } = kubernetes::list(&client, &server, namespace)
             .await
             .map_err(|problem| CommandError::Failed(problem.message))?;
-        there.servers.extend(servers);
-        there.skills.extend(skills);
+        existing.servers.extend(servers);
+        existing.skills.extend(skills);
     }
-    let in_force = DeclaredState::from_desired(&there, &key, &StdioPolicy::allow_all(), None);
+    let in_force = DeclaredState::from_desired(&existing, &key, &StdioPolicy::allow_all(), None);
     let mut plan = Plan::new(Some(server.to_string()));
     let declarations =
         PlanInput { desired: &desired, findings: &[], working_directory: None, complete: manifests.prune };
     plan.add_all(&declarations, in_force, &key);
     let namespaces: Vec<_> = namespaces.into_iter().collect();
     let plural = if namespaces.len() == 1 { "" } else { "s" };
-    Ok((plan, format!("against namespace{plural} {} of {server}", namespaces.join(", "))))
+    Ok((plan, format!("compared with namespace{plural} {} of {server}", namespaces.join(", "))))
 }
 
-/// Everything that is declared; of two manifests of one object that of the later path.
+/// Returns all declared objects. Of two manifests of one object, that of the later path counts.
 fn read_manifests(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result<Desired, CommandError> {
-    let against = CheckContext {
+    let context = CheckContext {
         secrets_dir: None,
         environment: Environment::default(),
         digest_key: key.clone(),
@@ -66,7 +67,7 @@ fn read_manifests(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result
     };
     let mut desired = Desired::default();
     for path in paths {
-        let checked = check_path(path, &against)
+        let checked = check_path(path, &context)
             .map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?;
         ensure_readable(&checked)?;
         desired.servers.extend(checked.desired.servers);
@@ -75,34 +76,33 @@ fn read_manifests(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result
     if desired.servers.is_empty() && desired.skills.is_empty() {
         let named: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
         return Err(CommandError::Failed(format!(
-            "there are no manifests of McpServer or Skill in {}; what Kustomize or Helm makes is read from standard \
-             input: kustomize build DIR | evenkeel plan --kubernetes -",
+            "no McpServer or Skill manifests found in {}; to plan the output of Kustomize or Helm, pipe it to stdin: \
+             kustomize build DIR | evenkeel plan --kubernetes -",
             named.join(", ")
         )));
     }
     Ok(desired)
 }
 
-fn check_path(path: &Path, against: &CheckContext) -> std::io::Result<CheckResult> {
+fn check_path(path: &Path, context: &CheckContext) -> std::io::Result<CheckResult> {
     if path == Path::new(STDIN_PATH) {
         let mut text = Vec::new();
         std::io::stdin().read_to_end(&mut text)?;
-        return Ok(check_text(Path::new("stdin"), &text, against));
+        return Ok(check_text(Path::new("stdin"), &text, context));
     }
     if path.is_dir() {
-        return check_directory(&absolute(path)?, against);
+        return check_directory(&absolute(path)?, context);
     }
-    check_files(&absolute(".")?, &[path.to_path_buf()], against)
+    check_files(&absolute(".")?, &[path.to_path_buf()], context)
 }
 
-/// What cannot be read could be any object, so that nothing can be said of the rest.
+/// Fails if a manifest could not be read: it may declare any object, so no plan would be reliable.
 fn ensure_readable(checked: &CheckResult) -> Result<(), CommandError> {
-    let lost = [Reason::ParseError, Reason::SourceUnavailable];
-    let lost = checked
-        .findings
-        .iter()
-        .find(|finding| finding.severity == Severity::Error && lost.contains(&finding.fault.problem.reason));
-    let Some(finding) = lost else { return Ok(()) };
-    let place = finding.fault.location().map(|place| format!("{place}: ")).unwrap_or_default();
-    Err(CommandError::Failed(format!("{place}{}", finding.fault.problem.message)))
+    let unreadable = [Reason::ParseError, Reason::SourceUnavailable];
+    let unreadable = checked.findings.iter().find(|finding| {
+        finding.severity == Severity::Error && unreadable.contains(&finding.fault.problem.reason)
+    });
+    let Some(finding) = unreadable else { return Ok(()) };
+    let location = finding.fault.location().map(|location| format!("{location}: ")).unwrap_or_default();
+    Err(CommandError::Failed(format!("{location}{}", finding.fault.problem.message)))
 }

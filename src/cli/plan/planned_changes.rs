@@ -1,4 +1,4 @@
-//! What is printed of a plan. Pure.
+//! Computes and formats a plan. Pure.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -12,26 +12,27 @@ use crate::resource::{
 };
 use crate::source::directory::Finding;
 
-/// What is planned for.
+/// The declarations to plan for.
 #[derive(Clone, Copy)]
 pub(super) struct PlanInput<'a> {
     pub desired: &'a Desired,
-    /// What was found in the files.
+    /// The findings in the files.
     pub findings: &'a [Finding],
-    /// Where processes will run, if files declare them.
+    /// The directory in which processes will run, if files declare them.
     pub working_directory: Option<&'a WorkingDirectory>,
-    /// Whether everything is declared: then what is in force and left out goes.
+    /// True if these are all declarations: objects in force that are not declared are then removed.
     pub complete: bool,
 }
 
-/// What becomes of objects that are in force, and left out of the declarations.
+/// The treatment of objects that are in force but not declared.
 struct UndeclaredObjects {
+    /// True if they are removed; otherwise they stay untouched.
     removed: bool,
-    /// Files that could not be read: what is in force from one of them stays.
+    /// Files that could not be read. Objects in force from one of them stay.
     unreadable_files: HashSet<String>,
 }
 
-/// What is printed; as JSON, part of the interface.
+/// A plan. Its JSON form is part of the interface.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Plan {
     pub against: Option<String>,
@@ -44,7 +45,7 @@ pub(super) struct Plan {
     pub steps: Vec<PlannedChange>,
 }
 
-/// What becomes of one object.
+/// The planned change of one object.
 #[derive(Debug, Serialize)]
 pub(super) struct PlannedChange {
     pub kind: &'static str,
@@ -67,28 +68,28 @@ impl PlannedChange {
 }
 
 impl Plan {
-    /// One without steps; `against` is what is compared with, if anything.
+    /// Creates an empty plan. `against` is what the declarations are compared with, if anything.
     pub fn new(against: Option<String>) -> Self {
         Self { against, ..Self::default() }
     }
 
-    /// Adds a step for each object that is declared or in force.
+    /// Adds a change for each object that is declared or in force.
     pub fn add_all(&mut self, declarations: &PlanInput<'_>, in_force: DeclaredState, key: &DigestKey) {
-        // What is in a file that cannot be read is not known, so it stays as it is.
+        // The content of an unreadable file is unknown, so its objects stay as they are.
         let findings = declarations.findings.iter();
-        let unread = findings.filter(|finding| finding.fault.problem.reason == Reason::ParseError);
-        let unread: HashSet<_> = unread
+        let unreadable = findings.filter(|finding| finding.fault.problem.reason == Reason::ParseError);
+        let unreadable: HashSet<_> = unreadable
             .filter_map(|finding| Some(finding.fault.origin.as_ref()?.file()?.0.display().to_string()))
             .collect();
         let PlanInput { desired, findings: _, working_directory: base, complete } = *declarations;
-        let left_out = UndeclaredObjects { removed: complete, unreadable_files: unread };
+        let undeclared = UndeclaredObjects { removed: complete, unreadable_files: unreadable };
         let servers = desired.servers.iter().map(|(key, server)| (key.clone(), &**server));
-        self.add_kind("McpServer", &servers.collect(), in_force.servers, &left_out, |server| {
+        self.add_kind("McpServer", &servers.collect(), in_force.servers, &undeclared, |server| {
             let parts = || DeclarationParts::declared(server, base).map(|parts| parts.into_digests(key));
             endpoint_problem(server).map_or_else(|| Ok(parts()), Err)
         });
         let skills = desired.skills.iter().map(|(key, skill)| (key.clone(), &**skill));
-        self.add_kind("Skill", &skills.collect(), in_force.skills, &left_out, |skill| {
+        self.add_kind("Skill", &skills.collect(), in_force.skills, &undeclared, |skill| {
             match desired.skill_contents.get(&skill.meta.key) {
                 Some(Err(problem)) => Err(problem.clone()),
                 content => {
@@ -103,7 +104,7 @@ impl Plan {
         kind: &'static str,
         declared: &BTreeMap<ObjectKey, &DeclaredObject<S>>,
         in_force: Vec<Declaration>,
-        left_out: &UndeclaredObjects,
+        undeclared: &UndeclaredObjects,
         parts: impl Fn(&DeclaredObject<S>) -> Result<Option<DeclarationParts>, Problem>,
     ) {
         let in_force: BTreeMap<_, _> = in_force.into_iter().map(|object| (object.key(), object)).collect();
@@ -111,30 +112,35 @@ impl Plan {
         keys.sort();
         keys.dedup();
         for key in keys {
-            let (now, new) = (in_force.get(&key), declared.get(&key));
-            if new.is_none() && !left_out.removed {
+            let (current, declaration) = (in_force.get(&key), declared.get(&key));
+            if declaration.is_none() && !undeclared.removed {
                 self.add_untouched(kind, &key);
                 continue;
             }
-            let missing = || {
-                let file = now?.file.as_ref();
-                let file = file.filter(|file| new.is_none() && left_out.unreadable_files.contains(*file))?;
+            let unreadable = || {
+                let file = current?.file.as_ref();
+                let file =
+                    file.filter(|file| declaration.is_none() && undeclared.unreadable_files.contains(*file))?;
                 Some(Problem::new(Reason::ParseError, format!("{file} cannot be read")))
             };
-            let refused = new.and_then(|new| new.rejected.clone()).or_else(missing);
-            let step = refused.map_or_else(|| new.map_or(Ok(None), |new| parts(new)), Err).map(|after| {
-                let before = DeclarationParts::presence(now.and_then(|now| now.parts.as_ref()));
-                DeclarationChange::between(
-                    before,
-                    DeclarationParts::presence(after.as_ref()),
-                    DeclarationParts::change_to,
-                )
-            });
-            self.add_change(kind, &key, step);
+            let problem =
+                declaration.and_then(|declaration| declaration.rejected.clone()).or_else(unreadable);
+            let change = problem
+                .map_or_else(|| declaration.map_or(Ok(None), |declaration| parts(declaration)), Err)
+                .map(|after| {
+                    let before =
+                        DeclarationParts::presence(current.and_then(|current| current.parts.as_ref()));
+                    DeclarationChange::between(
+                        before,
+                        DeclarationParts::presence(after.as_ref()),
+                        DeclarationParts::change_to,
+                    )
+                });
+            self.add_change(kind, &key, change);
         }
     }
 
-    /// Notes an object that is in force and that nobody touches.
+    /// Adds an object that is in force and stays untouched.
     fn add_untouched(&mut self, kind: &'static str, key: &ObjectKey) {
         self.untouched += 1;
         self.steps.push(PlannedChange::new(kind, key, "untouched"));
@@ -170,8 +176,8 @@ impl Plan {
         self.steps.push(step);
     }
 
-    /// Gives it for people; `place` ends the last line.
-    pub fn to_text(&self, place: &str) -> String {
+    /// Formats the plan as text. `target` ends the last line.
+    pub fn to_text(&self, target: &str) -> String {
         let mut text = String::new();
         for PlannedChange { kind, namespace, name, action, parts, message, .. } in &self.steps {
             let sign = match *action {
@@ -181,24 +187,27 @@ impl Plan {
                 "hold" => '!',
                 _ => continue,
             };
-            let why = if parts.is_empty() { message.clone().unwrap_or_default() } else { parts.join(", ") };
-            let why = if why.is_empty() { why } else { format!(": {why}") };
+            let detail =
+                if parts.is_empty() { message.clone().unwrap_or_default() } else { parts.join(", ") };
+            let detail = if detail.is_empty() { detail } else { format!(": {detail}") };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{sign} {action:<8} {kind} {namespace}/{name}{why}");
+            let _ = writeln!(text, "{sign} {action:<8} {kind} {namespace}/{name}{detail}");
         }
         let Self { add, change, remove, unchanged, untouched, held, .. } = self;
         let untouched =
             if *untouched == 0 { String::new() } else { format!(", {untouched} not in the manifests") };
-        let held = if *held == 0 { String::new() } else { format!(", {held} held as it is") };
+        let held = if *held == 0 { String::new() } else { format!(", {held} on hold") };
         let _ = writeln!(
             text,
-            "{add} to add, {change} to change, {remove} to remove, {unchanged} unchanged{untouched}{held}; {place}"
+            "{add} to add, {change} to change, {remove} to remove, {unchanged} unchanged{untouched}{held}; {target}"
         );
         text
     }
 }
 
-/// Why no endpoint can be made of a declaration, if one is wanted. What is not set here may be where evenkeel runs.
+/// Returns the problem that prevents an endpoint for a declaration that is not suspended.
+///
+/// A variable that is not set here may be set where evenkeel runs, so it is not a problem.
 fn endpoint_problem(declared: &DeclaredObject<McpServerSpec>) -> Option<Problem> {
     declared.spec.as_ref().filter(|spec| !spec.suspend)?;
     let problem = declared.endpoint.as_ref()?.as_ref().err()?;

@@ -1,4 +1,4 @@
-//! What is planned from one set of files to another is what the fleet does.
+//! Tests that a plan from one set of files to another equals the changes that the fleet applies.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,13 +16,13 @@ use crate::resource::{DigestKey, WorkingDirectory};
 use crate::source::directory::{CheckContext, CheckResult, TargetMode, check_directory};
 use crate::source::{Environment, StdioPolicy};
 
-/// What becomes of each server, and because of which parts.
+/// The change of each server, and the parts that caused it.
 type ChangesByServer = BTreeMap<String, (&'static str, Vec<String>)>;
 
 /// One declared server: the folder of its file, and its manifest without a name.
 type ServerDeclaration = (&'static str, Value);
 
-/// Writes each server into a file of its own; takes away what was there.
+/// Writes each server to a file of its own and removes all earlier files.
 fn write_servers(dir: &Path, servers: &[(&str, &ServerDeclaration)]) {
     for folder in ["", "team", "team/deep"] {
         std::fs::create_dir_all(dir.join(folder)).unwrap();
@@ -39,7 +39,7 @@ fn write_servers(dir: &Path, servers: &[(&str, &ServerDeclaration)]) {
     }
 }
 
-/// Two sets of declarations, and where they are.
+/// A live directory of declarations, a copy of it, and secrets.
 struct PlanFixture {
     live: TempDir,
     copy: TempDir,
@@ -51,11 +51,11 @@ struct PlanFixture {
 impl PlanFixture {
     fn new(policy: StdioPolicy) -> Self {
         let dir = || TempDir::new().unwrap();
-        let scene = Self { live: dir(), copy: dir(), secrets: dir(), key: DigestKey::new(b"k"), policy };
+        let fixture = Self { live: dir(), copy: dir(), secrets: dir(), key: DigestKey::new(b"k"), policy };
         for (name, value) in [("one", "secret one"), ("two", "secret two")] {
-            scene.write_secret(name, Some(value));
+            fixture.write_secret(name, Some(value));
         }
-        scene
+        fixture
     }
 
     fn write_secret(&self, key: &str, value: Option<&str>) {
@@ -67,19 +67,19 @@ impl PlanFixture {
         }
     }
 
-    /// The declarations as the evenkeel that runs reads them: it knows secrets and variables.
+    /// Checks the live directory as a running instance does: with secrets and variables.
     fn check_live(&self) -> CheckResult {
-        let against = CheckContext {
+        let context = CheckContext {
             secrets_dir: Some(self.secrets.path().into()),
             environment: Environment::from_iter([("ONE", "variable one"), ("TWO", "variable two")]),
             digest_key: self.key.clone(),
             policy: self.policy.clone(),
             target: TargetMode::Directory,
         };
-        check_directory(self.live.path(), &against).unwrap()
+        check_directory(self.live.path(), &context).unwrap()
     }
 
-    /// What the fleet does when the first servers become the second, and what is planned from a copy.
+    /// Returns the changes that the fleet applies when `before` becomes `after`, and those planned from a copy.
     fn applied_and_planned(
         &self,
         before: &[(&str, &ServerDeclaration)],
@@ -87,30 +87,30 @@ impl PlanFixture {
         between: impl FnOnce(),
     ) -> [ChangesByServer; 2] {
         write_servers(self.live.path(), before);
-        let mut observed = LastApplied::default();
+        let mut last_applied = LastApplied::default();
         let first = self.check_live().desired;
-        observed.apply(&first);
+        last_applied.apply(&first);
         let in_force =
             DeclaredState::from_desired(&first, &self.key, &self.policy, Some(self.live.path().into()));
-        let told = serde_json::to_string(&in_force).unwrap();
-        let in_force: DeclaredState = serde_json::from_str(&told).unwrap();
+        let json = serde_json::to_string(&in_force).unwrap();
+        let in_force: DeclaredState = serde_json::from_str(&json).unwrap();
 
         between();
         write_servers(self.live.path(), after);
-        let done = observed.apply(&self.check_live().desired).into_iter();
-        let done = done
+        let applied = last_applied.apply(&self.check_live().desired).into_iter();
+        let applied = applied
             .map(|(key, change)| (key.name.to_string(), (change.action(), change.changed_parts().to_vec())));
 
         write_servers(self.copy.path(), after);
-        let against = CheckContext {
+        let context = CheckContext {
             secrets_dir: None,
             environment: Environment::default(),
             digest_key: self.key.clone(),
             policy: self.policy.clone(),
             target: TargetMode::Directory,
         };
-        let checked = check_directory(self.copy.path(), &against).unwrap();
-        let base = WorkingDirectory {
+        let checked = check_directory(self.copy.path(), &context).unwrap();
+        let working_directory = WorkingDirectory {
             root: in_force.root.clone().unwrap(),
             default_cwd: self.policy.working_directory().map(Into::into),
         };
@@ -118,13 +118,13 @@ impl PlanFixture {
         let declarations = PlanInput {
             desired: &checked.desired,
             findings: &checked.findings,
-            working_directory: Some(&base),
+            working_directory: Some(&working_directory),
             complete: true,
         };
         plan.add_all(&declarations, in_force, &self.key);
-        // What is held or stays is nothing that the fleet does.
-        let steps = plan.steps.into_iter().filter(|step| !["hold", "stay"].contains(&step.action));
-        [done.collect(), steps.map(|step| (step.name, (step.action, step.parts))).collect()]
+        // The fleet does nothing for objects that are on hold or stay.
+        let planned = plan.steps.into_iter().filter(|step| !["hold", "stay"].contains(&step.action));
+        [applied.collect(), planned.map(|step| (step.name, (step.action, step.parts))).collect()]
     }
 }
 
@@ -189,18 +189,18 @@ fn settings() -> impl Strategy<Value = Value> {
 }
 
 fn metadata() -> impl Strategy<Value = Value> {
-    let asked = |name: &str, value: &str| json!({ "annotations": { format!("evenkeel.dev/{name}-requested-at"): value } });
+    let requested = |name: &str, value: &str| json!({ "annotations": { format!("evenkeel.dev/{name}-requested-at"): value } });
     let others = vec![
         json!({ "labels": { "area": "code" } }),
-        asked("reconcile", "1"),
-        asked("reconcile", "2"),
-        asked("reconnect", "1"),
-        asked("reconnect", "2"),
+        requested("reconcile", "1"),
+        requested("reconcile", "2"),
+        requested("reconnect", "1"),
+        requested("reconnect", "2"),
     ];
     prop_oneof![3 => Just(json!({})), 1 => select(others)]
 }
 
-/// The transport, the settings, the metadata and the folder, each of which may be that of another server.
+/// The transport, the settings, the metadata and the folder of a server, which vary independently.
 type Draft = (Value, Value, Value, &'static str);
 
 fn draft() -> impl Strategy<Value = Draft> {
@@ -216,7 +216,7 @@ fn server((transport, settings, metadata, folder): Draft) -> ServerDeclaration {
     (folder, json!({ "metadata": metadata, "spec": spec }))
 }
 
-/// A server before and after: absent, the same in some parts, or another.
+/// Generates a server before and after: absent, the same in some parts, or entirely different.
 fn pair() -> impl Strategy<Value = (Option<ServerDeclaration>, Option<ServerDeclaration>)> {
     (draft(), draft(), any::<[bool; 4]>(), 0..10_u8).prop_map(|(before, other, keep, presence)| {
         let after = (
@@ -229,7 +229,7 @@ fn pair() -> impl Strategy<Value = (Option<ServerDeclaration>, Option<ServerDecl
     })
 }
 
-/// The same transport with its variables or headers the other way round.
+/// Returns the same transport with its variables or headers in reverse order.
 fn reordered(transport: &Value) -> Value {
     let mut transport = transport.clone();
     for list in ["/stdio/env", "/http/headers"] {
@@ -244,19 +244,19 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_planned_is_what_is_done(pairs in vec(pair(), 3), bounded in any::<bool>()) {
+    fn plan_equals_the_changes_applied(pairs in vec(pair(), 3), bounded in any::<bool>()) {
         let policy = if bounded {
             let commands = ["c", "c *", "c * *"].map(str::to_owned);
             StdioPolicy::allow_only(&commands, &["*".to_owned()]).unwrap()
         } else {
             StdioPolicy::allow_all()
         };
-        let scene = PlanFixture::new(policy);
+        let fixture = PlanFixture::new(policy);
         let names = ["a", "b", "c"];
         let before: Vec<_> = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.0.as_ref()?))).collect();
         let after: Vec<_> = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.1.as_ref()?))).collect();
-        let [done, planned] = scene.applied_and_planned(&before, &after, || ());
-        prop_assert_eq!(done, planned);
+        let [applied, planned] = fixture.applied_and_planned(&before, &after, || ());
+        prop_assert_eq!(applied, planned);
     }
 }
 
@@ -272,7 +272,7 @@ fn plan_compares_references_and_not_their_values() {
     let one = |verb, parts: &[&str]| {
         ChangesByServer::from([("a".to_owned(), (verb, parts.iter().map(ToString::to_string).collect()))])
     };
-    for (what, before, after, rotated, done, planned) in [
+    for (what, before, after, rotated, applied, planned) in [
         ("a rotated secret", Some(&secret), &secret, true, one("replace", &["env T"]), none()),
         (
             "a value that is now in a secret",
@@ -285,13 +285,17 @@ fn plan_compares_references_and_not_their_values() {
         ("a secret that is missing", None, &missing, false, none(), one("attach", &[])),
         ("a secret that stays missing", Some(&missing), &missing, false, none(), none()),
     ] {
-        let scene = PlanFixture::new(StdioPolicy::allow_all());
+        let fixture = PlanFixture::new(StdioPolicy::allow_all());
         let before: Vec<_> = before.map(|before| ("a", before)).into_iter().collect();
         let rotate = || {
             if rotated {
-                scene.write_secret("one", Some("another"));
+                fixture.write_secret("one", Some("another"));
             }
         };
-        assert_eq!(scene.applied_and_planned(&before, &[("a", after)], rotate), [done, planned], "{what}");
+        assert_eq!(
+            fixture.applied_and_planned(&before, &[("a", after)], rotate),
+            [applied, planned],
+            "{what}"
+        );
     }
 }

@@ -25,12 +25,12 @@ pub(in crate::cli) struct Args {
     object: Vec<String>,
 }
 
-/// Prints all that is known of one object.
+/// Prints the spec, status, conditions and events of one object.
 pub(in crate::cli) fn describe(args: &Args) -> Result<(), CommandError> {
     let target = match &*args.object {
         [kind, name] => KindArg::parse(kind).and_then(|_| ObjectArg::parse(&format!("{kind}/{name}"))),
         [one] if one.contains('/') => ObjectArg::parse(one),
-        _ => Err("say KIND NAME, such as: evenkeel describe mcps github".into()),
+        _ => Err("expected KIND NAME or KIND/NAME, such as: evenkeel describe mcps github".into()),
     };
     let ObjectArg { kind, name } = target.map_err(CommandError::Usage)?;
     block_on(async {
@@ -39,9 +39,9 @@ pub(in crate::cli) fn describe(args: &Args) -> Result<(), CommandError> {
         let Some(object) = items(&list).iter().find(|item| object_name(item) == name) else {
             return Err(report_unknown_name(&mut client, kind, &name, Some(&args.target.namespace)).await);
         };
-        let about = EventFilter { kind: Some(kind), name: Some(&name) };
+        let filter = EventFilter { kind: Some(kind), name: Some(&name) };
         let namespace = if kind.is_namespaced() { &args.target.namespace } else { "default" };
-        let events = events_table(&mut client, Some(namespace), about).await?;
+        let events = events_table(&mut client, Some(namespace), filter).await?;
         let terminal = Terminal::stdout();
         output::print(&render(object, events, &terminal)).map_err(CommandError::failed)
     })
@@ -134,17 +134,17 @@ fn render(object: &Value, mut events: TextTable, terminal: &Terminal) -> String 
     text
 }
 
-/// What is wrong with a place of the source: the sentence, and beneath it the lines around the place.
+/// Renders a fault of a source: its location, reason and message, with the lines around the location below.
 fn render_fault(fault: &Value) -> String {
-    let place: Vec<_> = ["/file", "/line", "/column"].map(|part| cell_text(value_at(fault, part))).into();
-    let place = place.iter().filter(|part| !part.is_empty()).map(|part| sanitize(part));
-    let place = place.collect::<Vec<_>>().join(":");
-    let start = if place.is_empty() { place } else { format!("{place}: ") };
+    let location: Vec<_> = ["/file", "/line", "/column"].map(|part| cell_text(value_at(fault, part))).into();
+    let location = location.iter().filter(|part| !part.is_empty()).map(|part| sanitize(part));
+    let location = location.collect::<Vec<_>>().join(":");
+    let start = if location.is_empty() { location } else { format!("{location}: ") };
     let message = output::sanitize_lines(text_at(fault, "/message")).replace('\n', "\n    ");
     format!("  {start}{}: {message}\n", text_at(fault, "/reason"))
 }
 
-/// How long ago something was, in the largest unit that fits.
+/// Formats the time since `since` in the largest unit that fits at least twice.
 fn age(since: Timestamp) -> String {
     let seconds = Timestamp::now().duration_since(since).as_secs().max(0);
     let units = [(86_400, 'd'), (3_600, 'h'), (60, 'm')];

@@ -18,24 +18,24 @@ use crate::report::ObjectKind;
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     instance: InstanceArgs,
-    /// Only of this object
+    /// Show only the events of this object
     #[arg(long = "for", value_name = "KIND/NAME", value_parser = ObjectArg::parse)]
     about: Option<ObjectArg>,
-    /// Go on with every new one
+    /// Print new events as they occur
     #[arg(short, long)]
     watch: bool,
-    /// How they are printed
+    /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "table")]
     output: OutputFormat,
-    /// Only of this namespace
+    /// Show only the events of this namespace
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// Of all namespaces, which is so without --namespace too
+    /// Show the events of all namespaces; the default
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
 }
 
-/// Which events are meant.
+/// Selects events by their object.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EventFilter<'a> {
     pub kind: Option<ObjectKind>,
@@ -54,9 +54,9 @@ impl EventFilter<'_> {
     }
 }
 
-/// Prints what happened in the last hour, the oldest first.
+/// Prints the events of the last hour, the oldest first.
 pub(in crate::cli) fn events(args: &Args) -> Result<(), CommandError> {
-    let selected = EventFilter {
+    let filter = EventFilter {
         kind: args.about.as_ref().map(|about| about.kind),
         name: args.about.as_ref().map(|about| about.name.as_str()),
     };
@@ -64,19 +64,19 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), CommandError> {
     block_on(async {
         let terminal = Terminal::stdout();
         let mut client = StatusClient::connect(&args.instance.resolve()?).await?;
-        let query = selected.query(namespace).with_parameter("includeObject", "Object");
-        let answer = fetch_events(&mut client, &query).await?;
-        if let Some(about) = args.about.as_ref().filter(|_| answer.rows.is_empty() && !args.watch) {
-            // What is not declared any more may still be told of; of what never was, there is nothing to tell.
+        let query = filter.query(namespace).with_parameter("includeObject", "Object");
+        let table_response = fetch_events(&mut client, &query).await?;
+        if let Some(about) = args.about.as_ref().filter(|_| table_response.rows.is_empty() && !args.watch) {
+            // An object that is no longer declared may still have events. Without events, the name must exist.
             let list: Value = client.get(&ListQuery::new(about.kind, namespace).path()).await?;
             if !items(&list).iter().any(|item| object_name(item) == about.name) {
                 return Err(report_unknown_name(&mut client, about.kind, &about.name, namespace).await);
             }
         }
-        let version = text_at(&answer.metadata, "/resourceVersion").to_owned();
+        let version = text_at(&table_response.metadata, "/resourceVersion").to_owned();
         let tables = matches!(args.output, OutputFormat::Table | OutputFormat::Wide);
-        let mut table = to_text_table(&answer, args.output == OutputFormat::Wide);
-        let text = if tables { table.render(&terminal) } else { render_documents(&answer, args)? };
+        let mut table = to_text_table(&table_response, args.output == OutputFormat::Wide);
+        let text = if tables { table.render(&terminal) } else { render_documents(&table_response, args)? };
         if !output::print_chunk(&text).map_err(CommandError::failed)? || !args.watch {
             return Ok(());
         }
@@ -86,15 +86,16 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), CommandError> {
         loop {
             let change = WatchLine::next(&mut lines).await?;
             if change.event_type == "DELETED" {
-                // It is an hour old.
+                // The event has expired after an hour.
                 continue;
             }
-            let answer: ApiTable = serde_json::from_value(change.object).map_err(CommandError::failed)?;
+            let table_response: ApiTable =
+                serde_json::from_value(change.object).map_err(CommandError::failed)?;
             let text = if tables {
-                add_rows(&mut table, &answer, args.output == OutputFormat::Wide);
+                add_rows(&mut table, &table_response, args.output == OutputFormat::Wide);
                 table.render_rows(&terminal)
             } else {
-                render_documents(&answer, args)?
+                render_documents(&table_response, args)?
             };
             if !output::print_chunk(&text).map_err(CommandError::failed)? {
                 return Ok(());
@@ -103,63 +104,64 @@ pub(in crate::cli) fn events(args: &Args) -> Result<(), CommandError> {
     })
 }
 
-/// The events about one object, for its description: without the column that says which.
+/// Returns the events of one object for its description, without the column that names the object.
 pub(super) async fn event_table(
     client: &mut StatusClient,
     namespace: Option<&str>,
-    selected: EventFilter<'_>,
+    filter: EventFilter<'_>,
 ) -> Result<TextTable, CommandError> {
-    let query = selected.query(namespace).with_parameter("includeObject", "Object");
-    let mut answer = fetch_events(client, &query).await?;
-    if let Some(index) = answer.column_definitions.iter().position(|column| column.name == "Object") {
-        answer.column_definitions.remove(index);
-        for row in answer.rows.iter_mut().filter(|row| index < row.cells.len()) {
+    let query = filter.query(namespace).with_parameter("includeObject", "Object");
+    let mut response = fetch_events(client, &query).await?;
+    if let Some(index) = response.column_definitions.iter().position(|column| column.name == "Object") {
+        response.column_definitions.remove(index);
+        for row in response.rows.iter_mut().filter(|row| index < row.cells.len()) {
             row.cells.remove(index);
         }
     }
-    Ok(to_text_table(&answer, false))
+    Ok(to_text_table(&response, false))
 }
 
 async fn fetch_events(client: &mut StatusClient, query: &ListQuery) -> Result<ApiTable, CommandError> {
-    let mut answer: ApiTable =
+    let mut response: ApiTable =
         read_json(client.send(Method::GET, &query.path(), TABLE_ACCEPT, None).await?).await?;
-    answer.rows.sort_by_cached_key(|row| last_seen(&row.object).to_owned());
-    Ok(answer)
+    response.rows.sort_by_cached_key(|row| last_seen(&row.object).to_owned());
+    Ok(response)
 }
 
 fn last_seen(event: &Value) -> &str {
-    let again = value_at(event, "/series/lastObservedTime").as_str();
-    again.unwrap_or_else(|| text_at(event, "/eventTime"))
+    let last_observed = value_at(event, "/series/lastObservedTime").as_str();
+    last_observed.unwrap_or_else(|| text_at(event, "/eventTime"))
 }
 
-/// The message last, since it is the one that wraps.
-fn column_order(answer: &ApiTable, wide: bool) -> Vec<usize> {
-    let shown = |index: &usize| {
-        answer.column_definitions.get(*index).is_some_and(|column| wide || column.priority == 0)
+/// Returns the order of the columns: the message is last, since it is the one that wraps.
+fn column_order(response: &ApiTable, wide: bool) -> Vec<usize> {
+    let is_shown = |index: &usize| {
+        response.column_definitions.get(*index).is_some_and(|column| wide || column.priority == 0)
     };
-    let is_message =
-        |index: &usize| answer.column_definitions.get(*index).is_some_and(|column| column.name == "Message");
+    let is_message = |index: &usize| {
+        response.column_definitions.get(*index).is_some_and(|column| column.name == "Message")
+    };
     let (message, others): (Vec<usize>, Vec<usize>) =
-        (0..answer.column_definitions.len()).filter(shown).partition(is_message);
+        (0..response.column_definitions.len()).filter(is_shown).partition(is_message);
     [others, message].concat()
 }
 
-fn to_text_table(answer: &ApiTable, wide: bool) -> TextTable {
+fn to_text_table(response: &ApiTable, wide: bool) -> TextTable {
     let columns =
-        column_order(answer, wide).into_iter().filter_map(|index| answer.column_definitions.get(index));
+        column_order(response, wide).into_iter().filter_map(|index| response.column_definitions.get(index));
     let mut table = TextTable::new(columns.map(|column| column.name.clone()));
-    add_rows(&mut table, answer, wide);
+    add_rows(&mut table, response, wide);
     table
 }
 
-fn add_rows(table: &mut TextTable, answer: &ApiTable, wide: bool) {
-    let order = column_order(answer, wide);
-    for row in &answer.rows {
+fn add_rows(table: &mut TextTable, response: &ApiTable, wide: bool) {
+    let order = column_order(response, wide);
+    for row in &response.rows {
         table.add_row(order.iter().map(|index| row.cells.get(*index).map(cell_text).unwrap_or_default()));
     }
 }
 
-fn render_documents(answer: &ApiTable, args: &Args) -> Result<String, CommandError> {
+fn render_documents(response: &ApiTable, args: &Args) -> Result<String, CommandError> {
     let document = |row: &TableRow| match args.output {
         OutputFormat::Name => Ok(format!("event/{}\n", object_name(&row.object))),
         OutputFormat::Yaml => {
@@ -167,5 +169,5 @@ fn render_documents(answer: &ApiTable, args: &Args) -> Result<String, CommandErr
         }
         _ => Ok(format!("{}\n", row.object)),
     };
-    answer.rows.iter().map(document).collect()
+    response.rows.iter().map(document).collect()
 }

@@ -16,61 +16,61 @@ use super::text_table::TextTable;
 use crate::report::ObjectKind;
 use crate::resource::GROUP;
 
-/// What a table is asked for with.
+/// The `Accept` header that requests a table.
 pub(super) const TABLE_ACCEPT: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 /// The arguments of `evenkeel get`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// mcpservers (mcps), skills (skl), sources (src), mcp for servers and skills, or several with commas; KIND/NAME, of
-    /// which there may be more, is one object
+    /// mcpservers (mcps), skills (skl), sources (src), mcp (servers and skills), or a comma-separated list of them; or
+    /// KIND/NAME, one or more
     #[arg(value_name = "KIND")]
     kind: String,
-    /// Only these
+    /// Names of the objects [default: all]
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     #[command(flatten)]
     listing: ListArgs,
-    /// Go on with every change
+    /// After listing the objects, print every change
     #[arg(short, long)]
     watch: bool,
 }
 
-/// Which objects, and how they are printed.
+/// Arguments that select objects and the output format.
 #[derive(Clone, Debug, clap::Args)]
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
     pub instance: InstanceArgs,
-    /// How they are printed
+    /// Output format
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value = "table")]
     pub output: OutputFormat,
-    /// Of this namespace
+    /// Namespace of the objects
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     pub namespace: String,
-    /// Of all namespaces
+    /// List the objects of all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
-    /// Only those with these labels, such as area=code or 'tier in (a, b)'
+    /// Label selector, such as area=code or 'tier in (a, b)'
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub selector: Option<String>,
 }
 
-/// How objects are printed.
+/// The output format of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(in crate::cli) enum OutputFormat {
-    /// The columns that matter most
+    /// Table with the most important columns
     Table,
-    /// All columns
+    /// Table with all columns
     Wide,
-    /// The objects of the status API
+    /// JSON objects of the status API
     Json,
-    /// The same as YAML
+    /// The same objects as YAML
     Yaml,
-    /// KIND/NAME
+    /// KIND/NAME only
     Name,
 }
 
-/// A table as the API gives it.
+/// A `Table` of the status API.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ApiTable {
@@ -96,18 +96,18 @@ pub(super) struct TableRow {
 
 /// Prints objects.
 pub(in crate::cli) fn get(args: &Args) -> Result<(), CommandError> {
-    let words: Vec<_> = std::iter::once(&args.kind).chain(&args.names).map(String::as_str).collect();
-    let selection = Selection::parse(&words).map_err(CommandError::Usage)?;
+    let targets: Vec<_> = std::iter::once(&args.kind).chain(&args.names).map(String::as_str).collect();
+    let selection = Selection::parse(&targets).map_err(CommandError::Usage)?;
     args.listing.print(&selection, args.watch)
 }
 
 impl ListArgs {
-    /// The namespace, unless all are meant.
+    /// Returns the namespace; `None` for all namespaces.
     pub fn namespace(&self) -> Option<&str> {
         (!self.all_namespaces).then_some(&*self.namespace)
     }
 
-    /// With all columns, if columns are printed.
+    /// Returns the same arguments with all columns, if a table is printed.
     pub fn wide(mut self) -> Self {
         if self.output == OutputFormat::Table {
             self.output = OutputFormat::Wide;
@@ -115,7 +115,7 @@ impl ListArgs {
         self
     }
 
-    /// Prints these objects.
+    /// Prints the selected objects.
     pub fn print(&self, selection: &Selection, watch: bool) -> Result<(), CommandError> {
         block_on(async {
             let mut client = StatusClient::connect(&self.instance.resolve()?).await?;
@@ -126,7 +126,9 @@ impl ListArgs {
                 (false, ..) => self.print_documents(&mut client, selection).await,
                 (true, [kind], []) => self.watch(client, *kind, None).await,
                 (true, [kind], [(_, name)]) => self.watch(client, *kind, Some(name)).await,
-                (true, ..) => Err(CommandError::Usage("--watch is for one kind, and one name or all".into())),
+                (true, ..) => {
+                    Err(CommandError::Usage("--watch supports one kind, with one name or all objects".into()))
+                }
             }
         })
     }
@@ -154,22 +156,22 @@ impl ListArgs {
         let mut found = Vec::new();
         for kind in kinds {
             let body = client.send(Method::GET, &self.query(*kind).path(), TABLE_ACCEPT, None).await?;
-            let mut answer: ApiTable = read_json(body).await?;
-            answer.rows.retain(|row| selection.contains(*kind, object_name(&row.object)));
-            found.extend(answer.rows.iter().map(|row| (*kind, object_name(&row.object).to_owned())));
-            if answer.rows.is_empty() {
+            let mut response: ApiTable = read_json(body).await?;
+            response.rows.retain(|row| selection.contains(*kind, object_name(&row.object)));
+            found.extend(response.rows.iter().map(|row| (*kind, object_name(&row.object).to_owned())));
+            if response.rows.is_empty() {
                 continue;
             }
             let prefix =
                 if kinds.len() > 1 { format!("{}/", kind.name().to_lowercase()) } else { String::new() };
-            let mut table = self.new_table(&answer);
-            self.add_rows(&mut table, &answer, &prefix);
+            let mut table = self.new_table(&response);
+            self.add_rows(&mut table, &response, &prefix);
             if !text.is_empty() {
                 text.push('\n');
             }
             text += &table.render(&terminal);
             if *kind == ObjectKind::McpServer && terminal.width.is_some() {
-                text += &summary(&answer);
+                text += &summary(&response);
             }
         }
         output::print(&text).map_err(CommandError::failed)?;
@@ -178,7 +180,7 @@ impl ListArgs {
             self.note_nothing_found(client, kinds).await?;
         }
         if selection.names.is_empty() && !kinds.contains(&ObjectKind::Source) {
-            // No table of objects shows it: a file that could not be read may declare some.
+            // A file that could not be read may declare objects that the table lacks.
             let sources: Value = client.get(&ListQuery::new(ObjectKind::Source, None).path()).await?;
             if let Some(note) = source_fault_note(items(&sources)) {
                 output::print_note(&note);
@@ -187,7 +189,7 @@ impl ListArgs {
         Ok(())
     }
 
-    /// Says that there is nothing, and if it is elsewhere.
+    /// Notes that no objects were found, and how many there are in other namespaces.
     async fn note_nothing_found(
         &self,
         client: &mut StatusClient,
@@ -199,13 +201,14 @@ impl ListArgs {
             all += items(&list).len();
         }
         let within = self.namespace().map(|name| format!(" in namespace {name}")).unwrap_or_default();
-        let elsewhere = if all == 0 { String::new() } else { format!("; {all} in other namespaces: -A") };
+        let elsewhere =
+            if all == 0 { String::new() } else { format!("; {all} in other namespaces (use -A)") };
         let kinds: Vec<_> = kinds.iter().map(|kind| kind.plural()).collect();
         output::print_note(&format!("no {} found{within}{elsewhere}", kinds.join(" or ")));
         Ok(())
     }
 
-    /// A failure if a name was asked for that nobody has.
+    /// Fails if a requested name was not found.
     async fn ensure_names_found(
         &self,
         client: &mut StatusClient,
@@ -222,8 +225,8 @@ impl ListArgs {
         Ok(())
     }
 
-    fn new_table(&self, answer: &ApiTable) -> TextTable {
-        let columns = answer.column_definitions.iter().filter(|column| self.shows_column(column));
+    fn new_table(&self, response: &ApiTable) -> TextTable {
+        let columns = response.column_definitions.iter().filter(|column| self.shows_column(column));
         let headings = columns.map(|column| column.name.clone());
         TextTable::new(self.all_namespaces.then(|| "Namespace".to_owned()).into_iter().chain(headings))
     }
@@ -232,13 +235,13 @@ impl ListArgs {
         column.priority == 0 || self.output == OutputFormat::Wide
     }
 
-    fn add_rows(&self, table: &mut TextTable, answer: &ApiTable, prefix: &str) {
-        for row in &answer.rows {
+    fn add_rows(&self, table: &mut TextTable, response: &ApiTable, prefix: &str) {
+        for row in &response.rows {
             let namespace = text_at(&row.object, "/metadata/namespace").to_owned();
             let cells = row
                 .cells
                 .iter()
-                .zip(&answer.column_definitions)
+                .zip(&response.column_definitions)
                 .filter(|(_, column)| self.shows_column(column));
             let cells = cells.map(|(cell, column)| {
                 if column.name == "Name" { format!("{prefix}{}", cell_text(cell)) } else { cell_text(cell) }
@@ -256,9 +259,9 @@ impl ListArgs {
         let mut found = Vec::new();
         for kind in &selection.kinds.0 {
             let list: Value = client.get(&self.query(*kind).path()).await?;
-            let wanted = items(&list).iter().filter(|item| selection.contains(*kind, object_name(item)));
-            found.extend(wanted.clone().map(|item| (*kind, object_name(item).to_owned())));
-            objects.extend(wanted.cloned());
+            let selected = items(&list).iter().filter(|item| selection.contains(*kind, object_name(item)));
+            found.extend(selected.clone().map(|item| (*kind, object_name(item).to_owned())));
+            objects.extend(selected.cloned());
         }
         self.ensure_names_found(client, selection, &found).await?;
         let text = match (self.output, &*objects, &*selection.names) {
@@ -282,7 +285,7 @@ impl ListArgs {
         }
     }
 
-    /// Prints what there is and then every change, until the daemon or the reader goes.
+    /// Prints the existing objects and then every change, until the instance ends or stdout is closed.
     async fn watch(
         &self,
         mut client: StatusClient,
@@ -302,15 +305,15 @@ impl ListArgs {
                 return Err(report_unknown_name(&mut client, kind, name, self.namespace()).await);
             }
         }
-        // What there is comes first, as one list: so that the columns fit.
+        // The existing objects come first as one list, so that the columns fit.
         let body = client.send(Method::GET, &query.path(), accept, None).await?;
         let list: Value = read_json(body).await?;
         let version = text_at(&list, "/metadata/resourceVersion").to_owned();
         let mut table = TextTable::default();
         if tables {
-            let answer: ApiTable = serde_json::from_value(list).map_err(CommandError::failed)?;
-            table = self.new_table(&answer);
-            self.add_rows(&mut table, &answer, "");
+            let response: ApiTable = serde_json::from_value(list).map_err(CommandError::failed)?;
+            table = self.new_table(&response);
+            self.add_rows(&mut table, &response, "");
             if !output::print_chunk(&table.render(&terminal)).map_err(CommandError::failed)? {
                 return Ok(());
             }
@@ -331,8 +334,9 @@ impl ListArgs {
                 continue;
             }
             let text = if tables {
-                let answer: ApiTable = serde_json::from_value(change.object).map_err(CommandError::failed)?;
-                self.add_rows(&mut table, &answer, "");
+                let response: ApiTable =
+                    serde_json::from_value(change.object).map_err(CommandError::failed)?;
+                self.add_rows(&mut table, &response, "");
                 table.render_rows(&terminal)
             } else {
                 self.render_document(&change.object)?
@@ -344,19 +348,19 @@ impl ListArgs {
     }
 }
 
-/// How far all these servers are together, for a person.
-fn summary(answer: &ApiTable) -> String {
-    let column = |name| answer.column_definitions.iter().position(|column| column.name == name);
+/// Returns a summary line of all servers in a table.
+fn summary(response: &ApiTable) -> String {
+    let column = |name| response.column_definitions.iter().position(|column| column.name == name);
     let (ready, tools) = (column("Ready"), column("Tools"));
     let cell =
         |row: &TableRow, column: Option<usize>| column.and_then(|column| row.cells.get(column).cloned());
     let attached =
-        answer.rows.iter().filter(|row| cell(row, ready).is_some_and(|cell| cell == "True")).count();
-    let tools: u64 = answer.rows.iter().filter_map(|row| cell(row, tools)?.as_u64()).sum();
-    format!("{attached} of {} attached, {tools} tools\n", answer.rows.len())
+        response.rows.iter().filter(|row| cell(row, ready).is_some_and(|cell| cell == "True")).count();
+    let tools: u64 = response.rows.iter().filter_map(|row| cell(row, tools)?.as_u64()).sum();
+    format!("{attached} of {} attached, {tools} tools\n", response.rows.len())
 }
 
-/// A cell as text.
+/// Returns a cell as text.
 pub(super) fn cell_text(cell: &Value) -> String {
     match cell {
         Value::Null => String::new(),

@@ -16,13 +16,13 @@ use crate::wire::LogLine;
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     target: NamespacedInstanceArgs,
-    /// The server
+    /// Name of the server
     #[arg(value_name = "NAME", value_parser = ObjectArg::parse)]
     server: ObjectArg,
-    /// Go on with every new line
+    /// Follow the log
     #[arg(short, long)]
     follow: bool,
-    /// Only the last lines
+    /// Print only the last LINES lines
     #[arg(long, value_name = "LINES")]
     tail: Option<u64>,
 }
@@ -57,7 +57,7 @@ pub(in crate::cli) fn logs(args: &Args) -> Result<(), CommandError> {
             let text = match serde_json::from_str(&line).map_err(CommandError::failed)? {
                 LogStreamLine::Gone { gone: false } => continue,
                 LogStreamLine::Gone { gone: true } => {
-                    output::print_note(&format!("{name} is no longer declared, and its log has ended"));
+                    output::print_note(&format!("{name} is no longer declared; its log has ended"));
                     return Ok(());
                 }
                 LogStreamLine::Line(line) => render_line(&line, &terminal),
@@ -73,11 +73,11 @@ pub(in crate::cli) fn logs(args: &Args) -> Result<(), CommandError> {
 
 fn render_line(line: &LogLine, terminal: &Terminal) -> String {
     let LogLine { time, level, logger, text } = line;
-    let word = match &**level {
+    let level_text = match &**level {
         "warning" => terminal.paint(Colour::Yellow, level),
         "error" | "critical" | "alert" | "emergency" => terminal.paint(Colour::Red, level),
         _ => sanitize(level),
     };
     let logger = logger.as_ref().map(|logger| format!("{}: ", sanitize(logger))).unwrap_or_default();
-    format!("{time:.3} {word} {logger}{}\n", sanitize(text))
+    format!("{time:.3} {level_text} {logger}{}\n", sanitize(text))
 }

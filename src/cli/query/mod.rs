@@ -1,7 +1,7 @@
-//! The commands that ask a running evenkeel what is declared, what is true and what happened.
+//! The commands that query a running instance for objects, their status, events and logs.
 //!
-//! Promises that they change nothing, that a table has the columns that kubectl shows, since both come from
-//! the status API, and that JSON is the API's own. An unknown name is an error that gives the nearest one.
+//! Promises that they change nothing, that a table has the columns that kubectl shows, since both come from the status
+//! API, and that JSON is the API's own. An unknown name is an error that suggests the nearest one.
 
 mod describe;
 mod events;

@@ -9,30 +9,32 @@ use crate::report::ObjectKind;
 use crate::resource::API_VERSION;
 use crate::source::closest_match;
 
-/// What a word on the command line may mean.
+/// The kinds that an argument names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KindArg(pub Vec<ObjectKind>);
 
 impl KindArg {
-    /// Reads the words that kubectl takes too: plural, singular, short name or category, or several with commas.
-    pub fn parse(words: &str) -> Result<Self, String> {
+    /// Parses the kinds as kubectl does: plural, singular, short name or category, or a comma-separated list.
+    pub fn parse(list: &str) -> Result<Self, String> {
         let mut kinds = Self(Vec::new());
-        for word in words.to_ascii_lowercase().split(',') {
-            kinds.extend(match word.strip_suffix(".evenkeel.dev").unwrap_or(word) {
+        for kind_name in list.to_ascii_lowercase().split(',') {
+            kinds.extend(match kind_name.strip_suffix(".evenkeel.dev").unwrap_or(kind_name) {
                 "mcpserver" | "mcpservers" | "mcps" => &[ObjectKind::McpServer],
                 "skill" | "skills" | "skl" => &[ObjectKind::Skill],
                 "source" | "sources" | "src" => &[ObjectKind::Source],
                 "mcp" => &[ObjectKind::McpServer, ObjectKind::Skill],
-                _ => return Err(
-                    "a kind is one of mcpservers (mcps), skills (skl), sources (src), or mcp for the first two"
-                        .into(),
-                ),
+                _ => {
+                    return Err(format!(
+                        "unknown kind {kind_name:?}: expected mcpservers (mcps), skills (skl), sources (src), or mcp for \
+                         servers and skills"
+                    ));
+                }
             });
         }
         Ok(kinds)
     }
 
-    /// With these kinds, each once.
+    /// Adds kinds that are not in the list yet.
     fn extend(&mut self, kinds: &[ObjectKind]) {
         for kind in kinds {
             if !self.0.contains(kind) {
@@ -42,35 +44,35 @@ impl KindArg {
     }
 }
 
-/// Objects as they are named on the command line: all of some kinds, or some by their names.
+/// The objects that arguments select: all of some kinds, or some by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
-    /// The kinds, in the order in which they were named.
+    /// The kinds, in the order of the arguments.
     pub kinds: KindArg,
-    /// The names, each with the kinds that it may be of; all objects are meant if there are none.
+    /// The names, each with the kinds that it may have; empty if all objects are selected.
     pub names: Vec<(KindArg, String)>,
 }
 
 impl Selection {
-    /// Everything of one kind.
+    /// Selects all objects of one kind.
     pub fn all_of(kind: ObjectKind) -> Self {
         Self { kinds: KindArg(vec![kind]), names: Vec::new() }
     }
 
-    /// Reads `KIND`, `KIND NAME…`, or `KIND/NAME…`.
-    pub fn parse(words: &[&str]) -> Result<Self, String> {
-        if !words.iter().any(|word| word.contains('/')) {
-            let [kind, names @ ..] = words else { return Err("say which kind".into()) };
+    /// Parses `KIND`, `KIND NAME…`, or `KIND/NAME…`.
+    pub fn parse(args: &[&str]) -> Result<Self, String> {
+        if !args.iter().any(|arg| arg.contains('/')) {
+            let [kind, names @ ..] = args else { return Err("expected a kind".into()) };
             let kinds = KindArg::parse(kind)?;
             let names = names.iter().map(|name| (kinds.clone(), (*name).to_owned())).collect();
             return Ok(Self { kinds, names });
         }
         let (mut kinds, mut names) = (KindArg(Vec::new()), Vec::new());
-        for word in words {
-            let named = word.split_once('/').filter(|(_, name)| !name.is_empty());
+        for arg in args {
+            let named = arg.split_once('/').filter(|(_, name)| !name.is_empty());
             let (kind, name) = named.ok_or_else(|| {
                 format!(
-                    "{word:?} is not of the form KIND/NAME; say KIND and then names, or KIND/NAME for each"
+                    "invalid argument {arg:?}: expected KIND/NAME; use KIND followed by names, or KIND/NAME for each object"
                 )
             })?;
             let of = KindArg::parse(kind)?;
@@ -80,37 +82,37 @@ impl Selection {
         Ok(Self { kinds, names })
     }
 
-    /// Whether an object is one of them.
+    /// True if an object is selected.
     pub fn contains(&self, kind: ObjectKind, name: &str) -> bool {
         self.names.is_empty()
             || self.names.iter().any(|(kinds, wanted)| wanted == name && kinds.0.contains(&kind))
     }
 }
 
-/// One object as it is named on the command line: `NAME`, which is a server, or `KIND/NAME`.
+/// One object that an argument names: `NAME` for a server, or `KIND/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectArg {
-    /// Its kind.
+    /// The kind.
     pub kind: ObjectKind,
-    /// Its name.
+    /// The name.
     pub name: String,
 }
 
 impl ObjectArg {
-    /// Reads `NAME` or `KIND/NAME`.
-    pub fn parse(word: &str) -> Result<Self, String> {
-        let (kind, name) = match word.split_once('/') {
+    /// Parses `NAME` or `KIND/NAME`.
+    pub fn parse(arg: &str) -> Result<Self, String> {
+        let (kind, name) = match arg.split_once('/') {
             Some((kind, name)) => (KindArg::parse(kind)?, name),
-            None => (KindArg(vec![ObjectKind::McpServer]), word),
+            None => (KindArg(vec![ObjectKind::McpServer]), arg),
         };
         match &*kind.0 {
             [kind] if !name.is_empty() => Ok(Self { kind: *kind, name: name.to_owned() }),
-            _ => Err("name one object, such as github or skill/release-notes".into()),
+            _ => Err("expected one object, such as github or skill/release-notes".into()),
         }
     }
 }
 
-/// A question for the objects of one kind.
+/// A request for the objects of one kind: path and query parameters.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct ListQuery {
     path: String,
@@ -118,12 +120,12 @@ pub(in crate::cli) struct ListQuery {
 }
 
 impl ListQuery {
-    /// All objects of a kind, or those of one namespace.
+    /// Requests all objects of a kind, or those of one namespace.
     pub fn new(kind: ObjectKind, namespace: Option<&str>) -> Self {
         Self::collection(API_VERSION, kind.plural(), namespace.filter(|_| kind.is_namespaced()))
     }
 
-    /// The events, of all namespaces or of one.
+    /// Requests the events of all namespaces or of one.
     pub fn events(namespace: Option<&str>) -> Self {
         Self::collection("events.k8s.io/v1", "events", namespace)
     }
@@ -135,18 +137,18 @@ impl ListQuery {
         Self { path: format!("/apis/{api_version}/{within}{plural}"), parameters: Vec::new() }
     }
 
-    /// With a parameter.
+    /// Adds a query parameter.
     pub fn with_parameter(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.parameters.push((name, value.into()));
         self
     }
 
-    /// Only the object of this name.
+    /// Restricts the request to the object of this name.
     pub fn with_name(self, name: &str) -> Self {
         self.with_parameter("fieldSelector", format!("metadata.name={name}"))
     }
 
-    /// The path and query to ask for.
+    /// Returns the path and query of the request.
     pub fn path(&self) -> String {
         if self.parameters.is_empty() {
             return self.path.clone();
@@ -155,64 +157,63 @@ impl ListQuery {
         format!("{}?{query}", self.path)
     }
 
-    /// The path of one object, or of what is below it.
-    pub fn subpath(&self, rest: &[&str]) -> String {
-        rest.iter().fold(self.path.clone(), |path, part| format!("{path}/{}", encode_segment(part)))
+    /// Returns the path of one object, or of a subresource of it.
+    pub fn subpath(&self, segments: &[&str]) -> String {
+        segments.iter().fold(self.path.clone(), |path, segment| format!("{path}/{}", encode_segment(segment)))
     }
 }
 
 fn encode_segment(part: &str) -> String {
-    // A space is no part of any name; `+` and `%20` are equally unknown.
+    // Encodes a space as `+`; no name contains one, so `+` and `%20` are equally unknown.
     byte_serialize(part.as_bytes()).collect()
 }
 
-/// What stands at a place of a document; `null` if there is nothing.
+/// Returns the value at a JSON pointer; `null` if there is none.
 pub(in crate::cli) fn value_at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
     value.pointer(pointer).unwrap_or(&Value::Null)
 }
 
-/// The text that stands there; empty if there is none.
+/// Returns the string at a JSON pointer; empty if there is none.
 pub(in crate::cli) fn text_at<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value_at(value, pointer).as_str().unwrap_or_default()
 }
 
-/// The objects of a list.
+/// Returns the objects of a list.
 pub(in crate::cli) fn items(list: &Value) -> &[Value] {
     value_at(list, "/items").as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The name of an object.
+/// Returns the name of an object.
 pub(in crate::cli) fn object_name(object: &Value) -> &str {
     text_at(object, "/metadata/name")
 }
 
-/// The conditions of an object.
+/// Returns the conditions of an object.
 pub(in crate::cli) fn conditions(object: &Value) -> &[Value] {
     value_at(object, "/status/conditions").as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A condition of an object.
+/// Returns a condition of an object by its type.
 pub(in crate::cli) fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     conditions(object).iter().find(|condition| text_at(condition, "/type") == kind)
 }
 
-/// True if a condition speaks of the declaration as it is now: what was said of an earlier generation says nothing
-/// of this one.
+/// True if a condition was observed for the current generation of the object.
 pub(in crate::cli) fn is_current(object: &Value, condition: &Value) -> bool {
     value_at(condition, "/observedGeneration").as_i64() >= value_at(object, "/metadata/generation").as_i64()
 }
 
-/// What is said of a source that was not read as a whole.
+/// Returns a note about the first source that is not completely read.
 pub(in crate::cli) fn source_fault_note<'a>(sources: impl IntoIterator<Item = &'a Value>) -> Option<String> {
-    let told = |source| {
+    let note = |source| {
         let ready = condition(source, "Ready").filter(|ready| text_at(ready, "/status") == "False")?;
         let message = sanitize(text_at(ready, "/message"));
-        Some(format!("source: {message} (evenkeel describe src {} has more)", object_name(source)))
+        Some(format!("source: {message} (for details: evenkeel describe src {})", object_name(source)))
     };
-    sources.into_iter().find_map(told)
+    sources.into_iter().find_map(note)
 }
 
-/// One line of a watch.
+/// One event of a watch.
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct WatchLine {
     /// `ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`.
@@ -223,7 +224,11 @@ pub(in crate::cli) struct WatchLine {
 }
 
 impl WatchLine {
-    /// Reads the next line; a watch that ended, or says that it cannot go on, is interrupted.
+    /// Reads the next event. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`CommandError::Interrupted`] if the watch ended or its version has expired.
     pub async fn next(lines: &mut ResponseLines) -> Result<Self, CommandError> {
         let line = lines.next().await?.ok_or_else(disconnected_error)?;
         let change: Self = serde_json::from_str(&line).map_err(CommandError::failed)?;
@@ -234,8 +239,9 @@ impl WatchLine {
     }
 }
 
-/// What is said of a name that nobody has in a namespace, or in any; after a note on what could not be read, if there is
-/// any: it may be declared there.
+/// Returns the error for an unknown name in a namespace, or in any.
+///
+/// Prints a note first if a source is not completely read: the object may be declared there.
 pub(in crate::cli) async fn report_unknown_name(
     client: &mut StatusClient,
     kind: ObjectKind,
@@ -246,7 +252,7 @@ pub(in crate::cli) async fn report_unknown_name(
     for kind in [ObjectKind::Source, kind] {
         match client.get::<Value>(&ListQuery::new(kind, None).path()).await {
             Ok(list) => all.push(list),
-            Err(failure) => return failure,
+            Err(error) => return error,
         }
     }
     if let Some(note) = all.first().and_then(|sources| source_fault_note(items(sources))) {
@@ -261,7 +267,7 @@ pub(in crate::cli) async fn report_unknown_name(
     )
 }
 
-/// The same, given the namespaces and names that there are.
+/// Returns the error for an unknown name, given all existing namespaces and names.
 pub(in crate::cli) fn unknown_name_error<'a>(
     kind: ObjectKind,
     name: &str,
@@ -271,12 +277,13 @@ pub(in crate::cli) fn unknown_name_error<'a>(
     let namespace = namespace.filter(|_| kind.is_namespaced());
     let is_here = |(own, _): &(&str, &str)| namespace.is_none_or(|namespace| namespace == *own);
     let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(is_here);
-    let within = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
-    let same = elsewhere.iter().find(|(_, other)| *other == name);
-    let same = same.map(|(other, _)| format!("; there is one in namespace {other}: -n {other}"));
+    let scope = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
+    let other_namespace = elsewhere.iter().find(|(_, other)| *other == name);
+    let other_namespace =
+        other_namespace.map(|(other, _)| format!("; it exists in namespace {other} (use -n {other})"));
     let near = || closest_match(name, here.iter().map(|(_, other)| *other)).filter(|near| *near != name);
-    let hint = same.or_else(|| Some(format!("; did you mean {}?", near()?))).unwrap_or_default();
-    CommandError::Failed(format!("there is no {} {name:?}{within}{hint}", kind.name()))
+    let hint = other_namespace.or_else(|| Some(format!("; did you mean {}?", near()?))).unwrap_or_default();
+    CommandError::Failed(format!("there is no {} {name:?}{scope}{hint}", kind.name()))
 }
 
 #[cfg(test)]
@@ -285,14 +292,14 @@ mod tests {
 
     #[test]
     fn kind_arg_accepts_kubectl_names() {
-        for (word, kind) in [
+        for (arg, kind) in [
             ("mcps", ObjectKind::McpServer),
             ("McpServer", ObjectKind::McpServer),
             ("mcpservers.evenkeel.dev", ObjectKind::McpServer),
             ("skl", ObjectKind::Skill),
             ("src", ObjectKind::Source),
         ] {
-            assert_eq!(KindArg::parse(word).unwrap().0, [kind], "{word}");
+            assert_eq!(KindArg::parse(arg).unwrap().0, [kind], "{arg}");
         }
         assert_eq!(KindArg::parse("mcp").unwrap().0.len(), 2);
         assert_eq!(KindArg::parse("skl,mcp").unwrap().0, [ObjectKind::Skill, ObjectKind::McpServer]);
@@ -305,8 +312,8 @@ mod tests {
             ObjectArg::parse("skill/a").unwrap(),
             ObjectArg { kind: ObjectKind::Skill, name: "a".into() }
         );
-        for wrong in ["mcp/a", "skill/", "pod/a"] {
-            assert!(ObjectArg::parse(wrong).is_err(), "{wrong}");
+        for invalid in ["mcp/a", "skill/", "pod/a"] {
+            assert!(ObjectArg::parse(invalid).is_err(), "{invalid}");
         }
     }
 
@@ -326,19 +333,19 @@ mod tests {
 
     #[test]
     fn selection_accepts_kubectl_forms() {
-        let holds = |words: &[&str]| {
-            let selection = Selection::parse(words).unwrap();
+        let holds = |args: &[&str]| {
+            let selection = Selection::parse(args).unwrap();
             let all = [
                 (ObjectKind::McpServer, "a"),
                 (ObjectKind::McpServer, "b"),
                 (ObjectKind::Skill, "a"),
                 (ObjectKind::Source, "a"),
             ];
-            let held = all.into_iter().filter(|(kind, _)| selection.kinds.0.contains(kind));
-            let held = held.filter(|(kind, name)| selection.contains(*kind, name));
-            held.map(|(kind, name)| format!("{}/{name}", kind.name())).collect::<Vec<_>>().join(" ")
+            let selected = all.into_iter().filter(|(kind, _)| selection.kinds.0.contains(kind));
+            let selected = selected.filter(|(kind, name)| selection.contains(*kind, name));
+            selected.map(|(kind, name)| format!("{}/{name}", kind.name())).collect::<Vec<_>>().join(" ")
         };
-        for (words, expected) in [
+        for (args, expected) in [
             (&["mcps"][..], "McpServer/a McpServer/b"),
             (&["mcps", "a", "b"], "McpServer/a McpServer/b"),
             (&["mcps/a", "mcps/b"], "McpServer/a McpServer/b"),
@@ -346,10 +353,10 @@ mod tests {
             (&["mcp", "a"], "McpServer/a Skill/a"),
             (&["mcps,src"], "McpServer/a McpServer/b Source/a"),
         ] {
-            assert_eq!(holds(words), expected, "{words:?}");
+            assert_eq!(holds(args), expected, "{args:?}");
         }
-        for wrong in [&["mcps/a", "b"][..], &["mcps", "skl/a"], &["mcps/"], &["pods/a"]] {
-            assert!(Selection::parse(wrong).is_err(), "{wrong:?}");
+        for invalid in [&["mcps/a", "b"][..], &["mcps", "skl/a"], &["mcps/"], &["pods/a"]] {
+            assert!(Selection::parse(invalid).is_err(), "{invalid:?}");
         }
     }
 
@@ -359,11 +366,15 @@ mod tests {
         for (name, namespace, expected) in [
             ("tim", Some("default"), "\"tim\" in namespace default; did you mean time?"),
             ("tow", None, "\"tow\"; did you mean two?"),
-            ("ro", Some("default"), "\"ro\" in namespace default; there is one in namespace other: -n other"),
+            (
+                "ro",
+                Some("default"),
+                "\"ro\" in namespace default; it exists in namespace other (use -n other)",
+            ),
             ("zzz", Some("default"), "\"zzz\" in namespace default"),
         ] {
-            let failure = unknown_name_error(ObjectKind::McpServer, name, namespace, all).to_string();
-            assert_eq!(failure, format!("there is no McpServer {expected}"));
+            let error = unknown_name_error(ObjectKind::McpServer, name, namespace, all).to_string();
+            assert_eq!(error, format!("there is no McpServer {expected}"));
         }
     }
 }

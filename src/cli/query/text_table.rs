@@ -2,26 +2,28 @@ use unicode_width::UnicodeWidthStr;
 
 use super::super::output::{Colour, Terminal, sanitize};
 
-/// Between two columns, where there is room for it.
+/// The gap between two columns, where there is room for it.
 const COLUMN_GAP: usize = 3;
-/// A column narrower than this, or than its longest word, is not worth wrapping.
+/// The minimum width for wrapping a column; its longest word may require more.
 const MIN_WRAP_WIDTH: usize = 20;
-/// What stands beneath its row is indented by this.
+/// The indentation of cells that are printed below their row.
 const BELOW_INDENT: usize = 4;
 
-/// Rows under headings, as kubectl prints them. On a terminal that is too narrow the widest column wraps under itself;
-/// if little room is left for that, wide columns stand beneath the row.
+/// A text table as kubectl prints it.
+///
+/// On a terminal that is too narrow, the widest column wraps. If too little room is left for that, wide columns are
+/// printed below their row.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct TextTable {
     headings: Vec<String>,
     rows: Vec<Vec<String>>,
     widths: Vec<usize>,
-    /// The longest word of each column.
+    /// The width of the longest word of each column.
     longest_words: Vec<usize>,
 }
 
 impl TextTable {
-    /// A table of these columns.
+    /// Creates a table with these column headings.
     pub fn new<T: Into<String>>(headings: impl IntoIterator<Item = T>) -> Self {
         let headings: Vec<String> =
             headings.into_iter().map(|heading| heading.into().to_uppercase()).collect();
@@ -29,7 +31,7 @@ impl TextTable {
         Self { headings, rows: Vec::new(), longest_words: widths.clone(), widths }
     }
 
-    /// One more row, with a cell for each column.
+    /// Adds a row with a cell for each column.
     pub fn add_row(&mut self, cells: impl IntoIterator<Item = String>) {
         let cells = self.headings.iter().zip(cells);
         let cells: Vec<_> = cells.map(|(heading, cell)| shorten_digests(heading, &sanitize(&cell))).collect();
@@ -42,18 +44,18 @@ impl TextTable {
         self.rows.push(cells);
     }
 
-    /// True without rows.
+    /// True if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The headings and all rows.
+    /// Returns the headings and all rows, and removes the rows.
     pub fn render(&mut self, terminal: &Terminal) -> String {
         let headings = self.render_row(&self.headings, terminal, &|_, _, _| None);
         headings + &self.render_rows(terminal)
     }
 
-    /// The rows alone, which are forgotten: what follows keeps to the same columns as far as it can.
+    /// Returns the rows without headings, and removes them. Later rows keep the same column widths as far as possible.
     pub fn render_rows(&mut self, terminal: &Terminal) -> String {
         let rows = std::mem::take(&mut self.rows);
         rows.iter().map(|row| self.render_row(row, terminal, &cell_colour)).collect()
@@ -67,7 +69,7 @@ impl TextTable {
     ) -> String {
         let Layout { gap, flows } = self.layout(terminal);
         let (mut line, mut indent) = (String::new(), 0);
-        let (mut under, mut beneath) = (Vec::new(), Vec::new());
+        let (mut wrapped_lines, mut below_lines) = (Vec::new(), Vec::new());
         for (((cell, width), heading), flow) in cells.iter().zip(&self.widths).zip(&self.headings).zip(flows)
         {
             let (mut cell, mut width) = (cell.clone(), *width);
@@ -75,10 +77,10 @@ impl TextTable {
                 ColumnFlow::Wrapped(room) => {
                     let mut parts = wrap(&cell, room).into_iter();
                     (cell, width) = (parts.next().unwrap_or_default(), room);
-                    under.extend(parts.map(|part| " ".repeat(indent) + &part));
+                    wrapped_lines.extend(parts.map(|part| " ".repeat(indent) + &part));
                 }
                 ColumnFlow::Below(room) => {
-                    beneath
+                    below_lines
                         .extend(wrap(&cell, room).into_iter().map(|part| " ".repeat(BELOW_INDENT) + &part));
                     continue;
                 }
@@ -92,8 +94,11 @@ impl TextTable {
             line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.width()) + gap));
             indent += width.max(cell.width()) + gap;
         }
-        let lines = std::iter::once(line).chain(under).chain(beneath).map(|line| line.trim_end().to_owned());
-        // A cell beneath may be empty.
+        let lines = std::iter::once(line)
+            .chain(wrapped_lines)
+            .chain(below_lines)
+            .map(|line| line.trim_end().to_owned());
+        // A cell below its row may be empty.
         lines
             .enumerate()
             .filter(|(number, line)| *number == 0 || !line.is_empty())
@@ -101,39 +106,45 @@ impl TextTable {
             .collect()
     }
 
-    /// How all this goes on a terminal: the widest column wraps; as long as too little room is left for that, columns
-    /// stand beneath, the widest first, and the narrow ones only if all would be too long even with the least gaps.
-    /// The first stays where it is.
+    /// Fits the columns to a terminal.
+    ///
+    /// The widest column wraps. While too little room is left for that, columns move below the row, the widest first;
+    /// narrow ones only if the row is too long even with minimal gaps. The first column stays in place.
     fn layout(&self, terminal: &Terminal) -> Layout {
         let mut flows = vec![ColumnFlow::Inline; self.widths.len()];
-        let Some(all) = terminal.width else { return Layout { gap: COLUMN_GAP, flows } };
+        let Some(terminal_width) = terminal.width else { return Layout { gap: COLUMN_GAP, flows } };
         loop {
-            let beside = || {
+            let inline = || {
                 let columns = self.widths.iter().copied().enumerate().zip(&flows);
                 columns.filter(|(_, flow)| matches!(flow, ColumnFlow::Inline)).map(|(column, _)| column)
             };
-            let sum: usize = beside().map(|(_, width)| width).sum();
-            let gaps = beside().count().saturating_sub(1);
-            let fitting = (1..=COLUMN_GAP).rev().find(|gap| sum + gaps * gap <= all);
+            let sum: usize = inline().map(|(_, width)| width).sum();
+            let gaps = inline().count().saturating_sub(1);
+            let fitting = (1..=COLUMN_GAP).rev().find(|gap| sum + gaps * gap <= terminal_width);
             let gap = fitting.unwrap_or(1);
             if fitting == Some(COLUMN_GAP) {
                 return Layout { gap, flows };
             }
-            let wide = beside().filter(|(_, width)| *width > MIN_WRAP_WIDTH).max_by_key(|(_, width)| *width);
-            let room = wide.and_then(|(_, width)| all.checked_sub(sum - width + gaps * COLUMN_GAP));
-            let word = wide.and_then(|(index, _)| self.longest_words.get(index).filter(|_| index > 0));
-            let narrow = word.map_or(MIN_WRAP_WIDTH, |word| MIN_WRAP_WIDTH.max(*word));
-            let lower = beside().filter(|(index, _)| *index > 0).max_by_key(|(_, width)| *width);
-            let lower = lower.filter(|(_, width)| *width > MIN_WRAP_WIDTH || fitting.is_none());
-            let (index, flow) = match (wide.zip(room.filter(|room| *room >= narrow)), lower) {
+            let widest_column =
+                inline().filter(|(_, width)| *width > MIN_WRAP_WIDTH).max_by_key(|(_, width)| *width);
+            let room = widest_column
+                .and_then(|(_, width)| terminal_width.checked_sub(sum - width + gaps * COLUMN_GAP));
+            let longest_word =
+                widest_column.and_then(|(index, _)| self.longest_words.get(index).filter(|_| index > 0));
+            let min_width =
+                longest_word.map_or(MIN_WRAP_WIDTH, |longest_word| MIN_WRAP_WIDTH.max(*longest_word));
+            let candidate = inline().filter(|(index, _)| *index > 0).max_by_key(|(_, width)| *width);
+            let candidate = candidate.filter(|(_, width)| *width > MIN_WRAP_WIDTH || fitting.is_none());
+            let (index, flow) = match (widest_column.zip(room.filter(|room| *room >= min_width)), candidate) {
                 (Some(((widest, _), room)), _) => (widest, ColumnFlow::Wrapped(room)),
-                (None, Some((index, _))) => {
-                    (index, ColumnFlow::Below(all.saturating_sub(BELOW_INDENT).max(MIN_WRAP_WIDTH)))
-                }
+                (None, Some((index, _))) => (
+                    index,
+                    ColumnFlow::Below(terminal_width.saturating_sub(BELOW_INDENT).max(MIN_WRAP_WIDTH)),
+                ),
                 (None, None) => return Layout { gap, flows },
             };
-            if let Some(place) = flows.get_mut(index) {
-                *place = flow;
+            if let Some(column_flow) = flows.get_mut(index) {
+                *column_flow = flow;
             }
             if matches!(flow, ColumnFlow::Wrapped(_)) {
                 return Layout { gap: COLUMN_GAP, flows };
@@ -142,13 +153,13 @@ impl TextTable {
     }
 }
 
-/// How rows fit a terminal.
+/// The layout of rows on a terminal.
 struct Layout {
     gap: usize,
     flows: Vec<ColumnFlow>,
 }
 
-/// What happens to a column, with the room that it has.
+/// The placement of a column, with its width.
 #[derive(Clone, Copy)]
 enum ColumnFlow {
     Inline,
@@ -156,25 +167,25 @@ enum ColumnFlow {
     Below(usize),
 }
 
-/// Digests by their beginning, which tells one from others; `-o json` has the whole.
+/// Shortens digests and commit ids to their first characters, which identify them. `-o json` prints them in full.
 fn shorten_digests(heading: &str, cell: &str) -> String {
     const DIGEST_CHARS: usize = 12;
     let is_hex = |char: char| matches!(char, '0'..='9' | 'a'..='f');
     let mut text = String::new();
-    let mut rest = cell;
-    while let Some(start) = rest.find(is_hex) {
-        let (before, from) = rest.split_at(start);
+    let mut remaining = cell;
+    while let Some(start) = remaining.find(is_hex) {
+        let (before, from) = remaining.split_at(start);
         let (hex, after) = from.split_at(from.find(|char| !is_hex(char)).unwrap_or(from.len()));
         text += before;
         let is_digest = hex.len() == 64 && text.ends_with("sha256:");
         let is_commit = matches!(hex.len(), 40 | 64) && heading == "REVISION";
         text += hex.get(..DIGEST_CHARS).filter(|_| is_digest || is_commit).unwrap_or(hex);
-        rest = after;
+        remaining = after;
     }
-    text + rest
+    text + remaining
 }
 
-/// Words in lines of at most this width; a longer word is cut.
+/// Wraps words into lines of at most `width` columns. A longer word is split.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
@@ -211,7 +222,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// What a cell says at a glance.
+/// Returns the colour of a cell.
 fn cell_colour(row: &[String], heading: &str, cell: &str) -> Option<Colour> {
     match (row.first().map_or("", |first| first), heading, cell) {
         ("Stalled", "STATUS", "True") | (_, "READY" | "STATUS", "False") => Some(Colour::Red),
@@ -306,7 +317,7 @@ mod tests {
         assert_eq!(
             narrow.lines().next_back().unwrap().trim_start(),
             "that take much room",
-            "in the order of the columns:\n{narrow}"
+            "columns keep their order:\n{narrow}"
         );
     }
 

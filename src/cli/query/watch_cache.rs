@@ -9,23 +9,23 @@ use super::super::instance::Instance;
 use super::object_arg::{ListQuery, WatchLine, items, object_name, text_at};
 use crate::report::ObjectKind;
 
-/// The objects of one kind in one namespace or all, as the daemon has them, kept up to date by a watch.
+/// The objects of one kind in one namespace or all, kept up to date by a watch of the instance.
 #[derive(Debug)]
 pub(in crate::cli) struct WatchCache {
     lines: ResponseLines,
     objects: BTreeMap<(String, String), Value>,
-    /// Its connection, which carries the watch.
+    /// The connection of the watch.
     _client: StatusClient,
 }
 
 impl WatchCache {
-    /// Begins with everything there is.
+    /// Lists the existing objects and starts a watch.
     pub async fn open(
-        whose: &Instance,
+        instance: &Instance,
         kind: ObjectKind,
         namespace: Option<&str>,
     ) -> Result<Self, CommandError> {
-        let mut client = StatusClient::connect(whose).await?;
+        let mut client = StatusClient::connect(instance).await?;
         let query = ListQuery::new(kind, namespace);
         let list: Value = client.get(&query.path()).await?;
         let version = text_at(&list, "/metadata/resourceVersion").to_owned();
@@ -35,17 +35,17 @@ impl WatchCache {
         Ok(Self { lines: ResponseLines::new(body), objects, _client: client })
     }
 
-    /// The objects, in the order of namespaces and names.
+    /// Returns the objects, ordered by namespace and name.
     pub fn objects(&self) -> impl Iterator<Item = &Value> {
         self.objects.values()
     }
 
-    /// One of them.
+    /// Returns one object.
     pub fn get(&self, namespace: &str, name: &str) -> Option<&Value> {
         self.objects.get(&(namespace.to_owned(), name.to_owned()))
     }
 
-    /// Waits for the next change. Cancel safe.
+    /// Waits for the next event and applies it. Cancel safe.
     pub async fn changed(&mut self) -> Result<(), CommandError> {
         let WatchLine { event_type: kind, object } = WatchLine::next(&mut self.lines).await?;
         match &*kind {
@@ -62,7 +62,7 @@ impl WatchCache {
     }
 }
 
-/// An object without a namespace is found under the empty one.
+/// Returns the key of an object; the namespace is empty for cluster-scoped objects.
 fn object_key(object: &Value) -> (String, String) {
     let namespace = text_at(object, "/metadata/namespace");
     (namespace.to_owned(), object_name(object).to_owned())

@@ -1,4 +1,4 @@
-//! Going away, and ending connections.
+//! Detaching the server, and draining and closing connections.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::resource::{Problem, Reason};
 use crate::upstream::{CallRefusal, DrainingConnection};
 use crate::wire::ConnectionError;
 
-/// How long calls in flight may take when evenkeel itself ends.
+/// The longest drain of calls in flight when evenkeel itself shuts down.
 const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Actor {
-    /// Goes away: unpublishes at once, then lets calls finish.
+    /// Detaches the server: unpublishes it at once, then drains its calls.
     pub(super) fn detach(&mut self, reason: Reason) {
-        // How it went before evenkeel's own end is the last word on it.
+        // A removal or suspension before the shutdown stays the reported reason.
         if reason != Reason::Detached || self.detaching.is_none() {
             self.detaching = Some(reason);
         }
         let name = &self.target.key.name;
-        let why = Problem::new(
+        let problem = Problem::new(
             Reason::Removed,
             match reason {
                 Reason::Suspended => format!("{name} was suspended; do not retry"),
@@ -32,76 +32,82 @@ impl Actor {
         );
         let drain = self.target.spec.timeouts.drain.get();
         let limit = if reason == Reason::Detached { drain.min(SHUTDOWN_DRAIN_TIMEOUT) } else { drain };
-        self.unpublish_and_drain(CallRefusal::Removed(why), limit);
+        self.unpublish_and_drain(CallRefusal::Removed(problem), limit);
         self.cancel_attempt();
         self.retry_at = None;
         self.idle = false;
     }
 
-    /// Unpublishes and drains the live connection, and those before it: calls may take so long at most.
+    /// Unpublishes the server, and drains the live connection and earlier ones within `limit`.
     pub(super) fn unpublish_and_drain(&mut self, refusal: CallRefusal, limit: Duration) {
-        let (CallRefusal::Removed(why) | CallRefusal::Unavailable(why)) = &refusal;
-        let why = why.clone();
+        let (CallRefusal::Removed(problem) | CallRefusal::Unavailable(problem)) = &refusal;
+        let problem = problem.clone();
         self.connect_when_closed = false;
         self.grace_ends_at = None;
         self.idle_check_at = None;
         self.cancel_refresh();
-        self.withdraw(&why);
+        self.withdraw(&problem);
         self.live = None;
-        self.drain_deadline.send_replace(Some(DrainDeadline { timeout: limit, problem: why.clone() }));
-        if let Some(before) = self.upstream.set_refused(refusal) {
-            self.drain_and_close(before, limit, why);
+        self.drain_deadline.send_replace(Some(DrainDeadline { timeout: limit, problem: problem.clone() }));
+        if let Some(connection) = self.upstream.set_refused(refusal) {
+            self.drain_and_close(connection, limit, problem);
         }
     }
 
-    /// Takes away what agents see of the server.
-    pub(super) fn withdraw(&mut self, why: &Problem) {
+    /// Withdraws the server's section from the catalog.
+    pub(super) fn withdraw(&mut self, problem: &Problem) {
         self.from_cache = false;
         if self.published.take().is_some() {
-            self.context.publisher.withdraw(self.target.key.clone(), why.clone());
+            self.context.publisher.withdraw(self.target.key.clone(), problem.clone());
         }
     }
 
-    /// Lets the calls of a connection finish within a limit, then closes it; `why` is what those are told that
-    /// do not finish. The limit may be cut later.
-    pub(super) fn drain_and_close(&mut self, connection: DrainingConnection, limit: Duration, why: Problem) {
-        let hurry = self.drain_deadline.subscribe();
+    /// Drains the calls of a connection within a limit, then closes it. Calls that do not finish fail with `problem`.
+    /// The limit may be shortened later.
+    pub(super) fn drain_and_close(
+        &mut self,
+        connection: DrainingConnection,
+        limit: Duration,
+        problem: Problem,
+    ) {
+        let deadlines = self.drain_deadline.subscribe();
         self.closing.push(Box::pin(async move {
-            drain(&connection, DrainDeadline { timeout: limit, problem: why }, hurry).await;
+            drain(&connection, DrainDeadline { timeout: limit, problem }, deadlines).await;
             connection.connection().close().await;
             connection.connection().wait_for_tasks().await;
         }));
     }
 }
 
-/// Waits until the calls of a connection have ended, or gives them up.
+/// Waits until the calls of a connection have ended, or fails them at the deadline.
 async fn drain(
     connection: &DrainingConnection,
-    mut now: DrainDeadline,
-    mut hurry: watch::Receiver<Option<DrainDeadline>>,
+    mut deadline: DrainDeadline,
+    mut deadlines: watch::Receiver<Option<DrainDeadline>>,
 ) {
-    let mut until = Instant::now() + now.timeout;
+    let mut until = Instant::now() + deadline.timeout;
     loop {
         tokio::select! {
             biased;
             () = connection.wait_until_drained() => return,
             () = tokio::time::sleep_until(until) => break,
-            Ok(()) = hurry.changed() => {
-                let sooner = hurry.borrow_and_update().clone();
-                let at = |hurry: &DrainDeadline| Instant::now() + hurry.timeout;
-                if let Some(sooner) = sooner.filter(|sooner| at(sooner) < until) {
+            Ok(()) = deadlines.changed() => {
+                // A later order (a removal during a replacement, say) can only shorten the drain.
+                let updated = deadlines.borrow_and_update().clone();
+                let at = |deadline: &DrainDeadline| Instant::now() + deadline.timeout;
+                if let Some(sooner) = updated.filter(|sooner| at(sooner) < until) {
                     until = at(&sooner);
-                    now = sooner;
+                    deadline = sooner;
                 }
             }
         }
     }
     debug!(calls = connection.in_flight(), "calls were still in flight when the connection closed");
-    let DrainDeadline { timeout: limit, problem: why } = now;
-    let told = if limit.is_zero() {
-        why.message
+    let DrainDeadline { timeout: limit, problem } = deadline;
+    let message = if limit.is_zero() {
+        problem.message
     } else {
-        format!("{}; the call did not end within {} s", why.message, limit.as_secs_f64())
+        format!("{}; the call did not end within {} s", problem.message, limit.as_secs_f64())
     };
-    connection.connection().mark_ended(ConnectionError::new(why.reason, told));
+    connection.connection().mark_ended(ConnectionError::new(problem.reason, message));
 }

@@ -1,4 +1,4 @@
-//! One server's actor: its state, what wakes it, and what it tells. What it does is in the files beside.
+//! One server's actor: its state, its inputs, and its observations. The submodules implement its transitions.
 
 mod connect;
 mod drain;
@@ -29,25 +29,25 @@ use crate::wire::{
     RetryAfter, StderrTail,
 };
 
-/// What an actor is told; only the newest counts.
+/// An order to an actor; only the newest counts.
 #[derive(Clone, Debug)]
 pub(super) enum ActorOrder {
-    /// Be this.
+    /// Connect to this target, or apply it to the existing connection.
     Apply(Arc<ConnectionTarget>),
-    /// Go away: `Removed`, `Suspended`, or `Detached` when evenkeel ends.
+    /// Detach the server: `Removed`, `Suspended`, or `Detached` when evenkeel shuts down.
     Detach(Reason),
 }
 
 type AttachFuture = Pin<Box<dyn Future<Output = Result<NewConnection, ConnectionError>> + Send>>;
 type RefreshFuture = Pin<Box<dyn Future<Output = (ListKind, Result<ListResult, ConnectionError>)> + Send>>;
 type CloseFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
-/// What works beside a live connection for as long as it is there.
+/// A task that runs as long as a live connection exists.
 type BackgroundTask = Pin<Box<dyn Future<Output = Infallible> + Send>>;
 
-/// Owns one server's connection: makes it, keeps it, replaces it, ends it.
+/// The owner of one server's connection: creates, maintains, replaces and closes it.
 ///
 /// A loop over plain state: every input (an order, an event of the connection, the end of an attempt, a
-/// timer) changes the state, and what follows from the state is done at once. Waits for no I/O itself.
+/// timer) changes the state, and the resulting actions start at once. The loop itself waits for no I/O.
 pub(super) struct Actor {
     context: Arc<FleetContext>,
     orders: watch::Receiver<ActorOrder>,
@@ -56,94 +56,94 @@ pub(super) struct Actor {
     live: Option<LiveConnection>,
     attempt: Option<Attempt>,
     refresh: Option<RefreshFuture>,
-    /// The lists that are to be read again, and when.
+    /// The lists to be refreshed, and when.
     refresh_schedule: RefreshSchedule,
     /// Connections that are draining and closing.
     closing: Vec<CloseFuture>,
-    /// Tells the connections that are ending that they have less time than they were given.
+    /// Shortens the drain of closing connections.
     drain_deadline: watch::Sender<Option<DrainDeadline>>,
     detaching: Option<Reason>,
-    /// An attempt is due as soon as nothing is ending (`Recreate`).
+    /// True if an attempt is due as soon as no connection is closing (`Recreate`).
     connect_when_closed: bool,
     backoff: Backoff,
-    /// Exits in a row, each soon after its start.
+    /// Exits in a row, each soon after the start.
     early_exits: u32,
-    /// Until when this endpoint wants to be left alone.
+    /// The endpoint and its Retry-After.
     retry_after: (Digest, RetryAfter),
-    /// How the next attempt opens where the server's era is not known yet; with a probe if this is `None`.
+    /// The era in which the next attempt opens if the server's era is not cached; `None` for a probe.
     opening_era: Option<Era>,
     restarts: u32,
     last_problem: Option<Problem>,
     retry_at: Option<(Instant, Timestamp)>,
-    /// When a lost server's tools are withdrawn.
+    /// When the section of a lost server is withdrawn.
     grace_ends_at: Option<Instant>,
-    /// What agents see, with a connection or for some time without.
+    /// The published section, with a connection or for some time without.
     published: Option<PublishedServer>,
-    /// No connection is held until somebody calls (`OnDemand`).
+    /// True if no connection is held until the next call (`OnDemand`).
     idle: bool,
-    /// When to look whether a connection is still in use (`OnDemand`).
+    /// When to check whether the connection is still in use (`OnDemand`).
     idle_check_at: Option<Instant>,
     last_observation: Option<Observation>,
-    /// The offer was made in an earlier run, and nothing was attached since.
+    /// True if the published section comes from the cache, and no attempt has succeeded since.
     from_cache: bool,
-    /// Held until the first attempt of a server that was declared at the start has ended.
+    /// Held until the first attempt has ended, for a server that was declared at startup.
     startup_guard: Option<StartupGuard>,
 }
 
-/// Kept by those whom the fleet's start waits for; nothing is ever sent.
+/// Held by each actor that the fleet's startup waits for; nothing is ever sent.
 pub(super) type StartupGuard = mpsc::Sender<Infallible>;
 
-/// When calls that are still in flight on a connection that ends are given up, and what they are told.
+/// The drain timeout of a closing connection, and the problem with which calls fail that are then still in flight.
 #[derive(Clone, Debug)]
 struct DrainDeadline {
     timeout: Duration,
     problem: Problem,
 }
 
-/// An attempt under way.
+/// An attempt in progress.
 struct Attempt {
     future: AttachFuture,
-    /// Its tasks, to be waited for once it is given up.
+    /// Its tasks, which are waited for after a cancellation.
     tasks: TaskTracker,
     process: ProcessActivity,
     stderr: StderrTail,
-    /// When to say that the process has not answered yet; `None` if there is nothing to say.
+    /// When to report that the process has not answered yet; `None` if there is nothing to report.
     slow_start_at: Option<Instant>,
 }
 
 struct LiveConnection {
-    /// What it was made for; of a later target with the same connection, that.
+    /// The target that the connection was made for, or a later one with the same connection.
     target: Arc<ConnectionTarget>,
     connection: Connection,
     events: ConnectionEvents,
-    /// Lists that could not be read, or with oddities that were tolerated.
+    /// The problems of lists that could not be read, and tolerated protocol violations.
     degraded: BTreeMap<ListKind, Problem>,
     connected_at: Instant,
     health_task: BackgroundTask,
-    /// Asks the server to tell what agents want to hear; `None` if it tells nothing.
+    /// Maintains the subscriptions that agents requested; `None` if the server supports none.
     subscriptions_task: Option<BackgroundTask>,
 }
 
-/// What agents see of the server.
+/// The server's section in the catalog, and the lists that it was made from.
 struct PublishedServer {
     cached: Arc<CachedServer>,
     section: Arc<Section>,
     live_server: Arc<LiveServer>,
 }
 
-/// What woke the actor.
+/// An input that wakes the actor.
 enum Input {
     OrderChanged(bool),
     Event(ConnectionEvent),
     AttemptEnded(Result<Box<NewConnection>, ConnectionError>),
-    /// The process of the attempt may be slow to answer.
+    /// The process of the attempt has not answered for a while.
     SlowStartDue,
     ListRead(ListKind, Result<ListResult, ConnectionError>),
     RefreshDue,
     RetryDue,
     GraceExpired,
     IdleCheckDue,
-    /// The server asked to be left alone, or may be asked again.
+    /// The server's Retry-After began or expired.
     RetryAfterChanged,
     Called,
     ConnectionClosed,
@@ -154,9 +154,9 @@ impl Actor {
         context: Arc<FleetContext>,
         target: Arc<ConnectionTarget>,
         orders: watch::Receiver<ActorOrder>,
-        starting: Option<StartupGuard>,
+        startup_guard: Option<StartupGuard>,
     ) -> Self {
-        let pause = (target.endpoint.digest(), RetryAfter::default());
+        let retry_after = (target.endpoint.digest(), RetryAfter::default());
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
         let mut actor = Self {
             upstream: UpstreamControl::new(target.key.clone(), CallRefusal::Unavailable(connecting)),
@@ -173,7 +173,7 @@ impl Actor {
             connect_when_closed: false,
             backoff: Backoff::default(),
             early_exits: 0,
-            retry_after: pause,
+            retry_after,
             opening_era: None,
             restarts: 0,
             last_problem: None,
@@ -183,15 +183,16 @@ impl Actor {
             idle: false,
             idle_check_at: None,
             last_observation: None,
-            startup_guard: starting,
+            startup_guard,
             from_cache: false,
         };
         actor.restore_from_cache();
         actor
     }
 
-    /// Runs until the server is gone for good.
+    /// Runs until the server is detached.
     pub(super) async fn run(mut self) {
+        // An idle server is published already and does not delay the startup.
         if self.idle {
             self.startup_guard = None;
         } else {
@@ -207,7 +208,7 @@ impl Actor {
                     let order = self.orders.borrow_and_update().clone();
                     self.apply_order(order);
                 }
-                // Nobody is left to give orders.
+                // The fleet has ended, so no more orders come.
                 Input::OrderChanged(false) => self.detach(Reason::Detached),
                 Input::Event(ConnectionEvent::ListChanged(list)) => self.on_list_changed(list),
                 Input::Event(ConnectionEvent::Lost(error)) => self.on_connection_lost(&error),
@@ -236,7 +237,7 @@ impl Actor {
         let slow_start = self.attempt.as_ref().and_then(|attempt| attempt.slow_start_at);
         let event = async {
             match &mut self.live {
-                // What a health check finds comes as an event.
+                // The result of a health check arrives as an event of the connection.
                 Some(live) => tokio::select! {
                     event = live.events.next() => event,
                     never = &mut live.health_task => match never {},
@@ -257,10 +258,14 @@ impl Actor {
                 None => std::future::pending().await,
             }
         };
-        let leaving = self.detaching.is_some();
+        let detaching = self.detaching.is_some();
         tokio::select! {
+            // Orders come first: a newer target makes the other inputs obsolete.
             biased;
-            order = self.orders.changed(), if !(leaving && self.orders.has_changed().is_err()) => Input::OrderChanged(order.is_ok()),
+            // A closed order channel is always ready: while detaching it is ignored, since nothing is left to change.
+            order = self.orders.changed(), if !(detaching && self.orders.has_changed().is_err()) => {
+                Input::OrderChanged(order.is_ok())
+            }
             event = event => Input::Event(event),
             result = attempt => Input::AttemptEnded(result.map(Box::new)),
             (list, result) = refresh => Input::ListRead(list, result),
@@ -279,45 +284,50 @@ impl Actor {
         match order {
             ActorOrder::Detach(reason) => self.detach(reason),
             ActorOrder::Apply(target) => {
+                // A detaching actor has no connection to continue with, even if the target is the same.
                 let same_connection = target.same_connection(&self.target) && self.detaching.is_none();
                 let is_live = self.live.as_ref().is_some_and(|live| target.same_connection(&live.target));
-                let before = std::mem::replace(&mut self.target, target);
+                let previous = std::mem::replace(&mut self.target, target);
                 self.detaching = None;
-                if self.target.reconnect_requested_at != before.reconnect_requested_at {
-                    // Whoever asks for a new connection knows better than the server when to make it.
+                if self.target.reconnect_requested_at != previous.reconnect_requested_at {
+                    // An explicit reconnect request overrides the server's Retry-After.
                     self.retry_after.1 = RetryAfter::default();
                 }
+                // The declaration was reverted to the live connection while its replacement was pending.
                 if is_live && !same_connection {
                     self.keep_live_connection();
                 }
-                let stays = same_connection || is_live;
-                // What is offered without a connection was learned on the one before.
-                self.idle &= stays;
-                self.apply_spec(&before.spec);
-                if !stays {
+                let keeps_connection = same_connection || is_live;
+                // The published lists of an idle server belong to its previous connection, so another one must be made.
+                self.idle &= keeps_connection;
+                self.apply_spec(&previous.spec);
+                if !keeps_connection {
                     self.replace();
                     return;
                 }
                 self.ensure_connected();
-                if self.target.reconcile_requested_at != before.reconcile_requested_at {
+                if self.target.reconcile_requested_at != previous.reconcile_requested_at {
                     self.refresh_all_lists();
                 }
             }
         }
     }
 
-    /// Tells what is true now, if it is news.
+    /// Sends an observation of the current state, if it changed.
     fn report(&mut self) {
         let attempt = self.backoff.failures().saturating_add(1);
         let phase = match (self.detaching, &self.attempt, &self.live) {
+            // Detached only once every call has drained and every process has exited.
             (Some(reason), ..) if self.closing.is_empty() => Phase::Detached(reason),
             (Some(reason), ..) => Phase::Draining(reason),
             (None, Some(_), _) => Phase::Connecting { attempt, last_problem: self.last_problem.clone() },
+            // A Recreate replacement that waits for the old connection to close counts as connecting.
             (None, None, None) if self.connect_when_closed => {
                 Phase::Connecting { attempt, last_problem: self.last_problem.clone() }
             }
             (None, None, None) if self.idle => Phase::Idle,
-            // A rotated secret makes another connection of the same generation.
+            // A live connection of another generation is reported as the failure of its replacement below.
+            // A rotated secret changes the connection within the same generation, so both are compared.
             (None, None, Some(live))
                 if self.target.same_connection(&live.target)
                     && live.target.generation == self.target.generation =>
@@ -337,12 +347,14 @@ impl Actor {
             key: self.target.key.clone(),
             uid: self.target.uid.clone(),
             generation: self.target.generation,
-            // What was asked for is done when the attempt has ended and the lists have been read.
+            // A request is handled when the attempt has ended and the lists have been read.
             last_handled_request: if self.attempt.is_some()
                 || self.connect_when_closed
                 || self.refresh.is_some()
             {
-                self.last_observation.as_ref().and_then(|told| told.last_handled_request.clone())
+                self.last_observation
+                    .as_ref()
+                    .and_then(|observation| observation.last_handled_request.clone())
             } else {
                 self.target.reconcile_requested_at.clone()
             },
@@ -351,28 +363,29 @@ impl Actor {
                 .published
                 .as_ref()
                 .filter(|_| self.live.is_some() || self.idle)
-                .map(|offered| offered.live_server.clone()),
+                .map(|published| published.live_server.clone()),
             paused: self.live.as_ref().and_then(|live| live.connection.retry_after_problem()),
             degraded: self.live.as_ref().and_then(|live| merge_problems(&live.degraded)),
             restarts: self.restarts,
         };
         if self.last_observation.as_ref() != Some(&observation) {
             self.last_observation = Some(observation.clone());
-            // The reporter outlives the fleet but for the very end.
+            // The reporter outlives the fleet except at the very end of a shutdown.
             let _ = self.context.observations.send(observation);
         }
     }
 }
 
-/// One problem for all lists of a server: of several reasons the worst, which is the first of its enum.
+/// Merges the problems of all lists of a server into one: its reason is the most severe, which is the first in the
+/// enum.
 fn merge_problems(lists: &BTreeMap<ListKind, Problem>) -> Option<Problem> {
     let reason = lists.values().map(|problem| problem.reason).min()?;
     let messages: Vec<_> = lists.values().map(|problem| problem.message.as_str()).collect();
     Some(Problem::new(reason, messages.join("; ")))
 }
 
-async fn poll_background(work: &mut Option<BackgroundTask>) -> Option<Infallible> {
-    Some(work.as_mut()?.await)
+async fn poll_background(task: &mut Option<BackgroundTask>) -> Option<Infallible> {
+    Some(task.as_mut()?.await)
 }
 
 async fn sleep_until_some(instant: Option<Instant>) {
@@ -382,15 +395,15 @@ async fn sleep_until_some(instant: Option<Instant>) {
     }
 }
 
-/// Waits until one of the futures is done and drops it.
+/// Waits until at least one of the futures has completed, and drops those that have.
 async fn any_closed(futures: &mut Vec<CloseFuture>) {
     if futures.is_empty() {
         std::future::pending::<()>().await;
     }
     std::future::poll_fn(|context| {
-        let before = futures.len();
+        let count = futures.len();
         futures.retain_mut(|future| future.as_mut().poll(context).is_pending());
-        if futures.len() < before { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        if futures.len() < count { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
 }

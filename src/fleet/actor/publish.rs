@@ -1,4 +1,4 @@
-//! What agents get to see of the server, with and without a connection.
+//! Publishing the server's lists, with and without a connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,39 +18,39 @@ use crate::upstream::Section;
 use crate::wire::{ConnectionError, ListKind, ServerCapabilities};
 
 impl Actor {
-    /// Makes a section of what the server listed and publishes it, unless agents see just that already.
-    pub(super) fn publish_lists(&mut self, kept: Arc<CachedServer>) {
+    /// Builds a section from the server's lists and publishes it, unless an equivalent one is published already.
+    pub(super) fn publish_lists(&mut self, cached: Arc<CachedServer>) {
         let target = &self.target;
-        if (self.idle || self.is_current()) && !contains_secret(&target.endpoint, &kept) {
-            self.context.server_cache.store_catalog(target.endpoint.digest(), kept.clone());
+        if (self.idle || self.is_current()) && !contains_secret(&target.endpoint, &cached) {
+            self.context.server_cache.store_catalog(target.endpoint.digest(), cached.clone());
         }
-        self.upstream.set_lists(kept.lists.clone());
+        self.upstream.set_lists(cached.lists.clone());
         let section = Section::new(
             target,
-            &kept.lists,
-            kept.description.instructions.clone(),
+            &cached.lists,
+            cached.description.instructions.clone(),
             self.upstream.handle().clone(),
         );
         let section = Arc::new(section);
         let count = |list| u32::try_from(section.lists.items(list).len()).unwrap_or(u32::MAX);
-        let listed = LiveServer {
+        let live_server = LiveServer {
             generation: self.live.as_ref().map_or(target.generation, |live| live.target.generation),
-            description: kept.description.clone(),
+            description: cached.description.clone(),
             tools: count(ListKind::Tools),
             prompts: count(ListKind::Prompts),
             resources: count(ListKind::Resources),
-            catalog_digest: kept.lists.digest(),
+            catalog_digest: cached.lists.digest(),
         };
-        let published = self.published.take().map(|offered| offered.section);
-        let same = published.filter(|published| published.is_equivalent_to(&section));
-        let section = same.unwrap_or_else(|| {
+        let previous = self.published.take().map(|published| published.section);
+        let unchanged = previous.filter(|previous| previous.is_equivalent_to(&section));
+        let section = unchanged.unwrap_or_else(|| {
             self.context.publisher.publish(section.clone());
             section
         });
-        self.published = Some(PublishedServer { cached: kept, section, live_server: Arc::new(listed) });
+        self.published = Some(PublishedServer { cached, section, live_server: Arc::new(live_server) });
     }
 
-    /// The server says that a list changed; with resources their templates may have.
+    /// Handles a list-changed notification; the one for resources covers resource templates too.
     pub(super) fn on_list_changed(&mut self, list: ListKind) {
         for list in self.supported_lists().filter(|other| other.notified_as() == list) {
             self.refresh_schedule.mark_changed(list);
@@ -58,7 +58,7 @@ impl Actor {
         self.start_refresh();
     }
 
-    /// Somebody asks for all lists to be read again.
+    /// Refreshes all lists, on a user's request.
     pub(super) fn refresh_all_lists(&mut self) {
         for list in self.supported_lists() {
             self.refresh_schedule.request_now(list);
@@ -66,20 +66,20 @@ impl Actor {
         self.start_refresh();
     }
 
-    /// The lists that the live server has.
+    /// Returns the lists that the live server supports.
     fn supported_lists(&self) -> impl Iterator<Item = ListKind> + use<> {
         let capabilities = self.live.as_ref().map(|live| live.connection.handshake().capabilities);
         capabilities.into_iter().flat_map(ServerCapabilities::offered_lists)
     }
 
-    /// When the next stale list is to be read; while one is being read, after that.
+    /// Returns when the next list is to be refreshed; `None` while a refresh is in progress.
     pub(super) fn next_refresh_at(&self) -> Option<Instant> {
         let live = self.live.as_ref().filter(|_| self.refresh.is_none())?;
         let due = self.refresh_schedule.next_refresh_at(Instant::now())?;
-        Some(live.connection.retry_after_until().map_or(due, |pause| pause.max(due)))
+        Some(live.connection.retry_after_until().map_or(due, |retry_at| retry_at.max(due)))
     }
 
-    /// Reads a stale list that is due, unless one is being read: each is replaced in one step.
+    /// Starts a refresh of a list that is due, unless one is in progress. A refreshed list is replaced in one step.
     pub(super) fn start_refresh(&mut self) {
         let Some(live) = self
             .live
@@ -89,16 +89,16 @@ impl Actor {
             return;
         };
         let Some(list) = self.refresh_schedule.take_due(Instant::now()) else { return };
-        let link = live.connection.clone();
+        let connection = live.connection.clone();
         let limit = self.target.spec.timeouts.connect.get();
         self.refresh = Some(Box::pin(async move {
-            let late = || timeout_error(format!("{} was not answered within {limit:?}", list.method()));
-            let read = tokio::time::timeout(limit, read_list(&link, list)).await;
-            (list, read.unwrap_or_else(|_| Err(late())))
+            let timed_out = || timeout_error(format!("{} timed out after {limit:?}", list.method()));
+            let read = tokio::time::timeout(limit, read_list(&connection, list)).await;
+            (list, read.unwrap_or_else(|_| Err(timed_out())))
         }));
     }
 
-    /// The connection is gone, or another: what was to be read again is read with the next.
+    /// Cancels pending refreshes: the connection ended or was replaced, and the next one reads all lists anyway.
     pub(super) fn cancel_refresh(&mut self) {
         self.refresh = None;
         self.refresh_schedule = RefreshSchedule::default();
@@ -107,17 +107,17 @@ impl Actor {
     pub(super) fn on_list_read(&mut self, list: ListKind, result: Result<ListResult, ConnectionError>) {
         self.refresh = None;
         match result {
-            Ok(ListResult { items, tolerated_problem: tolerated }) => {
+            Ok(ListResult { items, tolerated_problem }) => {
                 self.refresh_schedule.record_read(list, Instant::now());
-                if let (Some(live), Some(offered)) = (&mut self.live, &self.published) {
-                    match tolerated {
+                if let (Some(live), Some(published)) = (&mut self.live, &self.published) {
+                    match tolerated_problem {
                         Some(problem) => drop(live.degraded.insert(list, problem)),
                         None => drop(live.degraded.remove(&list)),
                     }
-                    let mut kept = offered.cached.clone();
-                    let lists = &mut Arc::make_mut(&mut kept).lists;
+                    let mut cached = published.cached.clone();
+                    let lists = &mut Arc::make_mut(&mut cached).lists;
                     *Arc::make_mut(lists).items_mut(list) = items;
-                    self.publish_lists(kept);
+                    self.publish_lists(cached);
                 }
             }
             Err(error) if error.problem.reason == Reason::PolicyDenied => {
@@ -125,7 +125,7 @@ impl Actor {
                     live.connection.mark_ended(error);
                 }
             }
-            // It is as it was before, and still to be read.
+            // The published list stays as it was, and the refresh is retried.
             Err(error) => {
                 if let Some(live) = &mut self.live {
                     live.degraded.insert(list, list_unavailable(list, &error));
@@ -144,14 +144,16 @@ impl Actor {
         }
     }
 
-    /// Offers what the server listed at its last connection, if that is remembered: an `OnDemand` server until it is
-    /// called, another until its first attempt has ended, and then for its grace period.
+    /// Publishes the cached lists of the server's last connection, if there are any.
+    ///
+    /// They stay published until the first call for an `OnDemand` server; for another server until its first attempt
+    /// has ended, and then for its grace period.
     pub(super) fn restore_from_cache(&mut self) {
-        let Some(kept) = self.context.server_cache.catalog(self.target.endpoint.digest()) else { return };
+        let Some(cached) = self.context.server_cache.catalog(self.target.endpoint.digest()) else { return };
         let connect = self.target.spec.timeouts.connect.get();
         self.idle = self.target.spec.activation == Activation::OnDemand;
         self.from_cache = true;
-        self.publish_lists(kept);
+        self.publish_lists(cached);
         if self.idle {
             self.upstream.set_idle(connect);
         } else {
@@ -159,49 +161,52 @@ impl Actor {
         }
     }
 
-    /// When to look whether the live connection is still in use; never for one that is always held.
+    /// Returns when to check whether the live connection is still in use; `None` for one that is always held.
     pub(super) fn next_idle_check_at(&self) -> Option<Instant> {
         let spec = &self.target.spec;
         self.live.as_ref().filter(|_| spec.activation == Activation::OnDemand)?;
-        let unused = self.upstream.handle().idle_for().unwrap_or_default();
-        Some(Instant::now() + spec.timeouts.idle.get().saturating_sub(unused))
+        let idle_for = self.upstream.handle().idle_for().unwrap_or_default();
+        Some(Instant::now() + spec.timeouts.idle.get().saturating_sub(idle_for))
     }
 
-    /// Lets go of a connection that nobody has used for long enough.
+    /// Closes the connection if it has been unused for `timeouts.idle`.
     pub(super) fn disconnect_if_idle(&mut self) {
-        let idle = self.target.spec.timeouts.idle.get();
-        if self.upstream.handle().idle_for().is_none_or(|unused| unused < idle) {
+        let idle_timeout = self.target.spec.timeouts.idle.get();
+        if self.upstream.handle().idle_for().is_none_or(|idle_for| idle_for < idle_timeout) {
             self.idle_check_at = self.next_idle_check_at();
             return;
         }
-        // Whose resources are watched is in use.
-        let watched = !self.context.subscriptions.requested(&self.target.key).resource_uris.is_empty();
-        if watched || !self.may_become_idle() || !self.is_current() {
-            self.idle_check_at = Some(Instant::now() + idle);
+        // A server with resource subscriptions is in use.
+        let subscribed = !self.context.subscriptions.requested(&self.target.key).resource_uris.is_empty();
+        if subscribed || !self.may_become_idle() || !self.is_current() {
+            self.idle_check_at = Some(Instant::now() + idle_timeout);
             return;
         }
-        self.become_idle(idle, Problem::new(Reason::Idle, "the connection was let go"));
+        self.become_idle(
+            idle_timeout,
+            Problem::new(Reason::Idle, "the connection was closed because it was idle"),
+        );
     }
 
-    /// True if a call could make the connection as well as anything that is under way or due.
+    /// Returns true if the next call can make the connection: no attempt is in progress or scheduled.
     pub(super) fn may_become_idle(&self) -> bool {
         self.target.spec.activation == Activation::OnDemand
             && self.attempt.is_none()
             && self.retry_at.is_none()
     }
 
-    /// Lets go of the connection until somebody calls; calls in flight may take so long.
-    pub(super) fn become_idle(&mut self, limit: Duration, why: Problem) {
+    /// Closes the connection until the next call. Calls in flight are drained within `limit`.
+    pub(super) fn become_idle(&mut self, limit: Duration, problem: Problem) {
         self.idle_check_at = None;
         self.cancel_refresh();
         self.live = None;
         self.idle = true;
-        if let Some(before) = self.upstream.set_idle(self.target.spec.timeouts.connect.get()) {
-            self.drain_and_close(before, limit, why);
+        if let Some(connection) = self.upstream.set_idle(self.target.spec.timeouts.connect.get()) {
+            self.drain_and_close(connection, limit, problem);
         }
     }
 
-    /// Somebody called: connects.
+    /// Connects because of a call, or because the server is no longer `OnDemand`.
     pub(super) fn connect_on_demand(&mut self) {
         self.connect();
         if self.retry_at.is_none() {
@@ -211,14 +216,14 @@ impl Actor {
     }
 }
 
-/// True if what a server lists holds a value that it was given by reference: such a list is not written down.
-fn contains_secret(endpoint: &Endpoint, kept: &CachedServer) -> bool {
-    /// Shorter values are words of every text.
+/// Returns true if a server's lists contain a value that it got by reference (a secret). Such lists are not stored.
+fn contains_secret(endpoint: &Endpoint, server: &CachedServer) -> bool {
+    /// The length below which values are ignored: shorter ones occur in any text.
     const MIN_SECRET_BYTES: usize = 4;
     let values = endpoint.referenced_values().iter().map(ExposeSecret::expose_secret);
     values.filter(|value| value.len() >= MIN_SECRET_BYTES).any(|value| {
         let finder = memmem::Finder::new(value.as_bytes());
-        let holds = |text: &str| finder.find(text.as_bytes()).is_some();
-        ListKind::ALL.into_iter().flat_map(|list| kept.lists.items(list)).any(|item| holds(item.raw()))
+        let contains = |text: &str| finder.find(text.as_bytes()).is_some();
+        ListKind::ALL.into_iter().flat_map(|list| server.lists.items(list)).any(|item| contains(item.raw()))
     })
 }

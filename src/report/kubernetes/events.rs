@@ -1,4 +1,4 @@
-//! Writes the events of the store: each is created once, and counts on.
+//! Writes the events of the snapshot: each is created once, and its series is updated.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,71 +19,71 @@ use crate::net::{Backoff, Delays, jitter};
 use crate::report::{Event, StatusSnapshot};
 use crate::resource::ObjectKey;
 
-/// The time between two events, so that a flood of them leaves room for statuses.
+/// The minimum time between two event writes, so that a flood of events leaves capacity for statuses.
 const WRITE_INTERVAL: Duration = Duration::from_millis(20);
-/// The same between two about one object.
+/// The minimum time between two event writes about one object.
 const OBJECT_WRITE_INTERVAL: Duration = Duration::from_millis(300);
-/// The time before an event that was written says how often it has happened since.
+/// The minimum time before the series of a written event is updated.
 const SERIES_UPDATE_INTERVAL: Duration = Duration::from_secs(10);
-/// The delays before events are written again after one could not be.
+/// The delays before the next write after a failed one.
 const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(1) };
 
 type EventMap = OrdMap<ObjectKey, Arc<Event>>;
 
-/// Runs for good. What happens while another replica leads is its own to tell; what happened before it was known whether
-/// one does waits until then.
+/// Runs until the inputs are closed. Events that happen while another replica leads are written by that replica. Events
+/// from before the first decision about leadership are kept until then.
 pub(super) async fn write_events(
     client: Client,
     instance: Arc<str>,
-    mut store: watch::Receiver<StatusSnapshot>,
+    mut snapshots: watch::Receiver<StatusSnapshot>,
     mut leading: watch::Receiver<bool>,
 ) {
-    let mut seen = EventMap::new();
+    let mut handled = EventMap::new();
     let mut queue = EventQueue::default();
     let mut warned = HashSet::new();
-    let mut decided = false;
+    let mut is_decided = false;
     let mut backoff = Backoff::default();
     loop {
-        decided |= leading.has_changed().unwrap_or(true);
-        let now = store.borrow_and_update().events.clone();
-        let leads = *leading.borrow_and_update();
-        for item in seen.diff(&now) {
+        is_decided |= leading.has_changed().unwrap_or(true);
+        let current = snapshots.borrow_and_update().events.clone();
+        let is_leader = *leading.borrow_and_update();
+        for item in handled.diff(&current) {
             match item {
                 DiffItem::Add(_, event) | DiffItem::Update { new: (_, event), .. } => {
-                    if leads && event.latest.regarding.kind.is_namespaced() {
+                    if is_leader && event.latest.regarding.kind.is_namespaced() {
                         queue.push(event, Instant::now());
                     }
                 }
                 DiffItem::Remove(key, _) => queue.remove(key),
             }
         }
-        if decided {
-            seen = now;
+        if is_decided {
+            handled = current;
         }
-        if !leads {
+        if !is_leader {
             queue.clear();
         }
-        let Some((event, created)) = queue.pop(Instant::now()) else {
+        let Some((event, exists)) = queue.pop(Instant::now()) else {
             let next = queue.next_due();
             tokio::select! {
-                changed = store.changed() => if changed.is_err() { return },
+                changed = snapshots.changed() => if changed.is_err() { return },
                 changed = leading.changed() => if changed.is_err() { return },
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
             continue;
         };
-        match timeout(REQUEST_TIMEOUT, write_event(&client, &instance, &event, created)).await {
+        match timeout(REQUEST_TIMEOUT, write_event(&client, &instance, &event, exists)).await {
             Ok(Ok(())) => {
                 backoff.reset();
                 queue.record_written(&event, Instant::now());
                 sleep(WRITE_INTERVAL).await;
             }
-            // Somebody deleted it, or the API server did, which keeps events for an hour.
-            Ok(Err(kube::Error::Api(status))) if created && status.code == 404 => {
+            // It was deleted, possibly by the API server, which keeps events for an hour.
+            Ok(Err(kube::Error::Api(status))) if exists && status.code == 404 => {
                 queue.remove(&event.key);
                 queue.push(&event, Instant::now());
             }
-            // The namespace is going away, or the event is not accepted: it would not be the next time.
+            // The namespace is being deleted, or the event is invalid or forbidden: a retry would fail too.
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 403 | 404 | 409 | 422) => {
                 log_rejected_event(&event.key, &status, &mut warned);
             }
@@ -95,33 +95,33 @@ pub(super) async fn write_events(
     }
 }
 
-/// Says why an event is not written: what a person could mend, the first time of each code.
+/// Logs why an event was rejected: as a warning if an operator can fix it, the first time for each status code.
 fn log_rejected_event(event: &ObjectKey, status: &Status, warned: &mut HashSet<u16>) {
     let message = &status.message;
     if matches!(status.code, 400 | 403 | 422) && warned.insert(status.code) {
         tracing::warn!(
             %event,
-            "the API server does not take an event: {message}; statuses and this log tell the same, and further \
-             refusals of this kind are not told"
+            "the API server rejected an event: {message}; statuses and this log contain the same information; further \
+             rejections with this status code are not logged as warnings"
         );
     } else {
-        tracing::debug!(%event, "not written: {message}");
+        tracing::debug!(%event, "event not written: {message}");
     }
 }
 
-/// The events that are to be written, by when they are due.
+/// The events that are to be written, by due time.
 #[derive(Default)]
 struct EventQueue {
     pending: HashMap<ObjectKey, Arc<Event>>,
     by_due_time: BTreeSet<(Instant, ObjectKey)>,
-    /// When each that is there was written last.
+    /// The time of the last write of each existing event.
     written_at: HashMap<ObjectKey, Instant>,
-    /// When the next about an object may be written, by its uid.
+    /// The earliest time of the next write about an object, by its uid.
     next_allowed_at: HashMap<Arc<str>, Instant>,
 }
 
 impl EventQueue {
-    /// Takes up the newest form of an event. One that waits already is written when it was due.
+    /// Queues the latest state of an event. If the event is already queued, its due time is kept.
     fn push(&mut self, event: &Arc<Event>, now: Instant) {
         if self.pending.insert(event.key.clone(), event.clone()).is_some() {
             return;
@@ -131,7 +131,7 @@ impl EventQueue {
         self.by_due_time.insert((due, event.key.clone()));
     }
 
-    /// An event that is due, and whether it was created before.
+    /// Returns an event that is due, and true if it already exists in the API server.
     fn pop(&mut self, now: Instant) -> Option<(Arc<Event>, bool)> {
         self.next_allowed_at.retain(|_, next| *next > now);
         while self.next_due().is_some_and(|due| due <= now) {
@@ -147,7 +147,7 @@ impl EventQueue {
         None
     }
 
-    /// When the next is due.
+    /// Returns the earliest due time.
     fn next_due(&self) -> Option<Instant> {
         self.by_due_time.first().map(|(due, _)| *due)
     }
@@ -157,28 +157,28 @@ impl EventQueue {
         self.next_allowed_at.insert(event.latest.regarding.uid.clone(), now + OBJECT_WRITE_INTERVAL);
     }
 
-    /// The event is there no longer.
+    /// Removes an event that no longer exists.
     fn remove(&mut self, key: &ObjectKey) {
         self.pending.remove(key);
         self.written_at.remove(key);
     }
 
-    /// Another replica tells what happens.
+    /// Removes all queued events, because another replica writes them.
     fn clear(&mut self) {
         self.pending.clear();
         self.by_due_time.clear();
     }
 }
 
-async fn write_event(client: &Client, instance: &str, event: &Event, created: bool) -> kube::Result<()> {
+async fn write_event(client: &Client, instance: &str, event: &Event, exists: bool) -> kube::Result<()> {
     let api: Api<api::Event> = Api::namespaced(client.clone(), &event.key.namespace);
     let mut manifest = event.manifest(instance);
-    if created {
+    if exists {
         let series = json!({ "series": manifest.series });
         let patch = Patch::Merge(series);
         api.patch(&event.key.name, &PatchParams::default(), &patch).await?;
     } else {
-        // The API server gives these.
+        // The API server sets these fields.
         manifest.metadata.uid = None;
         manifest.metadata.creation_timestamp = None;
         manifest.metadata.resource_version = None;
@@ -224,12 +224,12 @@ mod tests {
         })
     }
 
-    /// Writes everything that is due: `NAME xCOUNT` of each event, with a `+` if it is created.
+    /// Writes all events that are due: `NAME xCOUNT` of each, with a `+` if it is created.
     fn write_due(queue: &mut EventQueue, now: Instant) -> Vec<String> {
         std::iter::from_fn(|| {
-            let (event, created) = queue.pop(now)?;
+            let (event, exists) = queue.pop(now)?;
             queue.record_written(&event, now);
-            let sign = if created { "" } else { "+" };
+            let sign = if exists { "" } else { "+" };
             Some(format!("{sign}{} x{}", event.key.name, event.count))
         })
         .collect()
@@ -253,7 +253,7 @@ mod tests {
         assert_eq!(write_due(&mut queue, at(10_000)), ["a1 x100"]);
         assert_eq!(queue.next_due(), None);
 
-        // Deleted at the API server, and then in the store.
+        // Deleted in the API server, and then in the snapshot.
         queue.remove(&ObjectKey::new("n", "a1"));
         queue.push(&event("a1", "a", 101), at(20_000));
         assert_eq!(write_due(&mut queue, at(20_000)), ["+a1 x101"]);

@@ -1,4 +1,4 @@
-//! Which of several replicas writes: the one that holds a Lease.
+//! Leader election among replicas with a Lease.
 
 use std::time::Duration;
 
@@ -14,43 +14,45 @@ use tokio_util::sync::CancellationToken;
 use super::request::{FIELD_MANAGER, REQUEST_TIMEOUT};
 use crate::net::api_server::describe_error;
 
-/// How long a Lease that is not renewed holds.
+/// The time after which a Lease that is not renewed expires.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// The time between two looks at it, or two renewals of it, whether they succeed or not: no backoff, for its holder has
-/// to renew it several times within [`DEADLINE`], and the others have to see that it did not.
+/// The time between two reads or renewals, whether they succeed or not. There is no backoff, because the holder has to
+/// renew the Lease several times within [`RENEW_DEADLINE`], and the others have to notice a missed renewal.
 const RENEW_INTERVAL: Duration = Duration::from_secs(2);
-/// So long after its last renewal its holder stops writing: well before another may begin.
+/// The time after the last renewal at which the holder stops writing. It ends well before another replica may acquire
+/// the Lease.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A Lease that is sought, held, and given back.
+/// Acquires, renews and releases a Lease.
 pub struct Leadership {
     api: Api<Lease>,
     name: String,
     identity: String,
-    /// The newest version, and since when it has been the newest: clocks of others are not believed.
+    /// The latest resource version, and the local time at which it was first seen. Clocks of other replicas are not
+    /// trusted.
     last_seen: Option<(Option<String>, Instant)>,
     renewed_at: Option<Instant>,
 }
 
-/// What to do about a Lease.
+/// The next action on a Lease.
 #[derive(Debug, PartialEq, Eq)]
 enum LeaseAction {
-    /// There is none.
+    /// There is no Lease.
     Create,
-    /// It is nobody's, or its holder is silent.
+    /// The Lease has no holder or has expired.
     Acquire,
-    /// It is ours.
+    /// This replica holds the Lease.
     Renew,
-    /// It is another's.
+    /// Another replica holds the Lease.
     Wait,
 }
 
-/// Decides for `me` about a Lease that has not changed for a time.
-fn next_action(lease: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> LeaseAction {
+/// Decides the action of the replica `me` on a Lease that has been unchanged for a time.
+fn next_action(lease: Option<&LeaseSpec>, identity: &str, unchanged: Duration) -> LeaseAction {
     let Some(lease) = lease else { return LeaseAction::Create };
     let holder = lease.holder_identity.as_deref().unwrap_or_default();
     let seconds = lease.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    if holder == me {
+    if holder == identity {
         LeaseAction::Renew
     } else if holder.is_empty() || unchanged > seconds.map_or(LEASE_DURATION, Duration::from_secs) {
         LeaseAction::Acquire
@@ -60,53 +62,53 @@ fn next_action(lease: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> Leas
 }
 
 impl Leadership {
-    /// The Lease of this name; `identity` must be another for every replica.
+    /// Creates a candidate for the Lease of this name. `identity` must be unique among replicas.
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
         let api = Api::namespaced(client, namespace);
         Self { api, name: name.to_owned(), identity: identity.to_owned(), last_seen: None, renewed_at: None }
     }
 
-    /// Seeks the Lease and says whether it is held, until it is stopped; then gives it back. The first answer of the API
-    /// server wakes those who wait for `leading` even if another replica holds the Lease.
+    /// Acquires and renews the Lease and publishes whether it is held, until it is stopped; then releases it. The first
+    /// response of the API server marks `leading` as changed even if another replica holds the Lease.
     pub async fn run(mut self, leading: watch::Sender<bool>, stop: CancellationToken) {
-        let (mut trouble, mut answered) = (false, false);
+        let (mut is_failing, mut has_response) = (false, false);
         loop {
             let outcome = timeout(REQUEST_TIMEOUT, self.try_acquire_or_renew()).await;
-            let first = matches!(outcome, Ok(Ok(()))) && !std::mem::replace(&mut answered, true);
+            let is_first = matches!(outcome, Ok(Ok(()))) && !std::mem::replace(&mut has_response, true);
             match outcome {
-                Ok(Ok(())) if trouble => {
-                    trouble = false;
-                    tracing::info!(lease = self.name, "can be sought and renewed again");
+                Ok(Ok(())) if is_failing => {
+                    is_failing = false;
+                    tracing::info!(lease = self.name, "the Lease can be acquired and renewed again");
                 }
                 Ok(Ok(())) => {}
-                // Somebody else was faster.
+                // Another replica was faster.
                 Ok(Err(kube::Error::Api(status))) if status.is_conflict() => {}
-                failed if !trouble => {
-                    trouble = true;
-                    let why = match failed {
+                failure if !is_failing => {
+                    is_failing = true;
+                    let reason = match failure {
                         Ok(Err(error)) => describe_error(&error),
-                        _ => format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()),
+                        _ => format!("no response within {} s", REQUEST_TIMEOUT.as_secs()),
                     };
                     tracing::warn!(
                         lease = self.name,
-                        "cannot be sought or renewed: {why}; it is tried again"
+                        "the Lease cannot be acquired or renewed: {reason}; retrying"
                     );
                 }
                 _ => {}
             }
             let held = self.renewed_at.is_some_and(|renewed| renewed.elapsed() < RENEW_DEADLINE);
-            let news = *leading.borrow() != held;
-            if news || first {
+            let is_changed = *leading.borrow() != held;
+            if is_changed || is_first {
                 leading.send_replace(held);
             }
-            match (news, held) {
+            match (is_changed, held) {
                 (true, true) => tracing::info!(
                     lease = self.name,
                     identity = self.identity,
-                    "holds the lease and writes statuses"
+                    "holds the Lease; this replica writes statuses"
                 ),
                 (true, false) => {
-                    tracing::warn!(lease = self.name, "lost the lease; another replica may write statuses");
+                    tracing::warn!(lease = self.name, "lost the Lease; another replica may write statuses");
                 }
                 _ => {}
             }
@@ -117,22 +119,22 @@ impl Leadership {
         leading.send_replace(false);
         if self.renewed_at.is_some() && !matches!(timeout(REQUEST_TIMEOUT, self.release()).await, Ok(Ok(())))
         {
-            tracing::debug!(lease = self.name, "could not be given back; it runs out");
+            tracing::debug!(lease = self.name, "the Lease could not be released; it will expire");
         }
     }
 
-    /// One look, and one step.
+    /// Reads the Lease once and takes the next action.
     async fn try_acquire_or_renew(&mut self) -> kube::Result<()> {
         let lease = self.api.get_opt(&self.name).await?;
         let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
-        let since = match &self.last_seen {
-            Some((seen, since)) if *seen == version => *since,
+        let unchanged_since = match &self.last_seen {
+            Some((seen_version, unchanged_since)) if *seen_version == version => *unchanged_since,
             _ => Instant::now(),
         };
-        self.last_seen = Some((version, since));
+        self.last_seen = Some((version, unchanged_since));
         let spec = lease.as_ref().map(|lease| lease.spec.clone().unwrap_or_default());
-        let asked = Instant::now();
-        let written = match (next_action(spec.as_ref(), &self.identity, since.elapsed()), lease) {
+        let requested_at = Instant::now();
+        let written = match (next_action(spec.as_ref(), &self.identity, unchanged_since.elapsed()), lease) {
             (LeaseAction::Wait, _) => {
                 self.renewed_at = None;
                 return Ok(());
@@ -154,11 +156,11 @@ impl Leadership {
             }
         };
         self.last_seen = Some((written.metadata.resource_version, Instant::now()));
-        self.renewed_at = Some(asked);
+        self.renewed_at = Some(requested_at);
         Ok(())
     }
 
-    /// The version in it makes sure that nobody else was faster.
+    /// Replaces the Lease. Its resource version makes the write fail with a conflict if another replica was faster.
     async fn replace(&self, lease: &Lease) -> kube::Result<Lease> {
         self.api.replace(&self.name, &post_params(), lease).await
     }

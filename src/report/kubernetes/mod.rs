@@ -1,9 +1,9 @@
-//! Tells the truth to an API server: statuses and events of the objects that it holds.
+//! Writes statuses and events of declared objects to the API server.
 //!
-//! Promises that a status is written only if it differs from what the object shows, one write at a time for
-//! each object and few for all, that a write that fails is tried again while nothing waits for it, and that of
-//! several replicas the one that holds the Lease writes. Never reads what it could be told, never touches
-//! another manager's conditions, and never decides anything about servers.
+//! Promises that a status is written only if it differs from the stored one, with one write at a time per object and
+//! few in total, that a failed write is retried without blocking anything, and that of several replicas only the one
+//! that holds the Lease writes. Never polls what a watch delivers, never changes the conditions of another field
+//! manager, and never decides anything about servers.
 
 mod events;
 mod lease;
@@ -23,25 +23,26 @@ use crate::source::StoredStatuses;
 
 pub use lease::Leadership;
 
-/// What is told, and to whom.
+/// The inputs of the writers.
 pub struct WriterInputs {
     /// The API server.
     pub client: Client,
-    /// What is true.
+    /// The current statuses.
     pub store: watch::Receiver<StatusSnapshot>,
-    /// What the objects show.
+    /// The statuses that are stored in the API server.
     pub stored_statuses: watch::Receiver<StoredStatuses>,
-    /// Whether it is this replica that writes.
+    /// True while this replica is the leader.
     pub leading: watch::Receiver<bool>,
-    /// What this replica calls itself in events.
+    /// The reporting instance of events.
     pub instance: Arc<str>,
 }
 
 /// Writes until it is stopped.
 pub async fn run_writers(inputs: WriterInputs, stop: CancellationToken) {
-    let WriterInputs { client, store, stored_statuses: shown, leading, instance } = inputs;
-    let servers = status_writer::server_writer(&client).run(store.clone(), shown.clone(), leading.clone());
-    let skills = status_writer::skill_writer(&client).run(store.clone(), shown, leading.clone());
+    let WriterInputs { client, store, stored_statuses, leading, instance } = inputs;
+    let servers =
+        status_writer::server_writer(&client).run(store.clone(), stored_statuses.clone(), leading.clone());
+    let skills = status_writer::skill_writer(&client).run(store.clone(), stored_statuses, leading.clone());
     let events = events::write_events(client, instance, store, leading);
     let all = Box::pin(async { tokio::join!(servers, skills, events) });
     stop.run_until_cancelled(all).await;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-/// Names who writes, as the API server notes it of every field.
+/// The field manager of all writes.
 pub(super) const FIELD_MANAGER: &str = "evenkeel";
-/// Limits how long one request may take.
+/// The timeout of one request.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! Brings the statuses that objects show to what is true.
+//! Writes the current statuses to objects in the API server.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -28,11 +28,11 @@ use crate::resource::{
 };
 use crate::source::{StoredStatus, StoredStatuses};
 
-/// Writes under way at once.
+/// The maximum number of concurrent writes.
 const MAX_CONCURRENT_WRITES: usize = 8;
-/// The time between two writes of one object.
+/// The minimum time between two writes of one object.
 const OBJECT_WRITE_INTERVAL: Duration = Duration::from_millis(300);
-/// The delays before a write that failed is tried again.
+/// The delays before a failed write is retried.
 const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(1) };
 
 type DesiredStatuses<S, T> = OrdMap<ObjectKey, Arc<StatusObject<S, T>>>;
@@ -46,16 +46,16 @@ pub(super) struct StatusWriter<S, T> {
     stored_of: fn(&StoredStatuses) -> &StoredStatusMap<T>,
     desired: DesiredStatuses<S, T>,
     stored: StoredStatusMap<T>,
-    /// The last write of each object, until it shows something newer.
+    /// The last write of each object, until a newer version is stored.
     last_writes: HashMap<ObjectKey, CompletedWrite<T>>,
     conflicts: WriteConflicts,
-    /// What is to be written, by when it is due.
+    /// The objects to write, by due time.
     queue: BTreeSet<(Instant, ObjectKey)>,
     jobs: HashMap<ObjectKey, WriteJob>,
     writes_in_flight: JoinSet<(ObjectKey, T, Result<DynamicObject, WriteError>)>,
 }
 
-/// A write that is to be done or under way.
+/// A write that is queued or in flight.
 #[derive(Clone, Copy)]
 struct WriteJob {
     due: Instant,
@@ -63,19 +63,19 @@ struct WriteJob {
     backoff: Backoff,
 }
 
-/// A write that was done.
+/// A completed write.
 struct CompletedWrite<T> {
     requested: T,
     returned: StoredStatus<T>,
     at: Instant,
 }
 
-/// A write that has to be done.
+/// A write that is needed.
 struct PendingWrite<T> {
     status: T,
-    /// How long it may wait for more to tell.
+    /// The time for which it may be delayed to include further changes.
     delay: Duration,
-    /// Of the object that it is for.
+    /// The resource version of the object that it applies to.
     resource_version: u64,
 }
 
@@ -83,37 +83,42 @@ struct PendingWrite<T> {
 enum WriteError {
     #[error("{}", describe_error(.0))]
     Request(#[from] kube::Error),
-    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    #[error("no response within {} s", REQUEST_TIMEOUT.as_secs())]
     Timeout,
 }
 
-/// Writes the statuses of servers.
+/// Creates the writer for statuses of servers.
 pub(super) fn server_writer(client: &Client) -> StatusWriter<McpServerSpec, McpServerStatus> {
     StatusWriter::new(
         client,
         ApiResource::erase::<McpServer>(&()),
-        |store| &store.servers,
-        |shown| &shown.servers,
+        |snapshot| &snapshot.servers,
+        |stored| &stored.servers,
     )
 }
 
-/// Writes the statuses of skills.
+/// Creates the writer for statuses of skills.
 pub(super) fn skill_writer(client: &Client) -> StatusWriter<SkillSpec, SkillStatus> {
-    StatusWriter::new(client, ApiResource::erase::<Skill>(&()), |store| &store.skills, |shown| &shown.skills)
+    StatusWriter::new(
+        client,
+        ApiResource::erase::<Skill>(&()),
+        |snapshot| &snapshot.skills,
+        |stored| &stored.skills,
+    )
 }
 
 impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusWriter<S, T> {
     fn new(
         client: &Client,
         resource: ApiResource,
-        wanted_of: fn(&StatusSnapshot) -> &DesiredStatuses<S, T>,
-        shown_of: fn(&StoredStatuses) -> &StoredStatusMap<T>,
+        desired_of: fn(&StatusSnapshot) -> &DesiredStatuses<S, T>,
+        stored_of: fn(&StoredStatuses) -> &StoredStatusMap<T>,
     ) -> Self {
         Self {
             client: client.clone(),
             resource,
-            desired_of: wanted_of,
-            stored_of: shown_of,
+            desired_of,
+            stored_of,
             desired: OrdMap::new(),
             stored: OrdMap::new(),
             last_writes: HashMap::new(),
@@ -124,60 +129,60 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         }
     }
 
-    /// Runs for good. A replica that does not lead keeps the queue and writes nothing.
+    /// Runs until the inputs are closed. A replica that is not the leader keeps the queue and writes nothing.
     pub async fn run(
         mut self,
-        mut store: watch::Receiver<StatusSnapshot>,
-        mut shown: watch::Receiver<StoredStatuses>,
+        mut snapshots: watch::Receiver<StatusSnapshot>,
+        mut stored_statuses: watch::Receiver<StoredStatuses>,
         mut leading: watch::Receiver<bool>,
     ) {
-        let mut led = false;
+        let mut was_leader = false;
         loop {
             let now = Instant::now();
-            let wanted = (self.desired_of)(&store.borrow_and_update()).clone();
-            let statuses = (self.stored_of)(&shown.borrow_and_update()).clone();
-            let leads = *leading.borrow_and_update();
-            if leads && !led {
-                // Another replica wrote since.
+            let desired = (self.desired_of)(&snapshots.borrow_and_update()).clone();
+            let stored = (self.stored_of)(&stored_statuses.borrow_and_update()).clone();
+            let is_leader = *leading.borrow_and_update();
+            if is_leader && !was_leader {
+                // Another replica has written since.
                 self.last_writes.clear();
                 self.conflicts.clear();
             }
-            led = leads;
-            self.apply(wanted, statuses, now);
-            if leads {
+            was_leader = is_leader;
+            self.apply(desired, stored, now);
+            if is_leader {
                 self.start_writes(now);
             }
             let next = self
                 .queue
                 .first()
                 .map(|(due, _)| *due)
-                .filter(|_| leads && self.writes_in_flight.len() < MAX_CONCURRENT_WRITES);
+                .filter(|_| is_leader && self.writes_in_flight.len() < MAX_CONCURRENT_WRITES);
             tokio::select! {
-                changed = store.changed() => if changed.is_err() { return },
-                changed = shown.changed() => if changed.is_err() { return },
+                changed = snapshots.changed() => if changed.is_err() { return },
+                changed = stored_statuses.changed() => if changed.is_err() { return },
                 changed = leading.changed() => if changed.is_err() { return },
-                Some(Ok((key, asked, outcome))) = self.writes_in_flight.join_next() => self.finish_write(&key, asked, outcome),
+                Some(Ok((key, requested, outcome))) = self.writes_in_flight.join_next() => self.finish_write(&key, requested, outcome),
                 () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
             }
         }
     }
 
-    /// Takes up what is true and what is shown: costs what changed.
-    fn apply(&mut self, wanted: DesiredStatuses<S, T>, shown: StoredStatusMap<T>, now: Instant) {
-        let mut news = BTreeSet::new();
-        for item in self.desired.diff(&wanted) {
+    /// Applies the current and the stored statuses. The cost depends on the number of changes.
+    fn apply(&mut self, desired: DesiredStatuses<S, T>, stored: StoredStatusMap<T>, now: Instant) {
+        let mut changed = BTreeSet::new();
+        for item in self.desired.diff(&desired) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 item;
-            news.insert(key.clone());
+            changed.insert(key.clone());
         }
-        for item in self.stored.diff(&shown) {
+        for item in self.stored.diff(&stored) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 item;
-            news.insert(key.clone());
+            changed.insert(key.clone());
         }
-        self.desired = wanted;
-        self.stored = shown;
-        for key in news {
+        self.desired = desired;
+        self.stored = stored;
+        for key in changed {
             if !self.jobs.get(&key).is_some_and(|job| job.in_flight) {
                 self.detect_overwrite(&key, now);
             }
@@ -185,63 +190,67 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         }
     }
 
-    /// Notices that somebody else wrote over what we wrote.
+    /// Detects that another writer has overwritten our last write.
     fn detect_overwrite(&mut self, key: &ObjectKey, now: Instant) {
-        let (Some(shown), Some(CompletedWrite { returned: gave, .. })) =
+        let (Some(stored), Some(CompletedWrite { returned, .. })) =
             (self.stored.get(key), self.last_writes.get(key))
         else {
             return;
         };
-        let newer = shown.uid == gave.uid && shown.resource_version > gave.resource_version;
-        if newer
-            && !same_owned_fields(shown.status.as_ref(), gave.status.as_ref())
-            && self.conflicts.record_overwrite(key, shown.resource_version, now)
+        let is_newer = stored.uid == returned.uid && stored.resource_version > returned.resource_version;
+        if is_newer
+            && !same_owned_fields(stored.status.as_ref(), returned.status.as_ref())
+            && self.conflicts.record_overwrite(key, stored.resource_version, now)
         {
             tracing::warn!(
                 resource = %format!("{}/{key}", self.resource.kind),
-                "somebody else writes the status that is written here, again and again: another installation of \
-                 evenkeel that serves this namespace too, with a Lease of its own? Let one serve it; until then statuses \
-                 that are written over are written less often"
+                "another client keeps overwriting this status, possibly a second evenkeel installation with its own \
+                 Lease; let only one installation serve this namespace; until then overwritten statuses are written less \
+                 often"
             );
         }
     }
 
-    /// What the object shows as far as it is known: the watch may be behind our own last write. `None` while
-    /// the watch has not told of it.
+    /// Returns the stored status of an object, or the result of our own last write if that is newer than the watch.
+    /// `None` until the watch has delivered the object.
     fn current_stored(&self, key: &ObjectKey, uid: &str) -> Option<&StoredStatus<T>> {
-        let shown = self.stored.get(key).filter(|shown| *shown.uid == *uid)?;
-        let written = self.last_writes.get(key).map(|written| &written.returned);
-        let newer =
-            |gave: &&StoredStatus<T>| *gave.uid == *uid && shown.resource_version <= gave.resource_version;
-        Some(written.filter(newer).unwrap_or(shown))
+        let stored = self.stored.get(key).filter(|stored| *stored.uid == *uid)?;
+        let last_write = self.last_writes.get(key).map(|last_write| &last_write.returned);
+        let is_newer = |returned: &&StoredStatus<T>| {
+            *returned.uid == *uid && stored.resource_version <= returned.resource_version
+        };
+        Some(last_write.filter(is_newer).unwrap_or(stored))
     }
 
-    /// What is to be shown of an object, and its uid. One that is being deleted is declared no more, and says so.
+    /// Returns the uid of an object and the status that it should have. An object that is being deleted is no longer
+    /// declared and gets a final status.
     fn desired_status(&self, key: &ObjectKey) -> Option<(Arc<str>, T)> {
-        let leaving =
-            self.stored.get(key).and_then(|shown| Some((shown.uid.clone(), shown.terminating_generation?)));
-        if let Some((uid, generation)) = leaving {
+        let terminating = self
+            .stored
+            .get(key)
+            .and_then(|stored| Some((stored.uid.clone(), stored.terminating_generation?)));
+        if let Some((uid, generation)) = terminating {
             return Some((uid, removed_status(generation, Timestamp::now())));
         }
         self.desired.get(key).map(|object| (object.declared.meta.uid.clone(), object.status.clone()))
     }
 
-    /// What has to be written to an object, if anything.
+    /// Returns the write that an object needs, if any.
     fn pending_write(&self, key: &ObjectKey) -> Option<PendingWrite<T>> {
-        let (uid, wanted) = self.desired_status(key)?;
-        let believed = self.current_stored(key, &uid)?;
-        let wait = write_delay(&wanted, believed.status.as_ref());
-        let status = status_to_write(wanted, believed.status.as_ref())?;
-        // The server made something else of it, and would again.
-        let asked_before = self.last_writes.get(key).is_some_and(|written| {
-            written.requested == status
-                && written.returned.uid == believed.uid
-                && written.returned.status == believed.status
+        let (uid, desired) = self.desired_status(key)?;
+        let stored = self.current_stored(key, &uid)?;
+        let delay = write_delay(&desired, stored.status.as_ref());
+        let status = status_to_write(desired, stored.status.as_ref())?;
+        // The API server has changed this status on write, and would do so again.
+        let already_requested = self.last_writes.get(key).is_some_and(|last_write| {
+            last_write.requested == status
+                && last_write.returned.uid == stored.uid
+                && last_write.returned.status == stored.status
         });
-        (!asked_before).then_some(PendingWrite {
+        (!already_requested).then_some(PendingWrite {
             status,
-            delay: wait,
-            resource_version: believed.resource_version,
+            delay,
+            resource_version: stored.resource_version,
         })
     }
 
@@ -249,7 +258,7 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         if self.jobs.get(key).is_some_and(|job| job.in_flight) {
             return;
         }
-        let Some(PendingWrite { delay: wait, .. }) = self.pending_write(key) else {
+        let Some(PendingWrite { delay, .. }) = self.pending_write(key) else {
             if let Some(job) = self.jobs.remove(key) {
                 self.queue.remove(&(job.due, key.clone()));
             }
@@ -259,11 +268,11 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
             }
             return;
         };
-        let pause = self.conflicts.write_delay(key, now).max(OBJECT_WRITE_INTERVAL);
-        let last = self.last_writes.get(key).map_or(now, |written| written.at + pause);
-        let due = (now + wait).max(last);
+        let interval = self.conflicts.write_delay(key, now).max(OBJECT_WRITE_INTERVAL);
+        let earliest = self.last_writes.get(key).map_or(now, |last_write| last_write.at + interval);
+        let due = (now + delay).max(earliest);
         match self.jobs.get_mut(key) {
-            // After a failure the delay holds, else the earliest of all reasons.
+            // After a failure the backoff decides, otherwise the earliest due time.
             Some(job) if job.backoff.failures() > 0 || job.due <= due => {}
             Some(job) => {
                 self.queue.remove(&(job.due, key.clone()));
@@ -284,22 +293,21 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
             && due <= now
         {
             self.queue.pop_first();
-            let Some(PendingWrite { status, resource_version: version, .. }) = self.pending_write(&key)
-            else {
+            let Some(PendingWrite { status, resource_version, .. }) = self.pending_write(&key) else {
                 self.jobs.remove(&key);
                 continue;
             };
             if let Some(job) = self.jobs.get_mut(&key) {
                 job.in_flight = true;
             }
-            // Not the types themselves: a spec that does not decode must not hide that its status was written.
+            // A dynamic object, because a spec that does not decode must not hide that the status was written.
             let api: Api<DynamicObject> =
                 Api::namespaced_with(self.client.clone(), &key.namespace, &self.resource);
             let body = json!({
                 "apiVersion": API_VERSION,
                 "kind": self.resource.kind,
-                // Of another object of the same name, or of a newer generation, it need not be true.
-                "metadata": { "name": &*key.name, "namespace": &*key.namespace, "resourceVersion": version.to_string() },
+                // The status need not apply to another object of the same name or to a newer generation.
+                "metadata": { "name": &*key.name, "namespace": &*key.namespace, "resourceVersion": resource_version.to_string() },
                 "status": &status,
             });
             self.writes_in_flight.spawn(async move {
@@ -307,7 +315,7 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
                 let patch = Patch::Apply(body);
                 let outcome =
                     match timeout(REQUEST_TIMEOUT, api.patch_status(&key.name, &params, &patch)).await {
-                        Ok(answer) => answer.map_err(WriteError::from),
+                        Ok(response) => response.map_err(WriteError::from),
                         Err(_) => Err(WriteError::Timeout),
                     };
                 (key, status, outcome)
@@ -315,16 +323,16 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
         }
     }
 
-    fn finish_write(&mut self, key: &ObjectKey, asked: T, outcome: Result<DynamicObject, WriteError>) {
+    fn finish_write(&mut self, key: &ObjectKey, requested: T, outcome: Result<DynamicObject, WriteError>) {
         let now = Instant::now();
         let Some(mut job) = self.jobs.remove(key) else { return };
         match outcome {
             Ok(DynamicObject { metadata, mut data, .. }) => {
-                let version = metadata.resource_version.and_then(|text| text.parse().ok());
+                let resource_version = metadata.resource_version.and_then(|text| text.parse().ok());
                 let status = data.get_mut("status").map(Value::take).unwrap_or_default();
-                let gave = StoredStatus {
+                let returned = StoredStatus {
                     uid: metadata.uid.unwrap_or_default().into(),
-                    resource_version: version.unwrap_or_default(),
+                    resource_version: resource_version.unwrap_or_default(),
                     status: serde_json::from_value(status).ok(),
                     terminating_generation: None,
                 };
@@ -334,13 +342,12 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
                 } else {
                     tracing::info!(%resource, "the status can be written again");
                 }
-                self.last_writes
-                    .insert(key.clone(), CompletedWrite { requested: asked, returned: gave, at: now });
+                self.last_writes.insert(key.clone(), CompletedWrite { requested, returned, at: now });
                 self.schedule(key, now);
             }
-            // It is gone: the watch tells so soon.
+            // The object was deleted: the watch will deliver that.
             Err(WriteError::Request(kube::Error::Api(status))) if status.is_not_found() => {}
-            // It has changed: the watch tells so soon, or has already.
+            // The object has changed: the watch will deliver that, or already has.
             Err(WriteError::Request(kube::Error::Api(status))) if status.is_conflict() => {
                 self.detect_overwrite(key, now);
                 self.reschedule(
@@ -351,21 +358,21 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
             }
             Err(error) => {
                 if !matches!(error, WriteError::Request(kube::Error::Api(_))) {
-                    // It may have been written all the same: then what shows next is ours.
+                    // The write may have succeeded: then the next stored status is our own.
                     self.last_writes.remove(key);
                 }
                 if job.backoff.failures() == 0 {
                     tracing::warn!(
                         resource = %format!("{}/{key}", self.resource.kind),
-                        "the status cannot be written: {error}; it is tried again"
+                        "the status cannot be written: {error}; retrying"
                     );
                 }
-                let asked = match &error {
+                let requested_delay = match &error {
                     WriteError::Request(kube::Error::Api(status)) => retry_after(status),
                     _ => None,
                 };
-                let asked = asked.map(|asked| asked.min(RETRY_DELAYS.max));
-                let delay = job.backoff.record_failure(RETRY_DELAYS, jitter(), asked);
+                let requested_delay = requested_delay.map(|delay| delay.min(RETRY_DELAYS.max));
+                let delay = job.backoff.record_failure(RETRY_DELAYS, jitter(), requested_delay);
                 self.reschedule(key, job, now + delay);
             }
         }

@@ -1,4 +1,4 @@
-//! Whether somebody else writes the statuses that are ours to write. Pure.
+//! Detects other writers of the statuses that evenkeel writes. Pure functions.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,68 +7,69 @@ use tokio::time::Instant;
 
 use crate::resource::ObjectKey;
 
-/// So often a status may be written over before that is a habit: a person may try something.
+/// The number of overwrites at which a conflict is assumed. Fewer may be manual edits.
 const MIN_CONFLICTS: u32 = 3;
-/// The longest time before such a status is written again.
+/// The maximum delay before an overwritten status is written again.
 const MAX_WRITE_DELAY: Duration = Duration::from_mins(1);
-/// After so long a time without it, it is over.
+/// The time without an overwrite after which a conflict is over.
 const CONFLICT_EXPIRY: Duration = Duration::from_mins(5);
 
-/// The statuses that were written over.
+/// The statuses that were overwritten.
 #[derive(Default)]
 pub(super) struct WriteConflicts {
     by_object: HashMap<ObjectKey, WriteConflict>,
     warned: bool,
 }
 
+/// The overwrites of one status.
 struct WriteConflict {
     count: u32,
-    /// Of the object as somebody else left it.
+    /// The resource version of the object after the last overwrite.
     resource_version: u64,
     last_at: Instant,
 }
 
 impl WriteConflicts {
-    /// Takes note that an object shows what somebody else wrote, in this version of it. True if that is to be told:
-    /// once, when it has become a habit.
-    pub fn record_overwrite(&mut self, key: &ObjectKey, version: u64, now: Instant) -> bool {
-        let contest = self.by_object.entry(key.clone()).or_insert(WriteConflict {
+    /// Records that another writer has overwritten a status, in this resource version of the object. True if a warning
+    /// is to be logged: once, when overwrites repeat.
+    pub fn record_overwrite(&mut self, key: &ObjectKey, resource_version: u64, now: Instant) -> bool {
+        let conflict = self.by_object.entry(key.clone()).or_insert(WriteConflict {
             count: 0,
             resource_version: 0,
             last_at: now,
         });
-        if contest.resource_version == version {
+        if conflict.resource_version == resource_version {
             return false;
         }
-        let over = now - contest.last_at > CONFLICT_EXPIRY;
-        *contest = WriteConflict {
-            count: if over { 1 } else { contest.count + 1 },
-            resource_version: version,
+        let is_expired = now - conflict.last_at > CONFLICT_EXPIRY;
+        *conflict = WriteConflict {
+            count: if is_expired { 1 } else { conflict.count + 1 },
+            resource_version,
             last_at: now,
         };
-        let tell = !self.warned && contest.count >= MIN_CONFLICTS;
-        self.warned |= tell;
-        tell
+        let warn = !self.warned && conflict.count >= MIN_CONFLICTS;
+        self.warned |= warn;
+        warn
     }
 
-    /// How long after our last write the next one has to wait.
+    /// Returns the minimum time between our last write and the next one.
     pub fn write_delay(&self, key: &ObjectKey, now: Instant) -> Duration {
         match self.by_object.get(key) {
-            Some(WriteConflict { count: times @ MIN_CONFLICTS.., last_at: last, .. })
-                if now - *last <= CONFLICT_EXPIRY =>
+            Some(WriteConflict { count: count @ MIN_CONFLICTS.., last_at, .. })
+                if now - *last_at <= CONFLICT_EXPIRY =>
             {
-                Duration::from_secs(1 << (times - MIN_CONFLICTS + 1).min(6)).min(MAX_WRITE_DELAY)
+                Duration::from_secs(1 << (count - MIN_CONFLICTS + 1).min(6)).min(MAX_WRITE_DELAY)
             }
             _ => Duration::ZERO,
         }
     }
 
-    /// The object is gone.
+    /// Removes an object that no longer exists.
     pub fn remove(&mut self, key: &ObjectKey) {
         self.by_object.remove(key);
     }
 
-    /// Somebody else was to write meanwhile.
+    /// Removes all records, because another replica was the leader meanwhile.
     pub fn clear(&mut self) {
         self.by_object.clear();
     }
@@ -83,8 +84,8 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let [one, other] = ["a", "b"].map(|name| ObjectKey::new("n", name));
-        let mut contests = WriteConflicts::default();
-        for (key, version, second, tells, pause) in [
+        let mut conflicts = WriteConflicts::default();
+        for (key, version, second, warns, delay) in [
             (&one, 1, 0, false, 0),
             (&one, 1, 1, false, 0),
             (&one, 2, 1, false, 0),
@@ -100,11 +101,11 @@ mod tests {
             (&one, 12, 10, false, 60),
             (&one, 13, 400, false, 0),
         ] {
-            assert_eq!(contests.record_overwrite(key, version, at(second)), tells, "{key} {version}");
-            assert_eq!(contests.write_delay(key, at(second)), Duration::from_secs(pause), "{key} {version}");
+            assert_eq!(conflicts.record_overwrite(key, version, at(second)), warns, "{key} {version}");
+            assert_eq!(conflicts.write_delay(key, at(second)), Duration::from_secs(delay), "{key} {version}");
         }
-        assert_eq!(contests.write_delay(&other, at(400)), Duration::ZERO, "it is over");
-        contests.remove(&one);
-        assert_eq!(contests.by_object.len(), 1);
+        assert_eq!(conflicts.write_delay(&other, at(400)), Duration::ZERO, "the conflict is over");
+        conflicts.remove(&one);
+        assert_eq!(conflicts.by_object.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! How far all servers are together, in the status of the source.
+//! Server counts in the status of the source.
 
 use std::sync::Arc;
 
@@ -9,29 +9,29 @@ use crate::report::source::ServerCounts;
 use crate::resource::{ConditionType, McpServerStatus};
 
 impl Reporter {
-    /// Takes up what is said of a server in place of what was said before: costs that server, and not the fleet.
+    /// Replaces the contribution of one server to the counts. The cost does not depend on the size of the fleet.
     pub(super) fn update_counts(
         &mut self,
         before: Option<&McpServerStatus>,
         after: Option<&McpServerStatus>,
     ) {
-        let one = |status: Option<&McpServerStatus>| status.map_or_else(ServerCounts::default, counts_of);
-        let (before, after) = (one(before), one(after));
+        let count = |status: Option<&McpServerStatus>| status.map_or_else(ServerCounts::default, counts_of);
+        let (before, after) = (count(before), count(after));
         let ServerCounts { servers, attached, tools } = &mut self.counts;
         *servers = (*servers + after.servers).saturating_sub(before.servers);
         *attached = (*attached + after.attached).saturating_sub(before.attached);
         *tools = (*tools + after.tools).saturating_sub(before.tools);
     }
 
-    /// Tells what the counts are now, if they differ from what was told.
+    /// Updates the counts in the status of the source, if they changed.
     pub(super) fn publish_counts(&mut self) {
-        if self.store.source.status.counts == self.counts {
+        if self.snapshot.source.status.counts == self.counts {
             return;
         }
-        let mut source = SourceObject::clone(&self.store.source);
+        let mut source = SourceObject::clone(&self.snapshot.source);
         source.status.counts = self.counts;
-        source.resource_version = self.store.next_resource_version();
-        self.store.source = Arc::new(source);
+        source.resource_version = self.snapshot.next_resource_version();
+        self.snapshot.source = Arc::new(source);
     }
 }
 

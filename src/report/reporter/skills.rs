@@ -1,4 +1,4 @@
-//! What is told of skills.
+//! Reporting of skills.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,17 +15,22 @@ use crate::resource::{DeclaredObject, Reason, SkillSpec, SkillStatus};
 use crate::skills::{SkillStates, SyncResults};
 
 impl Reporter {
-    /// Takes up which skills are offered, and where: costs what changed.
-    pub(super) fn apply_skills(&mut self, standings: SkillStates, written: SyncResults, now: Timestamp) {
-        let before = std::mem::replace(&mut self.skill_states, standings).skills;
-        let last = std::mem::replace(&mut self.sync_results, written).by_skill;
+    /// Applies skill states and write results. The cost depends on the number of changes.
+    pub(super) fn apply_skills(
+        &mut self,
+        skill_states: SkillStates,
+        sync_results: SyncResults,
+        now: Timestamp,
+    ) {
+        let old_states = std::mem::replace(&mut self.skill_states, skill_states).skills;
+        let old_results = std::mem::replace(&mut self.sync_results, sync_results).by_skill;
         let mut keys = BTreeSet::new();
-        for change in before.diff(&self.skill_states.skills) {
+        for change in old_states.diff(&self.skill_states.skills) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             keys.insert(key.clone());
         }
-        for change in last.diff(&self.sync_results.by_skill) {
+        for change in old_results.diff(&self.sync_results.by_skill) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
             keys.insert(key.clone());
@@ -39,40 +44,44 @@ impl Reporter {
 
     pub(super) fn update_skill(&mut self, declared: &Arc<DeclaredObject<SkillSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
-        let before = self.store.skills.get(key).cloned();
-        let known = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
-        let earlier = self.stored_statuses.as_ref().and_then(|shown| shown.borrow().skills.get(key).cloned());
-        let earlier = earlier.as_ref().filter(|shown| shown.uid == declared.meta.uid);
-        let earlier = earlier.and_then(|shown| shown.status.as_ref());
-        let standing = self.skill_states.skills.get(key).filter(|standing| standing.uid == declared.meta.uid);
+        let before = self.snapshot.skills.get(key).cloned();
+        let same_object = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
+        let stored_status =
+            self.stored_statuses.as_ref().and_then(|stored| stored.borrow().skills.get(key).cloned());
+        let stored_status = stored_status.as_ref().filter(|stored| stored.uid == declared.meta.uid);
+        let stored_status = stored_status.and_then(|stored| stored.status.as_ref());
+        let state = self.skill_states.skills.get(key).filter(|state| state.uid == declared.meta.uid);
         let status = skill_status(
             declared,
-            standing.map(|standing| &**standing),
+            state.map(|state| &**state),
             &self.sync_results,
-            known.map(|before| &before.status).or(earlier),
+            same_object.map(|before| &before.status).or(stored_status),
             now,
         );
-        if known.is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status) {
+        if same_object
+            .is_some_and(|before| Arc::ptr_eq(&before.declared, declared) && before.status == status)
+        {
             return;
         }
-        self.report_content(declared, known.map(|before| &before.status), &status, now);
-        let last = before.as_ref().map(|before| before.declared.clone());
-        let last = last.or_else(|| self.previous_run.skills.get(key).cloned());
-        self.report_declaration(ObjectKind::Skill, last.as_deref(), declared, now);
-        let told = known.map_or(&[][..], |before| &before.status.conditions);
+        self.report_content(declared, same_object.map(|before| &before.status), &status, now);
+        let previous_declaration = before.as_ref().map(|before| before.declared.clone());
+        let previous_declaration =
+            previous_declaration.or_else(|| self.previous_run.skills.get(key).cloned());
+        self.report_declaration(ObjectKind::Skill, previous_declaration.as_deref(), declared, now);
+        let old_conditions = same_object.map_or(&[][..], |before| &before.status.conditions);
         self.report_conditions(
             ObjectKind::Skill,
             declared,
-            told,
+            old_conditions,
             (&status.conditions, &ConditionMessages::default()),
             now,
         );
-        let resource_version = self.store.next_resource_version();
+        let resource_version = self.snapshot.next_resource_version();
         let object = StatusObject { declared: declared.clone(), status, resource_version };
-        self.store.skills.insert(key.clone(), Arc::new(object));
+        self.snapshot.skills.insert(key.clone(), Arc::new(object));
     }
 
-    /// Tells that a skill has another content, which changes no condition.
+    /// Reports a changed content of a skill, which changes no condition.
     fn report_content(
         &mut self,
         declared: &DeclaredObject<SkillSpec>,
@@ -80,21 +89,27 @@ impl Reporter {
         after: &SkillStatus,
         now: Timestamp,
     ) {
-        let differs = before.is_some_and(|before| {
+        let is_changed = before.is_some_and(|before| {
             before.content_digest.is_some() && before.content_digest != after.content_digest
         });
-        if let Some(digest) = after.content_digest.as_ref().filter(|_| differs) {
-            let message = format!("another content, {digest}");
-            let news = StateChange::new(EventAction::Update, Reason::Updated, Level::INFO, message);
+        if let Some(digest) = after.content_digest.as_ref().filter(|_| is_changed) {
+            let message = format!("content changed to {digest}");
+            let change = StateChange::new(EventAction::Update, Reason::Updated, Level::INFO, message);
             let cause = Cause::current(&self.desired.source);
             let digests = (declared.spec_digest, declared.spec_digest);
-            self.report(Regarding::for_object(ObjectKind::Skill, &declared.meta), &news, cause, digests, now);
+            self.report(
+                Regarding::for_object(ObjectKind::Skill, &declared.meta),
+                &change,
+                cause,
+                digests,
+                now,
+            );
         }
     }
 
     pub(super) fn remove_skill(&mut self, declared: &DeclaredObject<SkillSpec>, now: Timestamp) {
-        self.store.skills.remove(&declared.meta.key);
-        self.store.next_resource_version();
+        self.snapshot.skills.remove(&declared.meta.key);
+        self.snapshot.next_resource_version();
         self.report_removal(ObjectKind::Skill, declared, now);
     }
 }

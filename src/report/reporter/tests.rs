@@ -34,14 +34,14 @@ impl<'a> MakeWriter<'a> for LogLines {
 }
 
 impl LogLines {
-    /// The lines since the last look.
+    /// Returns the lines since the last call.
     fn take(&self) -> Vec<String> {
         let bytes = std::mem::take(&mut *self.0.lock().unwrap());
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 }
 
-/// Runs a test with a reporter, its store and its log.
+/// Runs a test with a reporter, its snapshots and its log.
 fn with_reporter(test: impl FnOnce(Reporter, watch::Receiver<StatusSnapshot>, LogLines)) {
     let lines = LogLines::default();
     let subscriber = tracing_subscriber::fmt()
@@ -93,11 +93,11 @@ fn state_change_is_logged_once() {
                  resource=McpServer/default/b reason=Exited",
             ]
         );
-        // The same again, and a further failure for the same reason.
+        // An unchanged state, and a further failure for the same reason.
         reporter.apply_desired(&both, at(3));
         reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(3));
-        let under_way = Phase::Connecting { attempt: 2, last_problem: Some(problem.clone()) };
-        reporter.apply_observation(observation("b", 1, under_way, None), at(3));
+        let retrying = Phase::Connecting { attempt: 2, last_problem: Some(problem.clone()) };
+        reporter.apply_observation(observation("b", 1, retrying, None), at(3));
         reporter.apply_observation(observation("b", 1, failed(3), None), at(3));
         assert_eq!(lines.take(), [""; 0]);
 
@@ -110,54 +110,54 @@ fn state_change_is_logged_once() {
                 "DEBUG detached resource=McpServer/default/a reason=Detached",
             ]
         );
-        assert!(reporter.observations.len() == 1, "nothing is kept of what is gone");
+        assert!(reporter.observations.len() == 1, "observations of removed servers are dropped");
     });
 }
 
 #[test]
 fn changes_while_stopped_are_reported_once() {
     with_reporter(|mut reporter, _, lines| {
-        let of = |objects: &[(&str, i64)]| Desired {
+        let desired_of = |objects: &[(&str, i64)]| Desired {
             servers: objects
                 .iter()
                 .map(|(name, generation)| (key(name), Arc::new(declared_server(name, *generation))))
                 .collect(),
             ..Desired::default()
         };
-        let mut happened = reporter.subscribe_occurrences();
-        // All that is older than this run; "d" is not.
+        let mut occurrences = reporter.subscribe_occurrences();
+        // All objects but "d" are older than this run.
         reporter.started_at = at(10);
-        let remembered = Arc::new(of(&[("a", 1), ("b", 1), ("c", 1)]));
-        let mut now = of(&[("a", 1), ("b", 2)]);
+        let previous = Arc::new(desired_of(&[("a", 1), ("b", 1), ("c", 1)]));
+        let mut current = desired_of(&[("a", 1), ("b", 2)]);
         let mut created = declared_server("d", 1);
         created.meta.created_at = at(11);
-        now.servers.insert(key("d"), Arc::new(created));
-        now.previous_run = Some(remembered.clone());
-        // Not read to its end, then read, then looked at again.
-        reporter.apply_desired(&Arc::new(now.clone()), at(11));
+        current.servers.insert(key("d"), Arc::new(created));
+        current.previous_run = Some(previous.clone());
+        // First not completely read, then read, then read again.
+        reporter.apply_desired(&Arc::new(current.clone()), at(11));
         for second in 12..14 {
-            now.source = Arc::new(SourceState {
+            current.source = Arc::new(SourceState {
                 foreign_documents: usize::from(second == 13),
                 ..SourceState::clone(&synced_source())
             });
-            reporter.apply_desired(&Arc::new(now.clone()), at(second));
+            reporter.apply_desired(&Arc::new(current.clone()), at(second));
         }
-        let mut told = Vec::new();
-        while let Ok(occurrence) = happened.try_recv() {
+        let mut reported = Vec::new();
+        while let Ok(occurrence) = occurrences.try_recv() {
             if occurrence.action != EventAction::Reconcile {
-                told.push(format!("{} {}", occurrence.regarding.key.name, occurrence.reason));
+                reported.push(format!("{} {}", occurrence.regarding.key.name, occurrence.reason));
             }
         }
-        assert_eq!(told, ["b Updated", "d Created", "c Removed"], "{:?}", lines.take());
-        // Taken away and declared once more: it is not the one of the earlier run.
-        now.servers.remove(&key("a"));
-        reporter.apply_desired(&Arc::new(now.clone()), at(14));
-        let mut again = declared_server("a", 1);
-        (again.meta.created_at, again.meta.uid) = (at(15), "another".into());
-        now.servers.insert(key("a"), Arc::new(again));
-        reporter.apply_desired(&Arc::new(now), at(15));
-        let told = std::iter::from_fn(|| happened.try_recv().ok()).map(|occurrence| occurrence.reason);
-        assert_eq!(told.collect::<Vec<_>>(), [Reason::Removed, Reason::Created]);
+        assert_eq!(reported, ["b Updated", "d Created", "c Removed"], "{:?}", lines.take());
+        // Removed and declared once more: it is not the object of the earlier run.
+        current.servers.remove(&key("a"));
+        reporter.apply_desired(&Arc::new(current.clone()), at(14));
+        let mut recreated = declared_server("a", 1);
+        (recreated.meta.created_at, recreated.meta.uid) = (at(15), "another".into());
+        current.servers.insert(key("a"), Arc::new(recreated));
+        reporter.apply_desired(&Arc::new(current), at(15));
+        let reported = std::iter::from_fn(|| occurrences.try_recv().ok()).map(|occurrence| occurrence.reason);
+        assert_eq!(reported.collect::<Vec<_>>(), [Reason::Removed, Reason::Created]);
     });
 }
 
@@ -169,7 +169,7 @@ fn unchanged_state_is_not_published() {
         reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
         reporter.publish();
         store.borrow_and_update();
-        // The same declarations in another map, the same observation, at another time.
+        // The same declarations in another map and the same observation, later.
         let rebuilt = Desired {
             servers: both.servers.iter().map(|(key, object)| (key.clone(), object.clone())).collect(),
             source: synced_source(),
@@ -196,7 +196,7 @@ fn single_change_updates_a_single_object() {
         reporter.apply_desired(&Arc::new(many), at(2));
         reporter.publish();
         let after = store.borrow_and_update().clone();
-        // The object and the event that tells of it.
+        // The object and its event.
         assert_eq!(after.resource_version, before.resource_version + 2);
         for (key, object) in &after.servers {
             let same = before.servers.get(key).is_some_and(|before| Arc::ptr_eq(before, object));
@@ -212,17 +212,17 @@ fn recreated_object_gets_a_new_status() {
         reporter.apply_desired(&Arc::new(desired(&["a"])), at(1));
         reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
         lines.take();
-        let mut another = declared_server("a", 1);
-        another.meta.uid = "another".into();
-        let mut again = desired(&[]);
-        again.servers.insert(key("a"), Arc::new(another));
-        reporter.apply_desired(&Arc::new(again), at(3));
-        let status = &reporter.store.servers[&key("a")].status;
-        let told = find_condition(&status.conditions, ConditionType::Ready).unwrap();
-        assert_eq!((told.status.as_str(), told.last_transition_time.0), ("False", at(3)));
-        let told: Vec<_> =
+        let mut recreated = declared_server("a", 1);
+        recreated.meta.uid = "another".into();
+        let mut changed = desired(&[]);
+        changed.servers.insert(key("a"), Arc::new(recreated));
+        reporter.apply_desired(&Arc::new(changed), at(3));
+        let status = &reporter.snapshot.servers[&key("a")].status;
+        let actual = find_condition(&status.conditions, ConditionType::Ready).unwrap();
+        assert_eq!((actual.status.as_str(), actual.last_transition_time.0), ("False", at(3)));
+        let actual: Vec<_> =
             lines.take().iter().filter_map(|line| Some(line.rsplit_once('=')?.1.to_owned())).collect();
-        assert_eq!(told, ["Removed", "Created", "Connecting"]);
+        assert_eq!(actual, ["Removed", "Created", "Connecting"]);
     });
 }
 
@@ -230,23 +230,16 @@ fn recreated_object_gets_a_new_status() {
 fn occurrences_carry_both_spec_digests() {
     with_reporter(|mut reporter, _, _| {
         let mut occurrences = reporter.subscribe_occurrences();
-        let mut told = || {
+        let mut drain = || {
             std::iter::from_fn(|| occurrences.try_recv().ok())
                 .map(|occurrence| {
-                    let Occurrence {
-                        action,
-                        warning,
-                        reason,
-                        note,
-                        previous_digest: digest_before,
-                        digest,
-                        ..
-                    } = &*occurrence;
+                    let Occurrence { action, warning, reason, note, previous_digest, digest, .. } =
+                        &*occurrence;
                     let short =
                         |digest: &Option<Digest>| digest.map_or("-".into(), |digest| digest.hex_prefix(2));
-                    let sign = if *warning { "!" } else { "" };
-                    let digests = format!("{}>{}", short(digest_before), short(digest));
-                    format!("{sign}{action:?}/{reason} {note} {digests}")
+                    let prefix = if *warning { "!" } else { "" };
+                    let digests = format!("{}>{}", short(previous_digest), short(digest));
+                    format!("{prefix}{action:?}/{reason} {note} {digests}")
                 })
                 .collect::<Vec<_>>()
         };
@@ -257,8 +250,8 @@ fn occurrences_carry_both_spec_digests() {
         let mut fleet = desired(&["a"]);
         fleet.servers.insert(key("old"), Arc::new(old));
         reporter.apply_desired(&Arc::new(fleet.clone()), at(1));
-        // What an earlier run has seen appear is not told again.
-        assert_eq!(told(), [format!("Create/Created declared in a.yaml:1 ->{one}")]);
+        // An object that was created in an earlier run is not reported again.
+        assert_eq!(drain(), [format!("Create/Created declared in a.yaml:1 ->{one}")]);
 
         let problem = Problem::new(Reason::Exited, "exited with code 3");
         let failed = |attempt| Phase::Failed { problem: problem.clone(), retry_at: Some(at(60)), attempt };
@@ -270,8 +263,8 @@ fn occurrences_carry_both_spec_digests() {
             format!("!Reconcile/Exited exited with code 3 {one}>{one}"),
             format!("Reconcile/Attached attached over stdio, 3 tools {one}>{one}"),
         ];
-        assert_eq!(told(), [&twice[..], &twice[..]].concat());
-        let exited = reporter.store.events.values().find(|event| event.latest.reason == Reason::Exited);
+        assert_eq!(drain(), [&twice[..], &twice[..]].concat());
+        let exited = reporter.snapshot.events.values().find(|event| event.latest.reason == Reason::Exited);
         let exited = exited.unwrap();
         assert_eq!((exited.count, exited.first_at, exited.latest.at), (2, at(2), at(4)));
         assert_eq!(exited.latest.regarding.to_string(), "McpServer/default/a");
@@ -280,19 +273,19 @@ fn occurrences_carry_both_spec_digests() {
         changed.spec_digest = Some(Digest::of(b"2"));
         fleet.servers.insert(key("a"), Arc::new(changed));
         reporter.apply_desired(&Arc::new(fleet.clone()), at(6));
-        assert_eq!(told(), [format!("Update/Updated generation 2, declared in a.yaml:1 {one}>{two}")]);
-        // Read again, and the same.
+        assert_eq!(drain(), [format!("Update/Updated generation 2, declared in a.yaml:1 {one}>{two}")]);
+        // Read again without a change.
         let mut same = declared_server("a", 2);
         same.spec_digest = Some(Digest::of(b"2"));
         fleet.servers.insert(key("a"), Arc::new(same));
         reporter.apply_desired(&Arc::new(fleet.clone()), at(7));
-        assert_eq!(told(), [""; 0]);
+        assert_eq!(drain(), [""; 0]);
 
         fleet.servers.remove(&key("a"));
         reporter.apply_desired(&Arc::new(fleet), at(8));
         reporter.apply_observation(observation("a", 2, Phase::Detached(Reason::Removed), None), at(9));
         assert_eq!(
-            told(),
+            drain(),
             [
                 format!("Delete/Removed no longer declared {two}>-"),
                 "Reconcile/Detached detached ->-".to_owned()
@@ -304,7 +297,7 @@ fn occurrences_carry_both_spec_digests() {
 #[test]
 fn unready_reasons_are_listed_until_ready() {
     with_reporter(|mut reporter, _, _| {
-        assert_eq!(reporter.store.unready_reasons(true).len(), 1, "the source");
+        assert_eq!(reporter.snapshot.unready_reasons(true).len(), 1, "the source");
         let mut required = desired(&["c"]);
         for (name, suspend) in [("a", false), ("b", false), ("d", true)] {
             let mut server = declared_server(name, 1);
@@ -314,23 +307,23 @@ fn unready_reasons_are_listed_until_ready() {
         }
         reporter.apply_desired(&Arc::new(required.clone()), at(1));
         assert_eq!(
-            reporter.store.unready_reasons(true),
+            reporter.snapshot.unready_reasons(true),
             [
                 "McpServer/default/a: Connecting: waiting for an attempt to connect",
                 "McpServer/default/b: Connecting: waiting for an attempt to connect",
             ]
         );
         reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
-        assert_eq!(reporter.store.unready_reasons(true).len(), 1);
+        assert_eq!(reporter.snapshot.unready_reasons(true).len(), 1);
         reporter.apply_observation(observation("b", 1, Phase::Attached, Some(1)), at(3));
-        assert!(reporter.store.unready_reasons(true).is_empty());
-        let gone = Phase::Failed {
+        assert!(reporter.snapshot.unready_reasons(true).is_empty());
+        let failed = Phase::Failed {
             problem: Problem::new(Reason::Exited, "exited"),
             retry_at: Some(at(9)),
             attempt: 2,
         };
-        reporter.apply_observation(observation("a", 1, gone, None), at(4));
-        assert!(reporter.store.unready_reasons(true).is_empty(), "for good");
+        reporter.apply_observation(observation("a", 1, failed, None), at(4));
+        assert!(reporter.snapshot.unready_reasons(true).is_empty(), "readiness is not revoked");
     });
 }
 
@@ -359,8 +352,8 @@ fn source_fault_is_logged_once() {
 #[tokio::test]
 async fn run_follows_its_inputs_until_stopped() {
     let (reporter, mut store) = Reporter::new(source_id(), at(0));
-    let (declare, desired_rx) = watch::channel(Arc::new(Desired::default()));
-    let (observe, observations) = mpsc::unbounded_channel();
+    let (desired_tx, desired_rx) = watch::channel(Arc::new(Desired::default()));
+    let (observation_tx, observations) = mpsc::unbounded_channel();
     let (catalog, publisher, generations) =
         catalog(Some("default".into()), ReservedNames::default(), mpsc::unbounded_channel().0);
     let stop = CancellationToken::new();
@@ -374,14 +367,14 @@ async fn run_follows_its_inputs_until_stopped() {
     };
     let task = tokio::spawn(reporter.run(inputs, stop.clone()));
 
-    // The observation may be read before the declaration that it is about: it waits.
-    observe.send(observation("a", 1, Phase::Attached, Some(1))).unwrap();
-    declare.send(Arc::new(desired(&["a", "b"]))).unwrap();
-    // Both want the name x_t.
+    // An observation may arrive before its declaration: it is kept.
+    observation_tx.send(observation("a", 1, Phase::Attached, Some(1))).unwrap();
+    desired_tx.send(Arc::new(desired(&["a", "b"]))).unwrap();
+    // Both servers claim the name x_t.
     for name in ["a", "b"] {
         publisher.publish(Arc::new(section(name, "x", "t")));
     }
-    let is_told = |store: &StatusSnapshot| {
+    let is_reported = |store: &StatusSnapshot| {
         let reason = |name, kind| {
             let object = store.servers.get(&key(name))?;
             Some(find_condition(&object.status.conditions, kind)?.reason.clone())
@@ -389,14 +382,14 @@ async fn run_follows_its_inputs_until_stopped() {
         reason("a", ConditionType::Ready).is_some_and(|reason| reason == "Attached")
             && reason("b", ConditionType::Accepted).is_some_and(|reason| reason == "NameConflict")
     };
-    store.wait_for(is_told).await.unwrap();
+    store.wait_for(is_reported).await.unwrap();
 
-    // An input that ends is not the end of the others.
-    drop(declare);
+    // A closed input does not end the others.
+    drop(desired_tx);
     drop(publisher);
-    let gone = Phase::Connecting { attempt: 2, last_problem: None };
-    observe.send(observation("a", 1, gone, None)).unwrap();
-    store.wait_for(|store| !is_told(store)).await.unwrap();
+    let reconnecting = Phase::Connecting { attempt: 2, last_problem: None };
+    observation_tx.send(observation("a", 1, reconnecting, None)).unwrap();
+    store.wait_for(|store| !is_reported(store)).await.unwrap();
 
     stop.cancel();
     task.await.unwrap();
@@ -406,27 +399,27 @@ async fn run_follows_its_inputs_until_stopped() {
 #[test]
 fn source_status_counts_servers_and_tools() {
     with_reporter(|mut reporter, store, _| {
-        let told = |reporter: &mut Reporter| {
+        let counts = |reporter: &mut Reporter| {
             reporter.publish();
             let ServerCounts { servers, attached, tools } = store.borrow().source.status.counts;
             (servers, attached, tools)
         };
         reporter.apply_desired(&Arc::new(desired(&["a", "b", "c"])), at(1));
-        assert_eq!(told(&mut reporter), (3, 0, 0));
+        assert_eq!(counts(&mut reporter), (3, 0, 0));
         reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(2));
         reporter.apply_observation(observation("b", 1, Phase::Attached, Some(1)), at(2));
-        assert_eq!(told(&mut reporter), (3, 2, 6));
+        assert_eq!(counts(&mut reporter), (3, 2, 6));
         let version = store.borrow().source.resource_version;
         reporter.apply_observation(observation("a", 1, Phase::Attached, Some(1)), at(3));
-        assert_eq!(told(&mut reporter), (3, 2, 6));
+        assert_eq!(counts(&mut reporter), (3, 2, 6));
         assert_eq!(store.borrow().source.resource_version, version, "written only when it changes");
-        // Another look at the source keeps them.
+        // A further read of the source keeps them.
         let mut dirty = desired(&["b", "c"]);
         dirty.source =
             Arc::new(SourceState { revision: "r2".into(), ..SourceState::clone(&synced_source()) });
         reporter.apply_desired(&Arc::new(dirty), at(4));
-        assert_eq!(told(&mut reporter), (2, 1, 3));
+        assert_eq!(counts(&mut reporter), (2, 1, 3));
         reporter.apply_desired(&Arc::new(Desired { source: synced_source(), ..Desired::default() }), at(5));
-        assert_eq!(told(&mut reporter), (0, 0, 0));
+        assert_eq!(counts(&mut reporter), (0, 0, 0));
     });
 }

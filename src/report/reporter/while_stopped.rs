@@ -1,4 +1,4 @@
-//! What changed while evenkeel was not running.
+//! Removals while evenkeel was not running.
 
 use jiff::Timestamp;
 
@@ -7,16 +7,16 @@ use crate::report::ObjectKind;
 use crate::resource::Desired;
 
 impl Reporter {
-    /// Tells what an earlier run had in force and nobody declares any more.
+    /// Reports the objects that an earlier run had applied and that are no longer declared.
     pub(super) fn report_removals_while_stopped(&mut self, before: &Desired, now: Timestamp) {
-        let remembered = std::mem::take(&mut self.previous_run);
+        let previous = std::mem::take(&mut self.previous_run);
         let desired = self.desired.clone();
-        for (key, declared) in &remembered.servers {
+        for (key, declared) in &previous.servers {
             if !before.servers.contains_key(key) && !desired.servers.contains_key(key) {
                 self.report_removal(ObjectKind::McpServer, declared, now);
             }
         }
-        for (key, declared) in &remembered.skills {
+        for (key, declared) in &previous.skills {
             if !before.skills.contains_key(key) && !desired.skills.contains_key(key) {
                 self.report_removal(ObjectKind::Skill, declared, now);
             }

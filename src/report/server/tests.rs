@@ -20,18 +20,18 @@ fn server_status(
     super::server_status(declared, observation, conflicts, previous, now).0
 }
 
-/// The conditions as one line: `Ready=True/Attached Accepted=…`.
+/// Returns the conditions as one line: `Ready=True/Attached Accepted=…`.
 fn condition_line(status: &McpServerStatus) -> String {
-    let words: Vec<_> = status
+    let parts: Vec<_> = status
         .conditions
         .iter()
-        .map(|told| format!("{}={}/{}", told.type_, told.status, told.reason))
+        .map(|condition| format!("{}={}/{}", condition.type_, condition.status, condition.reason))
         .collect();
-    words.join(" ")
+    parts.join(" ")
 }
 
 fn message(status: &McpServerStatus, kind: ConditionType) -> &str {
-    find_condition(&status.conditions, kind).map_or("", |told| told.message.as_str())
+    find_condition(&status.conditions, kind).map_or("", |condition| condition.message.as_str())
 }
 
 fn problem(reason: Reason) -> Problem {
@@ -46,10 +46,10 @@ fn connecting(attempt: u32, last: Option<Reason>) -> Phase {
     Phase::Connecting { attempt, last_problem: last.map(problem) }
 }
 
-fn rejected(generation: i64, reason: Reason, with_last_good: bool) -> DeclaredObject<McpServerSpec> {
+fn rejected(generation: i64, reason: Reason, with_last_valid: bool) -> DeclaredObject<McpServerSpec> {
     let mut object = declared_server("a", generation);
     object.rejected = Some(problem(reason));
-    if !with_last_good {
+    if !with_last_valid {
         object.spec = None;
         object.endpoint = None;
         object.spec_digest = None;
@@ -71,23 +71,23 @@ fn suspended(generation: i64) -> DeclaredObject<McpServerSpec> {
 
 #[test]
 fn state_determines_the_conditions() {
-    for row in state_cases() {
-        let status = server_status(&row.declared, row.observation.as_ref(), &[], None, at(1));
-        assert_eq!(condition_line(&status), row.conditions, "{}", row.name);
-        assert_eq!(message(&status, ConditionType::Ready), row.ready_message, "{}", row.name);
+    for case in state_cases() {
+        let status = server_status(&case.declared, case.observation.as_ref(), &[], None, at(1));
+        assert_eq!(condition_line(&status), case.conditions, "{}", case.name);
+        assert_eq!(message(&status, ConditionType::Ready), case.ready_message, "{}", case.name);
     }
 }
 
 #[test]
 fn status_invariants_hold_for_every_state() {
-    for row in state_cases() {
-        let name = row.name;
-        let status = server_status(&row.declared, row.observation.as_ref(), &[], None, at(1));
-        let generation = Some(row.declared.meta.generation);
+    for case in state_cases() {
+        let name = case.name;
+        let status = server_status(&case.declared, case.observation.as_ref(), &[], None, at(1));
+        let generation = Some(case.declared.meta.generation);
         assert_eq!(status.observed_generation, generation, "{name}");
-        for told in &status.conditions {
-            assert_eq!(told.observed_generation, generation, "{name}: {}", told.type_);
-            assert!(!told.message.is_empty(), "{name}: {}", told.type_);
+        for condition in &status.conditions {
+            assert_eq!(condition.observed_generation, generation, "{name}: {}", condition.type_);
+            assert!(!condition.message.is_empty(), "{name}: {}", condition.type_);
         }
         let has = |kind| find_condition(&status.conditions, kind).is_some();
         for kind in [
@@ -96,12 +96,12 @@ fn status_invariants_hold_for_every_state() {
             ConditionType::ResolvedRefs,
             ConditionType::Attached,
         ] {
-            assert!(has(kind), "{name}: {kind} is always told");
+            assert!(has(kind), "{name}: {kind} is always set");
         }
-        // kstatus looks at Reconciling before Stalled.
+        // kstatus evaluates Reconciling before Stalled.
         assert!(!(has(ConditionType::Reconciling) && has(ConditionType::Stalled)), "{name}");
-        let again = server_status(&row.declared, row.observation.as_ref(), &[], Some(&status), at(9));
-        assert_eq!(again, status, "{name}: a second look must write nothing");
+        let unchanged = server_status(&case.declared, case.observation.as_ref(), &[], Some(&status), at(9));
+        assert_eq!(unchanged, status, "{name}: an unchanged state must give an equal status");
     }
 }
 
@@ -114,12 +114,12 @@ fn transition_times_are_correct_between_all_states() {
             if second == first {
                 continue;
             }
-            for told in &second.conditions {
-                let earlier = first.conditions.iter().find(|other| other.type_ == told.type_);
-                let flipped = earlier.is_none_or(|earlier| earlier.status != told.status);
-                let expected = if flipped { 2 } else { 1 };
-                let names = (before.name, after.name, &told.type_);
-                assert_eq!(told.last_transition_time.0, at(expected), "{names:?}");
+            for condition in &second.conditions {
+                let previous = first.conditions.iter().find(|other| other.type_ == condition.type_);
+                let is_transition = previous.is_none_or(|previous| previous.status != condition.status);
+                let expected = if is_transition { 2 } else { 1 };
+                let names = (before.name, after.name, &condition.type_);
+                assert_eq!(condition.last_transition_time.0, at(expected), "{names:?}");
             }
         }
     }
@@ -130,12 +130,12 @@ fn status_keeps_the_old_generation_until_the_fleet_applies_the_new() {
     let old = observation("a", 1, Phase::Attached, Some(1));
     let attached = server_status(&declared_server("a", 1), Some(&old), &[], None, at(1));
     let edited = server_status(&declared_server("a", 2), Some(&old), &[], Some(&attached), at(2));
-    assert_eq!(edited, attached, "no flapping for a filter that is applied in a moment");
+    assert_eq!(edited, attached, "the status does not flap while the fleet applies a change");
     let new = observation("a", 2, Phase::Attached, Some(2));
     let applied = server_status(&declared_server("a", 2), Some(&new), &[], Some(&edited), at(3));
     assert_eq!(applied.observed_generation, Some(2));
     assert_eq!(applied.attached_generation, Some(2));
-    assert_eq!(applied.conditions[0].last_transition_time.0, at(1), "Ready never flipped");
+    assert_eq!(applied.conditions[0].last_transition_time.0, at(1), "Ready did not change");
 }
 
 #[test]
@@ -147,18 +147,18 @@ fn lost_connection_is_reconnecting_until_attached() {
     let never = server_status(&object, None, &[], None, at(0));
     let attached = status(Phase::Attached, Some(1), &never, 1);
     let lost = status(failed(Reason::Exited, Some(60), 2), None, &attached, 2);
-    let trying = status(connecting(2, Some(Reason::Exited)), None, &lost, 3);
-    let failing = status(failed(Reason::ConnectFailed, Some(90), 3), None, &trying, 4);
-    for status in [&lost, &trying, &failing] {
-        let told = find_condition(&status.conditions, ConditionType::Attached).unwrap();
-        assert_eq!((told.status.as_str(), told.reason.as_str()), ("False", "Reconnecting"));
-        assert_eq!(told.last_transition_time.0, at(2));
+    let retrying = status(connecting(2, Some(Reason::Exited)), None, &lost, 3);
+    let failing = status(failed(Reason::ConnectFailed, Some(90), 3), None, &retrying, 4);
+    for status in [&lost, &retrying, &failing] {
+        let condition = find_condition(&status.conditions, ConditionType::Attached).unwrap();
+        assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "Reconnecting"));
+        assert_eq!(condition.last_transition_time.0, at(2));
         assert_eq!((status.tools, status.attached_generation), (None, None));
     }
     assert_eq!(lost.next_retry_time.as_deref(), Some("1970-01-01T00:01:00Z"));
-    assert_eq!(trying.next_retry_time, None);
-    let back = status(Phase::Attached, Some(1), &failing, 5);
-    assert_eq!(back.conditions[0].last_transition_time.0, at(5));
+    assert_eq!(retrying.next_retry_time, None);
+    let reattached = status(Phase::Attached, Some(1), &failing, 5);
+    assert_eq!(reattached.conditions[0].last_transition_time.0, at(5));
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn reconcile_request_is_acknowledged() {
     let status = server_status(&declared_server("a", 1), Some(&attached), &[], None, at(1));
     assert_eq!(status.last_handled_reconcile_at.as_deref(), Some("now"));
 
-    // Where nothing is connected, the look at the declaration is all there is to do.
+    // If there is nothing to connect, computing the status handles the request.
     let denied = Problem::new(Reason::PolicyDenied, "may not run");
     let missing = Problem::new(Reason::SecretNotFound, "no secret");
     let edits: [(Edit<'_>, Option<&str>); 5] = [
@@ -224,22 +224,27 @@ fn name_conflicts_are_listed_and_stay_accepted() {
     );
     let text = message(&status, ConditionType::Accepted);
     assert!(
-        text.starts_with("agents see a_1_x9 and not a_1, which default/b has, a_2_x9 and not a_2,"),
+        text.starts_with(
+        "tool a_1 is exposed as a_1_x9 because the name belongs to default/b, tool a_2 is exposed as a_2_x9 "
+        ),
         "{text}"
     );
-    assert!(text.ends_with(", 2 more; expose.prefix keeps names apart"), "{text}");
+    assert!(text.ends_with(", 2 more; set expose.prefix to keep names apart"), "{text}");
 
-    for (holding, expected) in [
-        (NameHolderState::Former, "which default/b had and which is kept for an hour; expose.prefix"),
+    for (holder_state, expected) in [
+        (
+            NameHolderState::Former,
+            "the name belonged to default/b and is reserved for an hour; set expose.prefix",
+        ),
         (
             NameHolderState::Prospective,
-            "which default/b may have: it was created first, and is being connected; expose.prefix",
+            "the name may belong to default/b, which was created first and is still connecting; set expose.prefix",
         ),
     ] {
-        let conflicts = [NameConflict { holder_state: holding, ..name_conflict(1) }];
+        let conflicts = [NameConflict { holder_state, ..name_conflict(1) }];
         let status = server_status(&declared_server("a", 1), Some(&attached), &conflicts, None, at(1));
         let text = message(&status, ConditionType::Accepted);
-        assert!(text.contains(&format!("agents see a_1_x9 and not a_1, {expected}")), "{text}");
+        assert!(text.contains(&format!("tool a_1 is exposed as a_1_x9 because {expected}")), "{text}");
     }
 }
 
@@ -261,7 +266,7 @@ fn status_fields_describe_the_live_connection() {
     assert_eq!(status.last_applied_revision.as_deref(), Some("3f1c"));
 }
 
-/// Every reason that an attempt can fail with is either retried or waits for a person, never both, never neither.
+/// Every reason of a failed attempt is either retried or needs an operator, never both and never neither.
 #[test]
 fn failure_is_either_retried_or_stalled() {
     for reason in [
@@ -296,9 +301,9 @@ fn failure_is_either_retried_or_stalled() {
 #[test]
 fn ready_message_counts_prompts_and_resources_if_any() {
     let message = |prompts, resources| {
-        let mut seen = observation("a", 1, Phase::Attached, Some(1));
-        seen.live_server = Some(LiveServer { tools: 1, prompts, resources, ..live_server(1) }.into());
-        let status = server_status(&declared_server("a", 1), Some(&seen), &[], None, at(1));
+        let mut attached = observation("a", 1, Phase::Attached, Some(1));
+        attached.live_server = Some(LiveServer { tools: 1, prompts, resources, ..live_server(1) }.into());
+        let status = server_status(&declared_server("a", 1), Some(&attached), &[], None, at(1));
         (status.conditions[0].message.clone(), status.prompts, status.resources)
     };
     assert_eq!(message(0, 0), ("attached over stdio, 1 tool".into(), Some(0), Some(0)));
@@ -314,13 +319,13 @@ fn distant_retry_time_keeps_its_date() {
     let problem = Problem::new(Reason::Exited, "exited");
     let far = at(13 * 3600);
     let failed = Phase::Failed { problem, retry_at: Some(far), attempt: 2 };
-    let seen = observation("a", 1, failed, None);
-    let told = |previous, now| server_status(&declared, Some(&seen), &[], previous, at(now));
-    let first = told(None, 1);
+    let observed = observation("a", 1, failed, None);
+    let status_at = |previous, now| server_status(&declared, Some(&observed), &[], previous, at(now));
+    let first = status_at(None, 1);
     let ready = |status: &McpServerStatus| status.conditions[0].message.clone();
     assert_eq!(ready(&first), "exited; retrying at 1970-01-01 13:00:00 UTC, attempt 2");
-    assert_eq!(told(Some(&first), 2 * 3600), first, "nothing is written while it comes nearer");
-    let near = told(None, 2 * 3600);
+    assert_eq!(status_at(Some(&first), 2 * 3600), first, "the status does not change as the time approaches");
+    let near = status_at(None, 2 * 3600);
     assert_eq!(ready(&near), "exited; retrying at 13:00:00 UTC, attempt 2");
-    assert_eq!(told(Some(&near), 1), near);
+    assert_eq!(status_at(Some(&near), 1), near);
 }

@@ -10,7 +10,7 @@ use super::file::{SKILL_FILE, SkillFile, SkillLimits, is_part_of_skill};
 use super::frontmatter;
 use crate::resource::Digest;
 
-/// One skill as agents get it: SKILL.md and the files beside it. Immutable.
+/// One skill as agents receive it: SKILL.md and the other files of its folder. Immutable.
 #[derive(Clone)]
 pub struct Bundle {
     name: Arc<str>,
@@ -22,84 +22,91 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// The skill that is declared under `name`, from its files by their paths in it, with `/` between parts.
+    /// Builds the skill that is declared under `name`. `files` maps each path, relative to the skill folder and
+    /// separated by `/`, to its file.
+    ///
+    /// Fails if SKILL.md is missing or invalid, or if a path or size is not allowed.
     pub fn new(name: &str, files: BTreeMap<Arc<str>, SkillFile>) -> Result<Self, SkillError> {
         check_files(&files)?;
-        let missing =
-            || SkillError::for_file(SKILL_FILE, "there is no such file, which makes a folder a skill");
-        let main = &files.get(SKILL_FILE).ok_or_else(missing)?.bytes;
-        // The parser is meant never to panic; if it does on one skill, the others must not pay for it.
-        let found =
-            catch_unwind(AssertUnwindSafe(|| frontmatter::parse(name, main))).unwrap_or_else(|_| {
-                Err(SkillError::for_file(SKILL_FILE, "makes the parser fail; please report it"))
+        let not_found =
+            || SkillError::for_file(SKILL_FILE, "not found; a skill folder must contain this file");
+        let skill_md = &files.get(SKILL_FILE).ok_or_else(not_found)?.bytes;
+        // The parser should never panic. If it does, only this skill fails, not the whole scan.
+        let frontmatter = catch_unwind(AssertUnwindSafe(|| frontmatter::parse(name, skill_md)))
+            .unwrap_or_else(|_| {
+                Err(SkillError::for_file(SKILL_FILE, "the parser panicked on this file; please report it"))
             })?;
-        let mut all = String::new();
+        let mut manifest = String::new();
         for (path, file) in &files {
             // Writing to a String cannot fail.
-            let _ = writeln!(all, "{} {} {path}", file.digest, if file.executable { 'x' } else { '-' });
+            let _ = writeln!(manifest, "{} {} {path}", file.digest, if file.executable { 'x' } else { '-' });
         }
         Ok(Self {
             name: name.into(),
-            description: found.description,
-            frontmatter: found.yaml,
-            body: found.body,
+            description: frontmatter.description,
+            frontmatter: frontmatter.yaml,
+            body: frontmatter.body,
             files,
-            digest: Digest::of(all.as_bytes()),
+            digest: Digest::of(manifest.as_bytes()),
         })
     }
 
-    /// A skill that is SKILL.md alone.
+    /// Builds a skill whose only file is SKILL.md.
     pub fn from_text(name: &str, text: &str) -> Result<Self, SkillError> {
         Self::new(name, BTreeMap::from([(SKILL_FILE.into(), SkillFile::new(text.as_bytes(), false))]))
     }
 
-    /// Its name: 1 to 64 lower-case letters, digits and single hyphens.
+    /// Returns the name: 1 to 64 lower-case letters, digits and single hyphens.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// What it does and when to use it, in at most 1,024 characters. The words of its author.
+    /// Returns the description: what the skill does and when to use it, in at most 1,024 characters. Written by the
+    /// skill's author, so not trusted.
     pub fn description(&self) -> &str {
         &self.description
     }
 
-    /// The YAML of the frontmatter, byte for byte, unknown fields and all.
+    /// Returns the YAML of the frontmatter, byte for byte, including unknown fields.
     pub fn frontmatter(&self) -> &str {
         self.slice(&self.frontmatter)
     }
 
-    /// What follows the frontmatter.
+    /// Returns the part of SKILL.md after the frontmatter.
     pub fn body(&self) -> &str {
         self.slice(&self.body)
     }
 
-    /// Every file by its path, SKILL.md among them.
+    /// Returns every file by its path, including SKILL.md.
     pub fn files(&self) -> &BTreeMap<Arc<str>, SkillFile> {
         &self.files
     }
 
-    /// Of everything in it: another digest is another content.
+    /// Returns the digest over all paths, contents and executable bits. It changes whenever the content changes.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
     fn slice(&self, range: &Range<usize>) -> &str {
-        let main = self.files.get(SKILL_FILE).and_then(|file| std::str::from_utf8(&file.bytes).ok());
-        main.and_then(|text| text.get(range.clone())).unwrap_or_default()
+        let skill_md = self.files.get(SKILL_FILE).and_then(|file| std::str::from_utf8(&file.bytes).ok());
+        skill_md.and_then(|text| text.get(range.clone())).unwrap_or_default()
     }
 }
 
 fn check_files(files: &BTreeMap<Arc<str>, SkillFile>) -> Result<(), SkillError> {
     if files.len() > SkillLimits::MAX_FILES {
-        return Err(SkillError::for_file("", format!("has more than {} files", SkillLimits::MAX_FILES)));
+        return Err(SkillError::for_file(
+            "",
+            format!("the skill has more than {} files", SkillLimits::MAX_FILES),
+        ));
     }
     let mut total = 0_usize;
     for (path, file) in files {
-        let sound = path
+        let is_allowed = path
             .split('/')
             .all(|part| !part.is_empty() && is_part_of_skill(part) && !part.contains(char::is_control));
-        if !sound || path.split('/').count() > SkillLimits::MAX_DEPTH + 1 {
-            return Err(SkillError::for_file(path, "the path is not one that a file of a skill may have"));
+        if !is_allowed || path.split('/').count() > SkillLimits::MAX_DEPTH + 1 {
+            return Err(SkillError::for_file(path, "this path is not allowed for a file of a skill"));
         }
         total = total.saturating_add(file.bytes.len());
         if file.bytes.len() > SkillLimits::MAX_FILE_BYTES {
@@ -112,7 +119,10 @@ fn check_files(files: &BTreeMap<Arc<str>, SkillFile>) -> Result<(), SkillError> 
     if total > SkillLimits::MAX_TOTAL_BYTES {
         return Err(SkillError::for_file(
             "",
-            format!("its files have more than {} MiB together", SkillLimits::MAX_TOTAL_BYTES >> 20),
+            format!(
+                "the files of the skill are larger than {} MiB in total",
+                SkillLimits::MAX_TOTAL_BYTES >> 20
+            ),
         ));
     }
     Ok(())
@@ -126,7 +136,7 @@ impl PartialEq for Bundle {
 
 impl Eq for Bundle {}
 
-/// Without the files' content.
+/// Omits the content of the files.
 impl fmt::Debug for Bundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let paths: Vec<_> = self.files.keys().collect();
@@ -167,7 +177,11 @@ mod tests {
         }
         let mut files = skill.files().clone();
         files.insert("scripts/a/b.sh".into(), SkillFile::new(*b"#!", true));
-        assert_ne!(skill.digest(), Bundle::new("a", files).unwrap().digest(), "who may run it counts");
+        assert_ne!(
+            skill.digest(),
+            Bundle::new("a", files).unwrap().digest(),
+            "the digest includes the executable bit"
+        );
     }
 
     #[test]
@@ -183,8 +197,11 @@ mod tests {
         );
         let full = vec![0; SkillLimits::MAX_FILE_BYTES];
         let five: Vec<_> = ["a", "b", "c", "d", "e"].map(|path| (path, &*full)).to_vec();
-        assert_eq!(bundle_with(&five).unwrap_err().to_string(), "its files have more than 16 MiB together");
-        let none = Bundle::new("a", BTreeMap::new()).unwrap_err().to_string();
-        assert!(none.starts_with("SKILL.md: there is no such file"), "{none}");
+        assert_eq!(
+            bundle_with(&five).unwrap_err().to_string(),
+            "the files of the skill are larger than 16 MiB in total"
+        );
+        let missing = Bundle::new("a", BTreeMap::new()).unwrap_err().to_string();
+        assert!(missing.starts_with("SKILL.md: not found"), "{missing}");
     }
 }

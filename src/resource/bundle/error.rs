@@ -2,32 +2,32 @@ use std::fmt;
 
 use crate::text::is_invisible;
 
-/// What is wrong with a skill, for the person who wrote it.
+/// An error in a skill, addressed to its author.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkillError {
-    /// The file, by its path in the skill; empty for the folder itself.
+    /// The path of the file inside the skill; empty for the skill folder itself.
     pub file: String,
-    /// The line, from 1.
+    /// The line, starting at 1.
     pub line: Option<u32>,
-    /// What is wrong and what is allowed.
+    /// A message that says what is wrong and what is allowed.
     pub message: String,
-    /// The line itself, in quotes.
+    /// The text of the line, in quotes.
     pub excerpt: Option<String>,
 }
 
 impl SkillError {
-    /// One of a whole file, or of the skill's folder.
+    /// Creates an error about a whole file, or about the skill folder if `file` is empty.
     pub fn for_file(file: &str, message: impl Into<String>) -> Self {
         Self { file: file.to_owned(), line: None, message: message.into(), excerpt: None }
     }
 
-    /// One of a line.
+    /// Creates an error about one line of a file.
     pub fn at_line(file: &str, line: u32, message: impl Into<String>) -> Self {
         Self { line: Some(line), ..Self::for_file(file, message) }
     }
 }
 
-/// `SKILL.md:3: what is wrong: "the line"`.
+/// Formats the error as `SKILL.md:3: message: "text of the line"`.
 impl fmt::Display for SkillError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.file.replace(is_invisible, "\u{fffd}"))?;

@@ -3,44 +3,45 @@ use std::sync::Arc;
 
 use crate::resource::Digest;
 
-/// The file that makes a folder a skill.
+/// The name of the file that marks a folder as a skill.
 pub const SKILL_FILE: &str = "SKILL.md";
 
-/// How large a skill may be.
+/// The size limits of a skill.
 #[derive(Clone, Copy, Debug)]
 pub struct SkillLimits;
 
 impl SkillLimits {
-    /// Files.
+    /// The maximum number of files.
     pub const MAX_FILES: usize = 512;
-    /// Bytes of one file.
+    /// The maximum size of one file, in bytes.
     pub const MAX_FILE_BYTES: usize = 4 << 20;
-    /// Bytes of all files together.
+    /// The maximum size of all files together, in bytes.
     pub const MAX_TOTAL_BYTES: usize = 16 << 20;
-    /// Folders on the way to a file.
+    /// The maximum number of folders in the path of a file.
     pub const MAX_DEPTH: usize = 8;
 }
 
 /// One file of a skill.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SkillFile {
-    /// What is in it, text or not.
+    /// The content, text or binary.
     pub bytes: Arc<[u8]>,
-    /// Whether agents may run it. Evenkeel never does.
+    /// True if agents may execute the file. Evenkeel never executes it.
     pub executable: bool,
-    /// Of its bytes.
+    /// The digest of `bytes`.
     pub digest: Digest,
 }
 
 impl SkillFile {
-    /// A file from its content.
+    /// Creates a file from its content.
     pub fn new(bytes: impl Into<Arc<[u8]>>, executable: bool) -> Self {
         let bytes = bytes.into();
         Self { digest: Digest::of(&bytes), bytes, executable }
     }
 }
 
-/// Tells whether a file belongs to a skill: what begins with a dot is others', such as `.git`.
+/// Returns true if a file or folder of this name is part of a skill. Names that start with a dot, such as `.git`, are
+/// not.
 pub fn is_part_of_skill(name: &str) -> bool {
     !name.starts_with('.')
 }

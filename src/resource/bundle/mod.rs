@@ -1,6 +1,6 @@
-//! The files of one skill, checked: SKILL.md with its frontmatter, and what stands beside it.
+//! The validated files of one skill: SKILL.md with its frontmatter, and the other files of the skill folder.
 //!
-//! Promises that a [`Bundle`] is whole, within the limits, and immutable. Never reads a file: sources do.
+//! Promises that a [`Bundle`] is complete, within the limits, and immutable. Never reads from disk; sources do.
 
 mod contents;
 mod error;

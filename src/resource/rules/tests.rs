@@ -4,16 +4,16 @@ use super::*;
 use crate::resource::{McpServer, Skill};
 use kube::CustomResourceExt;
 
-/// Specs as written in a manifest, and the rules they break.
+/// Specs as written in a manifest, and the messages of the rules that they violate.
 fn server_cases() -> Vec<(Value, &'static [&'static str])> {
     let env = |var: Value| json!({ "stdio": { "command": "c", "env": [var] } });
     let headers = |names: &[&str]| {
         let headers: Vec<_> = names.iter().map(|name| json!({ "name": name, "value": "x" })).collect();
         json!({ "http": { "url": "http://a", "headers": headers } })
     };
-    let own = ["Host", "mcp-session-id", "Mcp-Param-Region"].into_iter().chain(RESERVED_HEADERS);
-    let own = own.map(|name| (headers(&[name]), &["this header is set by evenkeel itself"][..]));
-    let mut all: Vec<(Value, &'static [&'static str])> = vec![
+    let reserved = ["Host", "mcp-session-id", "Mcp-Param-Region"].into_iter().chain(RESERVED_HEADERS);
+    let reserved = reserved.map(|name| (headers(&[name]), &["this header is set by evenkeel itself"][..]));
+    let mut cases: Vec<(Value, &'static [&'static str])> = vec![
         (json!({ "stdio": { "command": "c" } }), &[]),
         (json!({ "http": { "url": "https://a/mcp" } }), &[]),
         (json!({}), &["exactly one of stdio and http"]),
@@ -71,8 +71,8 @@ fn server_cases() -> Vec<(Value, &'static [&'static str])> {
             &["failures must be from 1 to 20"],
         ),
     ];
-    all.extend(own);
-    all
+    cases.extend(reserved);
+    cases
 }
 
 fn skill_cases() -> Vec<(Value, &'static [&'static str])> {
@@ -95,8 +95,8 @@ fn rust_rules_agree_with_the_crd_cel_rules() {
     let server = schema(McpServer::crd());
     for (spec, expected) in server_cases() {
         let typed: McpServerSpec = serde_json::from_value(spec.clone()).unwrap();
-        let ours: Vec<_> = check_server(&typed).into_iter().map(|violation| violation.message).collect();
-        assert_messages_contain(&spec, &ours, expected);
+        let messages: Vec<_> = check_server(&typed).into_iter().map(|violation| violation.message).collect();
+        assert_messages_contain(&spec, &messages, expected);
         assert_messages_contain(
             &spec,
             &violated_cel_rules(&server, &serde_json::to_value(typed).unwrap()),
@@ -106,8 +106,8 @@ fn rust_rules_agree_with_the_crd_cel_rules() {
     let skill = schema(Skill::crd());
     for (spec, expected) in skill_cases() {
         let typed: SkillSpec = serde_json::from_value(spec.clone()).unwrap();
-        let ours: Vec<_> = check_skill(&typed).into_iter().map(|violation| violation.message).collect();
-        assert_messages_contain(&spec, &ours, expected);
+        let messages: Vec<_> = check_skill(&typed).into_iter().map(|violation| violation.message).collect();
+        assert_messages_contain(&spec, &messages, expected);
         assert_messages_contain(
             &spec,
             &violated_cel_rules(&skill, &serde_json::to_value(typed).unwrap()),
@@ -119,7 +119,7 @@ fn rust_rules_agree_with_the_crd_cel_rules() {
 #[test]
 fn rules_beyond_the_cel_rules_are_enforced() {
     for (spec, expected) in [
-        (json!({ "http": { "url": "http://user:pw@a/" } }), "must not hold a user name"),
+        (json!({ "http": { "url": "http://user:pw@a/" } }), "must not contain a user name"),
         (json!({ "stdio": { "command": "c", "env": [{ "name": "1A", "value": "" }] } }), "\"1A\" must be"),
         (
             json!({ "stdio": { "command": "c", "env": [{ "name": "A", "value": "1" }, { "name": "A", "value": "2" }] } }),
@@ -142,29 +142,29 @@ fn rules_beyond_the_cel_rules_are_enforced() {
         ),
     ] {
         let typed: McpServerSpec = serde_json::from_value(spec.clone()).unwrap();
-        let found: Vec<_> = check_server(&typed).iter().map(ToString::to_string).collect();
-        assert_eq!(found.len(), 1, "{spec}: {found:?}");
-        assert!(found[0].contains(expected), "{spec}: {found:?}");
+        let messages: Vec<_> = check_server(&typed).iter().map(ToString::to_string).collect();
+        assert_eq!(messages.len(), 1, "{spec}: {messages:?}");
+        assert!(messages[0].contains(expected), "{spec}: {messages:?}");
     }
 }
 
 #[test]
 fn skill_references_must_be_valid_object_names() {
-    let referring = |map: &str, server: &str| json!({ "configMapRef": { "name": map }, "serverRefs": [{ "name": "a" }, { "name": server }] });
+    let skill = |map: &str, server: &str| json!({ "configMapRef": { "name": map }, "serverRefs": [{ "name": "a" }, { "name": server }] });
     for (spec, expected) in [
-        (referring("notes", "clock"), &[][..]),
-        (referring("a.b-c", "a.b"), &[]),
-        (referring("a,b", "clock"), &["spec.configMapRef.name: \"a,b\" must be a DNS name"]),
+        (skill("notes", "clock"), &[][..]),
+        (skill("a.b-c", "a.b"), &[]),
+        (skill("a,b", "clock"), &["spec.configMapRef.name: \"a,b\" must be a DNS name"]),
         (
-            referring("notes,metadata.name=notes", "clock"),
+            skill("notes,metadata.name=notes", "clock"),
             &["spec.configMapRef.name: \"notes,metadata.name=notes\" must be"],
         ),
-        (referring("", "clock"), &["spec.configMapRef.name: \"\" must be"]),
-        (referring("notes", "../x"), &["spec.serverRefs[1].name: \"../x\" must be"]),
+        (skill("", "clock"), &["spec.configMapRef.name: \"\" must be"]),
+        (skill("notes", "../x"), &["spec.serverRefs[1].name: \"../x\" must be"]),
     ] {
         let typed: SkillSpec = serde_json::from_value(spec.clone()).unwrap();
-        let found: Vec<_> = check_skill(&typed).iter().map(ToString::to_string).collect();
-        assert_messages_contain(&spec, &found, expected);
+        let messages: Vec<_> = check_skill(&typed).iter().map(ToString::to_string).collect();
+        assert_messages_contain(&spec, &messages, expected);
     }
 }
 
@@ -175,9 +175,10 @@ fn assert_messages_contain(spec: &Value, found: &[String], expected: &[&str]) {
     }
 }
 
-/// Evaluates every CEL rule of a schema against a value, as the API server does.
+/// Evaluates every CEL rule of a schema against a value, as an API server does, and returns the messages of the
+/// violated rules.
 fn violated_cel_rules(schema: &Value, value: &Value) -> Vec<String> {
-    let mut broken = Vec::new();
+    let mut violated = Vec::new();
     for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
         let mut env = cel::Env::stdlib();
         env.add_extension(cel::extensions::strings).unwrap();
@@ -185,20 +186,20 @@ fn violated_cel_rules(schema: &Value, value: &Value) -> Vec<String> {
         let program = env.compile(rule["rule"].as_str().unwrap()).unwrap();
         let mut context = cel::Context::with_env(env);
         context.add_variable("self", value.clone()).unwrap();
-        let verdict = program.execute(&context);
-        if !matches!(verdict, Ok(cel::Value::Bool(true))) {
-            assert!(matches!(verdict, Ok(cel::Value::Bool(false))), "{rule}: {verdict:?}");
-            broken.push(rule["message"].as_str().unwrap().to_owned());
+        let result = program.execute(&context);
+        if !matches!(result, Ok(cel::Value::Bool(true))) {
+            assert!(matches!(result, Ok(cel::Value::Bool(false))), "{rule}: {result:?}");
+            violated.push(rule["message"].as_str().unwrap().to_owned());
         }
     }
     for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
         match value.get(name) {
             None | Some(Value::Null) => {}
-            Some(value) => broken.extend(violated_cel_rules(schema, value)),
+            Some(value) => violated.extend(violated_cel_rules(schema, value)),
         }
     }
     if let Some(values) = value.as_array() {
-        broken.extend(values.iter().flat_map(|value| violated_cel_rules(&schema["items"], value)));
+        violated.extend(values.iter().flat_map(|value| violated_cel_rules(&schema["items"], value)));
     }
-    broken
+    violated
 }

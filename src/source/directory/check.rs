@@ -1,4 +1,4 @@
-//! The same files, parser and rules as the source has, once and for a person: nothing is watched, kept or
+//! Checks declarations once, with the same files, parser and rules as the source: nothing is watched, saved or
 //! connected. Blocks.
 
 use std::collections::BTreeMap;
@@ -12,100 +12,102 @@ use memchr::memmem;
 use super::history::{AcceptedObjects, MergeContext};
 use super::secrets::SecretFiles;
 use super::skills::SkillContents;
-use super::tree::{FileId, FoundFile, MAX_FILE_BYTES, TreeRoot, TreeVisitor, read_file, walk, why};
+use super::tree::{FileId, FoundFile, MAX_FILE_BYTES, TreeRoot, TreeVisitor, read_failure, read_file, walk};
 use crate::resource::{
     DeclaredObject, Desired, DigestKey, Endpoint, GROUP, McpServerSpec, Origin, Problem, Reason,
     SecretKeyRef, SkillSpec, SourceProblem, SourceState,
 };
 use crate::source::parse::{
-    ObjectSpec, ParsedFile, TargetMode, did_you_mean, display_path, endpoint, parse_for,
+    ObjectSpec, ParsedFile, TargetMode, did_you_mean, display_path, parse_for, resolve_endpoint,
 };
 use crate::source::resolve::{ReferenceValues, SecretLookup};
 use crate::source::{Environment, StdioPolicy};
 
-/// What references are checked against.
+/// The context in which declarations and their references are checked.
 #[derive(Clone, Debug)]
 pub struct CheckContext {
-    /// Where `secretKeyRef` finds `<name>/<key>`; `None` if secrets are elsewhere.
+    /// The directory in which `secretKeyRef` finds `<name>/<key>`; `None` if the secrets are not on this machine.
     pub secrets_dir: Option<PathBuf>,
-    /// What references to variables find.
+    /// The environment in which references to variables are resolved.
     pub environment: Environment,
     /// The key of connection digests.
     pub digest_key: DigestKey,
-    /// Which stdio servers may run, where they will.
+    /// The policy for stdio servers of the target.
     pub policy: StdioPolicy,
-    /// Where the objects are to be.
+    /// The target of the objects.
     pub target: TargetMode,
 }
 
-/// How much a finding matters.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// It is not accepted.
+    /// The declaration is not accepted.
     Error,
-    /// It has no effect.
+    /// The entry has no effect.
     Warning,
-    /// It depends on where it runs, or on what stood there before.
+    /// The result depends on the environment of the instance, or on its earlier state.
     Note,
 }
 
-/// Something that a check found.
+/// A finding of a check.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// How much it matters.
+    /// The severity.
     pub severity: Severity,
-    /// What, with its place in a file relative to what was checked.
+    /// The problem, with its position in a file relative to the checked directory.
     pub fault: SourceProblem,
 }
 
 impl Finding {
-    /// One of no file in particular.
-    pub fn new(level: Severity, reason: Reason, message: impl Into<String>) -> Self {
-        Self { severity: level, fault: SourceProblem::new(None, Problem::new(reason, message)) }
+    /// Creates a finding that concerns no particular file.
+    pub fn new(severity: Severity, reason: Reason, message: impl Into<String>) -> Self {
+        Self { severity, fault: SourceProblem::new(None, Problem::new(reason, message)) }
     }
 }
 
-/// What was checked.
+/// The result of a check.
 #[derive(Clone, Debug)]
 pub struct CheckResult {
-    /// What is declared, as a fresh start would take it.
+    /// The declared objects, as an instance would load them at its first start.
     pub desired: Desired,
-    /// What is to be said of it, in the order of the files.
+    /// The findings, in the order of the files.
     pub findings: Vec<Finding>,
-    /// How many files were read.
+    /// The number of files that were read.
     pub files: usize,
 }
 
 /// Checks a directory as a source would read it.
-pub fn check_directory(root: &Path, against: &CheckContext) -> io::Result<CheckResult> {
-    let mut sight = FileCollector::default();
-    walk(&TreeRoot::open(root)?, &mut sight);
-    let FileCollector { files, unreadable_folders: blind } = sight;
-    Ok(check_contents(root, files, blind, true, against))
+///
+/// Errors: the directory cannot be opened.
+pub fn check_directory(root: &Path, context: &CheckContext) -> io::Result<CheckResult> {
+    let mut collector = FileCollector::default();
+    walk(&TreeRoot::open(root)?, &mut collector);
+    let FileCollector { files, unreadable_folders } = collector;
+    Ok(check_contents(root, files, unreadable_folders, true, context))
 }
 
-/// Checks files that were named one by one; `root` is what their paths are relative to.
+/// Checks individually named files; `root` is the folder that their paths are relative to.
 ///
 /// Errors: the first file that cannot be read.
-pub fn check_files(root: &Path, paths: &[PathBuf], against: &CheckContext) -> io::Result<CheckResult> {
+pub fn check_files(root: &Path, paths: &[PathBuf], context: &CheckContext) -> io::Result<CheckResult> {
     let mut files = BTreeMap::new();
     for path in paths {
         let (_, bytes) = read_file(&root.join(path), MAX_FILE_BYTES)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", display_path(path))))?;
         files.insert(Arc::new(path.clone()), Ok(bytes));
     }
-    Ok(check_contents(root, files, Vec::new(), false, against))
+    Ok(check_contents(root, files, Vec::new(), false, context))
 }
 
-/// Checks a text as if it stood in a file of this name.
-pub fn check_text(path: &Path, text: &[u8], against: &CheckContext) -> CheckResult {
+/// Checks a text as if it were the content of a file of this name.
+pub fn check_text(path: &Path, text: &[u8], context: &CheckContext) -> CheckResult {
     let files = BTreeMap::from([(Arc::new(path.to_path_buf()), Ok(text.to_vec()))]);
-    check_contents(Path::new("/"), files, Vec::new(), false, against)
+    check_contents(Path::new("/"), files, Vec::new(), false, context)
 }
 
-/// True if a file that declares nothing may have been meant to: it holds a word that declarations hold.
+/// True if a file that declares nothing may have been meant to: it contains a word that occurs in declarations.
 fn mentions_declarations(bytes: &[u8]) -> bool {
-    [GROUP, "McpServer", "mcpServers"].iter().any(|word| memmem::find(bytes, word.as_bytes()).is_some())
+    [GROUP, "McpServer", "mcpServers"].iter().any(|marker| memmem::find(bytes, marker.as_bytes()).is_some())
 }
 
 type FileContents = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
@@ -113,49 +115,49 @@ type FileContents = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
 fn check_contents(
     root: &Path,
     files: FileContents,
-    blind: Vec<SourceProblem>,
-    whole: bool,
-    against: &CheckContext,
+    unreadable_folders: Vec<SourceProblem>,
+    is_complete: bool,
+    context: &CheckContext,
 ) -> CheckResult {
-    let count = files.len();
-    let mut book = AcceptedObjects::default();
-    let mut unread = Vec::new();
+    let file_count = files.len();
+    let mut objects = AcceptedObjects::default();
+    let mut unrecognized = Vec::new();
     for (path, content) in files {
         let parsed = match &content {
-            Ok(bytes) => parse_for(&against.target, &path, bytes),
-            Err(why) => ParsedFile::unreadable(&path, why),
+            Ok(bytes) => parse_for(&context.target, &path, bytes),
+            Err(reason) => ParsedFile::unreadable(&path, reason),
         };
-        // Other files of a repository are none of our business, whatever they hold.
+        // Other files of a repository do not concern evenkeel, whatever their content.
         if content.is_ok_and(|bytes| mentions_declarations(&bytes)) {
-            unread.extend(parsed.unrecognized.as_deref().cloned());
+            unrecognized.extend(parsed.unrecognized.as_deref().cloned());
         }
-        book.record_file(&path, parsed);
+        objects.record_file(&path, parsed);
     }
-    let secrets = SecretFiles::new(against.secrets_dir.clone().unwrap_or_default());
+    let secrets = SecretFiles::new(context.secrets_dir.clone().unwrap_or_default());
     let now = Timestamp::now();
-    let secret = |reference: &SecretKeyRef| match against.secrets_dir {
+    let secret = |reference: &SecretKeyRef| match context.secrets_dir {
         Some(_) => secrets.get(reference, now),
-        // Whatever it will be: what else is wrong should be told all the same.
+        // A placeholder, so that other problems of the server are still reported.
         None => SecretLookup::Found("unknown".into()),
     };
     let resolve = |spec: &McpServerSpec, file: &Path| -> Result<Arc<Endpoint>, Problem> {
-        let sources = ReferenceValues {
+        let references = ReferenceValues {
             secret_location: &|SecretKeyRef { name, key, .. }| {
                 secrets.root().join(name).join(key).display().to_string()
             },
-            environment: &against.environment,
-            policy: &against.policy,
+            environment: &context.environment,
+            policy: &context.policy,
             lookup_secret: &secret,
-            digest_key: &against.digest_key,
+            digest_key: &context.digest_key,
         };
-        match against.target {
-            TargetMode::Directory => endpoint(&sources, root, spec, file),
-            TargetMode::Cluster { .. } => sources.resolve(spec, None, Vec::new()),
+        match context.target {
+            TargetMode::Directory => resolve_endpoint(&references, root, spec, file),
+            TargetMode::Cluster { .. } => references.resolve(spec, None, Vec::new()),
         }
     };
     let revision: Arc<str> = "".into();
     let uid = || Arc::from("");
-    book.apply(&MergeContext {
+    objects.apply(&MergeContext {
         now,
         revision: &revision,
         last_commit: &|_| None,
@@ -164,24 +166,25 @@ fn check_contents(
     });
 
     let mut findings: Vec<_> =
-        blind.into_iter().map(|fault| Finding { severity: Severity::Error, fault }).collect();
-    findings.extend(book.faults().into_iter().map(|fault| Finding { severity: Severity::Error, fault }));
-    findings.extend(book.warnings().into_iter().map(|fault| Finding { severity: Severity::Warning, fault }));
-    findings.extend(unread.into_iter().map(|fault| Finding { severity: Severity::Note, fault }));
-    let servers = &book.servers.objects;
+        unreadable_folders.into_iter().map(|fault| Finding { severity: Severity::Error, fault }).collect();
+    findings.extend(objects.faults().into_iter().map(|fault| Finding { severity: Severity::Error, fault }));
+    findings
+        .extend(objects.warnings().into_iter().map(|fault| Finding { severity: Severity::Warning, fault }));
+    findings.extend(unrecognized.into_iter().map(|fault| Finding { severity: Severity::Note, fault }));
+    let servers = &objects.servers.objects;
     findings.extend(servers.values().filter_map(|server| unresolved_reference(server)));
     let mut contents = SkillContents::default();
-    if against.target == TargetMode::Directory {
-        contents.update(root, &book.skills.objects, true, now, &mut |_, _| ());
+    if context.target == TargetMode::Directory {
+        contents.update(root, &objects.skills.objects, true, now, &mut |_, _| ());
     }
-    for (key, skill) in &book.skills.objects {
-        findings.extend(undeclared_servers(skill, &book, whole));
+    for (key, skill) in &objects.skills.objects {
+        findings.extend(undeclared_servers(skill, &objects, is_complete));
         if let Some(Err(problem)) = contents.contents.get(key) {
             findings.push(finding(Severity::Error, skill, problem.reason, &problem.message));
         }
     }
-    if against.secrets_dir.is_none() && !book.secret_references().is_empty() {
-        let message = "references to secrets were not checked; --secrets-dir says where they are";
+    if context.secrets_dir.is_none() && !objects.secret_references().is_empty() {
+        let message = "references to secrets were not checked; set --secrets-dir to check them";
         findings.push(Finding::new(Severity::Note, Reason::SecretNotFound, message));
     }
     findings.sort_by_key(|finding| {
@@ -191,10 +194,10 @@ fn check_contents(
     let source = SourceState {
         synced: true,
         skills_synced: true,
-        foreign_documents: book.foreign_documents(),
+        foreign_documents: objects.foreign_documents(),
         ..SourceState::default()
     };
-    let (servers, skills) = (servers.clone(), book.skills.objects.clone());
+    let (servers, skills) = (servers.clone(), objects.skills.objects.clone());
     let desired = Desired {
         servers,
         skills,
@@ -202,48 +205,49 @@ fn check_contents(
         source: Arc::new(source),
         ..Desired::default()
     };
-    CheckResult { desired, findings, files: count }
+    CheckResult { desired, findings, files: file_count }
 }
 
-/// A reference that leads nowhere here. It may where evenkeel runs, except if the secrets are those.
+/// Returns a finding if a reference of the server cannot be resolved here. A variable may be set where the instance
+/// runs, so it is only a note.
 fn unresolved_reference(server: &DeclaredObject<McpServerSpec>) -> Option<Finding> {
     let problem = server.endpoint.as_ref()?.as_ref().err()?;
-    let level = if problem.reason == Reason::VariableNotFound { Severity::Note } else { Severity::Error };
-    Some(finding(level, server, problem.reason, &problem.message))
+    let severity = if problem.reason == Reason::VariableNotFound { Severity::Note } else { Severity::Error };
+    Some(finding(severity, server, problem.reason, &problem.message))
 }
 
-/// The servers that a skill waits for and that nobody declares.
+/// Returns a finding for each server that a skill refers to and that no file declares.
 fn undeclared_servers<'a>(
     skill: &'a DeclaredObject<SkillSpec>,
-    book: &'a AcceptedObjects,
-    whole: bool,
+    objects: &'a AcceptedObjects,
+    is_complete: bool,
 ) -> impl Iterator<Item = Finding> + 'a {
     let namespace = &skill.meta.key.namespace;
-    let known =
-        || book.servers.objects.keys().filter(|key| key.namespace == *namespace).map(|key| &*key.name);
+    let declared =
+        || objects.servers.objects.keys().filter(|key| key.namespace == *namespace).map(|key| &*key.name);
     let refs = skill.spec.iter().flat_map(|spec| &spec.server_refs);
-    refs.filter(move |wanted| known().all(|name| name != wanted.name)).map(move |wanted| {
-        let meant = did_you_mean(&wanted.name, known());
-        let level = if whole { Severity::Error } else { Severity::Note };
-        let message = format!("server {:?} is not declared{meant}", wanted.name);
-        finding(level, skill, Reason::ServerNotFound, &message)
+    refs.filter(move |server_ref| declared().all(|name| name != server_ref.name)).map(move |server_ref| {
+        let suggestion = did_you_mean(&server_ref.name, declared());
+        let severity = if is_complete { Severity::Error } else { Severity::Note };
+        let message = format!("server {:?} is not declared{suggestion}", server_ref.name);
+        finding(severity, skill, Reason::ServerNotFound, &message)
     })
 }
 
 fn finding<S: ObjectSpec>(
-    level: Severity,
+    severity: Severity,
     object: &DeclaredObject<S>,
     reason: Reason,
     message: &str,
 ) -> Finding {
     let message = format!("{} {}: {message}", S::KIND, object.meta.key);
     Finding {
-        severity: level,
+        severity,
         fault: SourceProblem::new(Some(object.meta.origin.clone()), Problem::new(reason, message)),
     }
 }
 
-/// Collects the files of a directory.
+/// Collects the contents of the files of a directory.
 #[derive(Default)]
 struct FileCollector {
     files: FileContents,
@@ -254,19 +258,20 @@ impl TreeVisitor for FileCollector {
     fn visit_folder(&mut self, _: &Path, _: FileId) {}
 
     fn visit_file(&mut self, file: &FoundFile<'_>) {
-        let content = file.read().map(|(_, bytes)| bytes).map_err(|error| why(&error));
+        let content = file.read().map(|(_, bytes)| bytes).map_err(|error| read_failure(&error));
         self.files.insert(Arc::new(file.path.clone()), content);
     }
 
-    fn unreadable_file(&mut self, path: &Path, why: &str) {
-        self.files.insert(Arc::new(path.to_path_buf()), Err(why.to_owned()));
+    fn unreadable_file(&mut self, path: &Path, reason: &str) {
+        self.files.insert(Arc::new(path.to_path_buf()), Err(reason.to_owned()));
     }
 
-    fn unreadable_folder(&mut self, path: &Path, why: &str) {
-        let place = if path.as_os_str().is_empty() { "the directory".to_owned() } else { display_path(path) };
+    fn unreadable_folder(&mut self, path: &Path, reason: &str) {
+        let folder =
+            if path.as_os_str().is_empty() { "the directory".to_owned() } else { display_path(path) };
         self.unreadable_folders.push(SourceProblem::new(
             None,
-            Problem::new(Reason::SourceUnavailable, format!("{place} {why}")),
+            Problem::new(Reason::SourceUnavailable, format!("{folder} {reason}")),
         ));
     }
 }

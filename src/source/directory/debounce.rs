@@ -1,69 +1,78 @@
-//! When to look at the tree: at once on a first hint, again when it has been quiet. Pure: time is passed in.
+//! Schedules the scans of the tree: at once on a first event, and again after a quiet period. Pure: the time is passed
+//! in.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The tree is quiet when nothing was heard for this long.
+/// The tree is quiet if no event was received for this long.
 const QUIET_PERIOD: Duration = Duration::from_millis(200);
-/// A tree that is never quiet is taken as it is after this long.
+/// The maximum delay of the scan at which changes are applied, for a tree that is never quiet.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
-/// Puts off the look at which changes count until nothing more is heard.
+/// Delays the scan at which changes are applied until no more events are received.
 #[derive(Debug)]
 pub(super) struct Debounce {
-    /// The time between looks when nothing is heard.
+    /// The time between scans while no events are received.
     interval: Duration,
-    /// When it began to be noisy, and when it was last.
+    /// The times of the first and the last event of the current activity.
     activity: Option<(Instant, Instant)>,
-    /// Something landed that may hold a new object, or it has just become noisy.
+    /// True if the next scan is due at once: a completed file may declare a new object, or the activity has just begun.
     immediate: bool,
-    /// The end of the last look, and how long it took.
+    /// The end of the last scan, and its duration.
     last_scan: Option<(Instant, Duration)>,
 }
 
 impl Debounce {
-    /// The first look is due at once, and counts as the beginning of noise: what was being changed at the
-    /// start is looked at twice too.
+    /// Creates a schedule whose first scan is due at once. The start counts as activity, so that a tree that is
+    /// changing at the start is scanned twice too.
     pub fn new(now: Instant) -> Self {
         Self { interval: Duration::ZERO, activity: Some((now, now)), immediate: true, last_scan: None }
     }
 
-    /// Something was heard; `landed` if a file may be complete.
-    pub fn event_received(&mut self, now: Instant, landed: bool) {
-        self.immediate |= landed || self.activity.is_none();
+    /// Records an event; `completed` if a file may be complete.
+    pub fn event_received(&mut self, now: Instant, completed: bool) {
+        self.immediate |= completed || self.activity.is_none();
         let began = self.activity.map_or(now, |(began, _)| began);
         self.activity = Some((began, now));
     }
 
-    /// When to look next.
+    /// Returns the time of the next scan.
     pub fn next_scan_at(&self, now: Instant) -> Instant {
-        let Some((ended, cost)) = self.last_scan else {
+        let Some((ended, duration)) = self.last_scan else {
             return now;
         };
-        let idle = ended + self.interval;
+        let periodic = ended + self.interval;
         let Some((began, last)) = self.activity else {
-            return idle;
+            return periodic;
         };
-        let quiet = (last + QUIET_PERIOD).min(began + MAX_DELAY);
-        // At most half of the time is spent on looking.
-        let next = if self.immediate { now } else { quiet };
-        next.max(ended + cost).min(idle.max(now))
+        let quiet_at = (last + QUIET_PERIOD).min(began + MAX_DELAY);
+        // At most half of the time is spent on scans.
+        let next = if self.immediate { now } else { quiet_at };
+        next.max(ended + duration).min(periodic.max(now))
     }
 
-    /// A look begins: whether what it finds unchanged since an earlier look may be taken as complete.
+    /// Records the start of a scan. Returns true if content that is unchanged since an earlier scan may be taken as
+    /// complete.
     pub fn begin_scan(&mut self, now: Instant) -> bool {
         self.immediate = false;
         self.activity.is_none_or(|(began, last)| now >= last + QUIET_PERIOD || now >= began + MAX_DELAY)
     }
 
-    /// A look has ended, which began at `began`; `again` if something waits for a second one.
-    pub fn end_scan(&mut self, began: Instant, now: Instant, settled: bool, again: bool, interval: Duration) {
+    /// Records the end of a scan that began at `began`; `needs_rescan` if a change waits for another scan.
+    pub fn end_scan(
+        &mut self,
+        began: Instant,
+        now: Instant,
+        settled: bool,
+        needs_rescan: bool,
+        interval: Duration,
+    ) {
         self.last_scan = Some((now, now - began));
         self.interval = interval;
         if settled {
-            let heard = self.activity.map(|(_, last)| last).filter(|last| *last > began);
-            self.activity = if again { Some(now) } else { heard }.map(|since| (since, since));
+            let later_event = self.activity.map(|(_, last)| last).filter(|last| *last > began);
+            self.activity = if needs_rescan { Some(now) } else { later_event }.map(|since| (since, since));
         }
     }
 }
@@ -78,62 +87,68 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// Looks at every moment that is due until `end`, each taking 1 ms; `hints` are heard at their times.
-    /// Gives the times of the looks, with `!` where the tree counts as settled.
-    fn scan_times(hints: &[(u64, bool)], again: impl Fn(usize) -> bool, end: u64) -> Vec<String> {
+    /// Scans at every time that is due until `end`; each scan takes 1 ms and `events` are received at their times.
+    /// Returns the times of the scans, with `!` where the tree counts as settled.
+    fn scan_times(events: &[(u64, bool)], needs_rescan: impl Fn(usize) -> bool, end: u64) -> Vec<String> {
         let start = Instant::now();
         let mut debounce = Debounce::new(start);
-        let mut hints = hints.iter().map(|(at, landed)| (start + millis(*at), *landed)).peekable();
+        let mut events = events.iter().map(|(at, completed)| (start + millis(*at), *completed)).peekable();
         let mut now = start;
-        let mut looks = Vec::new();
+        let mut scans = Vec::new();
         while now <= start + millis(end) {
-            while let Some((at, landed)) = hints.next_if(|(at, _)| *at <= now) {
-                debounce.event_received(at, landed);
+            while let Some((at, completed)) = events.next_if(|(at, _)| *at <= now) {
+                debounce.event_received(at, completed);
             }
             let due = debounce.next_scan_at(now);
-            match hints.peek() {
+            match events.peek() {
                 Some((at, _)) if *at < due => now = *at,
                 _ if due > now => now = due,
                 _ => {
                     let settled = debounce.begin_scan(now);
                     let mark = if settled { "!" } else { "" };
-                    looks.push(format!("{}{mark}", (now - start).as_millis()));
-                    debounce.end_scan(now, now + millis(1), settled, again(looks.len()), IDLE_INTERVAL);
+                    scans.push(format!("{}{mark}", (now - start).as_millis()));
+                    debounce.end_scan(
+                        now,
+                        now + millis(1),
+                        settled,
+                        needs_rescan(scans.len()),
+                        IDLE_INTERVAL,
+                    );
                     now += millis(1);
                 }
             }
         }
-        looks
+        scans
     }
 
     #[test]
     fn scans_at_once_and_again_after_the_quiet_period() {
-        let never = |_| false;
-        assert_eq!(scan_times(&[], never, 31_000), ["0", "200!", "30201!"], "nothing is heard");
+        let no_rescan = |_| false;
+        assert_eq!(scan_times(&[], no_rescan, 31_000), ["0", "200!", "30201!"], "no events");
         assert_eq!(
-            scan_times(&[(1_000, true)], never, 2_000),
+            scan_times(&[(1_000, true)], no_rescan, 2_000),
             ["0", "200!", "1000", "1200!"],
-            "one file lands"
+            "one completed file"
         );
         assert_eq!(
-            scan_times(&[(1_000, false), (1_003, false), (1_100, true), (1_150, false)], never, 2_000),
+            scan_times(&[(1_000, false), (1_003, false), (1_100, true), (1_150, false)], no_rescan, 2_000),
             ["0", "200!", "1000", "1100", "1350!"],
-            "a file is made, written and closed, and another one touched"
+            "a file is created, written and closed, and another one is touched"
         );
         assert_eq!(
-            scan_times(&[(1_000, false)], |look| look == 4, 2_000),
+            scan_times(&[(1_000, false)], |scan| scan == 4, 2_000),
             ["0", "200!", "1000", "1200!", "1401!"],
-            "what is first seen in the second look waits for a third"
+            "a change that the second scan finds waits for a third"
         );
     }
 
     #[test]
     fn constant_events_neither_postpone_scans_forever_nor_busy_loop() {
-        let noise: Vec<_> = (1_000..9_000).map(|at| (at, false)).collect();
-        let found = scan_times(&noise, |_| false, 9_000);
-        assert_eq!(found, ["0", "200!", "1000", "3000!", "3002", "5001!", "5003", "7002!", "7004"]);
-        let landings: Vec<_> = (1_000..3_000).map(|at| (at, true)).collect();
-        let found = scan_times(&landings, |_| false, 3_000);
-        assert!(found.len() <= 1_010, "{} looks of 1 ms in 2 s", found.len());
+        let events: Vec<_> = (1_000..9_000).map(|at| (at, false)).collect();
+        let scans = scan_times(&events, |_| false, 9_000);
+        assert_eq!(scans, ["0", "200!", "1000", "3000!", "3002", "5001!", "5003", "7002!", "7004"]);
+        let completions: Vec<_> = (1_000..3_000).map(|at| (at, true)).collect();
+        let scans = scan_times(&completions, |_| false, 3_000);
+        assert!(scans.len() <= 1_010, "{} scans of 1 ms in 2 s", scans.len());
     }
 }

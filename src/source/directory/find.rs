@@ -1,4 +1,4 @@
-//! Where an object is declared, for the commands that edit files. Blocks.
+//! Finds where objects are declared, for the commands that edit files. Blocks.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,24 +8,27 @@ use super::tree::{FileId, FoundFile, TreeRoot, TreeVisitor, walk};
 use crate::resource::ObjectKey;
 use crate::source::parse::{ParsedFile, is_json, parse, parse_list, split_documents};
 
-/// One document of the tree that declares an object.
+/// The location of a document that declares an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectLocation {
-    /// The object's kind, as in `kind:`.
+    /// The kind of the object, as in `kind:`.
     pub kind: &'static str,
-    /// The object.
+    /// The key of the object.
     pub key: ObjectKey,
     /// The file, relative to the root.
     pub path: PathBuf,
-    /// The line at which its content begins, from 1.
+    /// The line at which the content of the document begins, from 1.
     pub line: u32,
-    /// The document's lines, from 1, without the last; `None` if the file is not YAML, or the object is in a list.
+    /// The range of lines of the document, from 1, excluding the end; `None` if the file is not YAML or the object is
+    /// in a list.
     pub lines: Option<(usize, usize)>,
-    /// True if the file holds nothing else.
+    /// True if the file contains nothing else.
     pub only_in_file: bool,
 }
 
-/// Every object that the files of a directory declare, in the order in which they are met.
+/// Returns the location of every object that the files of a directory declare, in the order of the walk.
+///
+/// Errors: the directory cannot be opened.
 pub fn find_objects(root: &Path) -> io::Result<Vec<ObjectLocation>> {
     let root = TreeRoot::open(root)?;
     let mut finder = ObjectFinder::default();
@@ -47,18 +50,18 @@ impl TreeVisitor for ObjectFinder {
             self.add_objects(&parse(&path, &bytes), file.path, 0, None, false);
             return;
         }
-        let chunks = split_documents(text.strip_prefix('\u{feff}').unwrap_or(text));
-        for chunk in &chunks {
-            let first = usize::try_from(chunk.first_line).unwrap_or(1);
-            let is_list = parse_list(chunk).is_some();
-            let lines = (first, first + chunk.text.lines().count());
-            let before = chunk.first_line - 1;
+        let documents = split_documents(text.strip_prefix('\u{feff}').unwrap_or(text));
+        for document in &documents {
+            let first_line = usize::try_from(document.first_line).unwrap_or(1);
+            let is_list = parse_list(document).is_some();
+            let lines = (first_line, first_line + document.text.lines().count());
+            let line_offset = document.first_line - 1;
             self.add_objects(
-                &parse(&path, chunk.text.as_bytes()),
+                &parse(&path, document.text.as_bytes()),
                 file.path,
-                before,
+                line_offset,
                 Some(lines).filter(|_| !is_list),
-                chunks.len() == 1 && !is_list,
+                documents.len() == 1 && !is_list,
             );
         }
     }
@@ -73,9 +76,9 @@ impl ObjectFinder {
         &mut self,
         parsed: &ParsedFile,
         path: &Path,
-        before: u32,
+        line_offset: u32,
         lines: Option<(usize, usize)>,
-        alone: bool,
+        only_in_file: bool,
     ) {
         let servers = parsed.servers.iter().map(|server| ("McpServer", &server.key, server.line));
         let skills = parsed.skills.iter().map(|skill| ("Skill", &skill.key, skill.line));
@@ -83,9 +86,9 @@ impl ObjectFinder {
             kind,
             key: key.clone(),
             path: path.to_owned(),
-            line: before + line,
+            line: line_offset + line,
             lines,
-            only_in_file: alone,
+            only_in_file,
         }));
     }
 }
@@ -105,16 +108,22 @@ mod tests {
         let two = format!("# first\n{}---\n# second\n{}", server("a"), server("b"));
         std::fs::write(root.path().join("two.yaml"), &two).unwrap();
         std::fs::write(root.path().join("one.yaml"), server("c")).unwrap();
-        let mut found = find_objects(root.path()).unwrap();
-        found.sort_by(|a, b| a.key.cmp(&b.key));
-        let told: Vec<_> = found
+        let mut objects = find_objects(root.path()).unwrap();
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        let locations: Vec<_> = objects
             .iter()
-            .map(|place| {
-                (&*place.key.name, place.path.to_str().unwrap(), place.line, place.lines, place.only_in_file)
+            .map(|location| {
+                (
+                    &*location.key.name,
+                    location.path.to_str().unwrap(),
+                    location.line,
+                    location.lines,
+                    location.only_in_file,
+                )
             })
             .collect();
         assert_eq!(
-            told,
+            locations,
             [
                 ("a", "two.yaml", 2, Some((1, 6)), false),
                 ("b", "two.yaml", 8, Some((6, 12)), false),

@@ -1,9 +1,9 @@
 //! A directory of YAML files, and of the JSON files of agents, as a source of declarations.
 //!
-//! Promises that what people do to the directory (editors, git, volumes that are flipped, mistakes) leads to
-//! the declared state, quickly, and never to an accident: what cannot be read keeps its last good form, and
-//! what is there no longer must be seen so twice. Events only say when to look; a look compares everything,
-//! and reads what has changed. Never reads outside the directory and the secrets directory, and never writes
+//! Promises that any change of the directory (by editors, git, volume updates, or mistakes) leads to the declared state
+//! quickly and never removes objects by accident: content that cannot be read keeps the last good declaration of its
+//! objects, and a removal is applied only after two scans agree on it. Events only trigger scans; a scan compares
+//! everything and reads what has changed. Never reads outside the directory and the secrets directory, and never writes
 //! into either.
 
 mod check;

@@ -4,29 +4,29 @@ use std::time::Duration;
 use crate::resource::DigestKey;
 use crate::source::{Environment, SourceMetrics, StdioPolicy};
 
-/// Tells which directory is reconciled, and how.
+/// The directory to reconcile, and the options for it.
 #[derive(Clone, Debug)]
 pub struct Args {
     /// The directory of declarations, absolute; its links are not resolved. It may not exist yet.
     pub root: PathBuf,
     /// The directory in which `secretKeyRef` finds `<name>/<key>`.
     pub secrets_dir: PathBuf,
-    /// The variables that `valueFrom.env` finds.
+    /// The environment for `valueFrom.env`.
     pub environment: Environment,
-    /// Take away everything when the last file is gone.
+    /// Remove all objects when the last file is gone.
     pub prune_empty: bool,
-    /// Look at intervals and expect no file events, for file systems that have none.
+    /// The interval at which to scan instead of using file events, for file systems without them.
     pub poll_interval: Option<Duration>,
-    /// Which stdio servers may run.
+    /// The policy for stdio servers.
     pub policy: StdioPolicy,
 }
 
-/// Holds what a directory is watched with.
+/// The options with which a directory is watched.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub args: Args,
     /// The key of connection digests.
     pub digest_key: DigestKey,
-    /// Counts file events that were lost.
+    /// The counters, which include lost file events.
     pub metrics: SourceMetrics,
 }

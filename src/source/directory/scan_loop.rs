@@ -16,101 +16,102 @@ use super::tree::FileEventQueue;
 use crate::resource::{Desired, WatchMethod};
 use crate::state_dir::StateDir;
 
-/// The time between looks where file events are heard: for the ones that get lost.
+/// The time between scans if file events are available, to recover from lost events.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// The time between looks where they are not, or where something is held back that time lets go.
+/// The time between scans without file events, or while a removal is held that time may release.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Watches a directory until `cancel`; what is declared in it is in the channel, at first nothing that is
-/// synced. A [`Desired`] that does not differ from the last one is not sent.
+/// Watches a directory until `cancel` is cancelled, and publishes its declared objects on the returned channel. The
+/// first value is not synced. A [`Desired`] that does not differ from the last one is not sent.
 ///
-/// The identity and the last good declaration of objects are kept in `state`, of which the caller holds the
-/// lock.
+/// The identity and the last good declaration of objects are saved in `state_dir`, whose lock the caller holds.
 pub(super) fn start(
     options: Options,
-    state: Arc<StateDir>,
+    state_dir: Arc<StateDir>,
     tracker: &TaskTracker,
     cancel: CancellationToken,
 ) -> (channel::Receiver<Arc<Desired>>, Arc<FileEventQueue>) {
     let (sender, receiver) = channel::channel(Arc::default());
-    let mailbox = Arc::new(FileEventQueue::new(options.metrics.clone()));
-    let (looks, heard) = (tracker.clone(), mailbox.clone());
+    let events = Arc::new(FileEventQueue::new(options.metrics.clone()));
+    let (tasks, task_events) = (tracker.clone(), events.clone());
     tracker.spawn(async move {
-        cancel.run_until_cancelled(run(options, state, looks, heard, sender)).await;
+        cancel.run_until_cancelled(run(options, state_dir, tasks, task_events, sender)).await;
     });
-    (receiver, mailbox)
+    (receiver, events)
 }
 
 async fn run(
     options: Options,
-    state: Arc<StateDir>,
-    looks: TaskTracker,
-    mailbox: Arc<FileEventQueue>,
+    state_dir: Arc<StateDir>,
+    tasks: TaskTracker,
+    events: Arc<FileEventQueue>,
     sender: channel::Sender<Arc<Desired>>,
 ) {
     let mut debounce = Debounce::new(Instant::now());
-    let mut landed = HashSet::new();
-    let mut prune = false;
-    let mut looker = None;
+    let mut completed = HashSet::new();
+    let mut confirm_removal = false;
+    let mut scanner = None;
     loop {
         let now = Instant::now();
-        let hints = mailbox.drain();
-        if hints.any {
-            debounce.event_received(now, !hints.completed.is_empty());
-            landed.extend(hints.completed);
-            prune |= hints.confirm_removal;
+        let received = events.drain();
+        if received.any {
+            debounce.event_received(now, !received.completed.is_empty());
+            completed.extend(received.completed);
+            confirm_removal |= received.confirm_removal;
         }
         let due = debounce.next_scan_at(now);
         if due > now {
             tokio::select! {
                 () = sleep_until(due) => {}
-                () = mailbox.notified() => {}
+                () = events.notified() => {}
             }
             continue;
         }
         let settled = debounce.begin_scan(now);
-        let asked = mailbox.scans_requested();
-        let (landed, prune) = (std::mem::take(&mut landed), std::mem::take(&mut prune));
-        let last = looker.take();
-        let (options, state, heard) = (options.clone(), Arc::clone(&state), Arc::clone(&mailbox));
-        let (sender, poll) = (sender.clone(), options.args.poll_interval.unwrap_or(POLL_INTERVAL));
-        let look = looks.spawn_blocking(move || {
-            let mut looker = last.unwrap_or_else(|| Scanner::new(options, state, heard, now));
-            if prune {
-                looker.confirm_removal();
+        let scans_requested = events.scans_requested();
+        let (completed, confirm_removal) =
+            (std::mem::take(&mut completed), std::mem::take(&mut confirm_removal));
+        let last = scanner.take();
+        let (options, state_dir, task_events) =
+            (options.clone(), Arc::clone(&state_dir), Arc::clone(&events));
+        let (sender, poll_interval) = (sender.clone(), options.args.poll_interval.unwrap_or(POLL_INTERVAL));
+        let scan = tasks.spawn_blocking(move || {
+            let mut scanner = last.unwrap_or_else(|| Scanner::new(options, state_dir, task_events, now));
+            if confirm_removal {
+                scanner.confirm_removal();
             }
-            let ScanResult { desired, needs_rescan: again, removals_held: held } =
-                looker.scan(&landed, (now, Timestamp::now()), settled);
+            let ScanResult { desired, needs_rescan, removals_held } =
+                scanner.scan(&completed, (now, Timestamp::now()), settled);
             let interval = match desired.source.watch_method {
-                WatchMethod::Events if held => POLL_INTERVAL,
+                WatchMethod::Events if removals_held => POLL_INTERVAL,
                 WatchMethod::Events => RESCAN_INTERVAL,
-                WatchMethod::Polling => poll,
+                WatchMethod::Polling => poll_interval,
             };
             sender.send_if_modified(|last| {
                 let differs = !Arc::ptr_eq(last, &desired);
                 *last = desired;
                 differs
             });
-            looker.save_records();
-            (looker, again, interval)
+            scanner.save_records();
+            (scanner, needs_rescan, interval)
         });
-        let (again, interval) = match look.await {
-            Ok((back, again, interval)) => {
-                looker = Some(back);
-                (again, interval)
+        let (needs_rescan, interval) = match scan.await {
+            Ok((returned_scanner, needs_rescan, interval)) => {
+                scanner = Some(returned_scanner);
+                (needs_rescan, interval)
             }
             Err(error) => {
                 error!(
-                    "a look at the directory failed, and the next begins from what is remembered: {error}"
+                    "a scan of the directory failed; the next scan starts from the saved records: {error}"
                 );
                 (true, POLL_INTERVAL)
             }
         };
         let ended = Instant::now();
-        debug!(took = ?ended - now, settled, again, "looked at the directory");
-        debounce.end_scan(now, ended, settled, again, interval);
-        if settled && !again {
-            mailbox.complete_scans(asked);
+        debug!(took = ?ended - now, settled, needs_rescan, "scanned the directory");
+        debounce.end_scan(now, ended, settled, needs_rescan, interval);
+        if settled && !needs_rescan {
+            events.complete_scans(scans_requested);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The secrets directory: `<dir>/<name>/<key>`, as Kubernetes mounts it.
 //!
-//! Names and keys were checked by the rules of the resource, so that they cannot leave the directory. Values
-//! stay in memory while somebody refers to them, and are read again only when their file has changed.
+//! Names and keys were checked by the rules of the resource, so they cannot leave the directory. Values stay in memory
+//! while a server refers to them, and are read again only when their file has changed.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -16,17 +16,18 @@ use super::tree::{FileStamp, read_file};
 use crate::resource::SecretKeyRef;
 use crate::source::resolve::SecretLookup;
 
-/// As much as Kubernetes lets a Secret hold.
+/// The size limit of a secret, the same as that of a Kubernetes Secret.
 const MAX_SECRET_BYTES: u64 = 1 << 20;
 
-/// The secrets that were asked for.
+/// The secrets that were looked up.
 pub(super) struct SecretFiles {
     root: PathBuf,
     cache: RefCell<HashMap<(String, String), CachedSecret>>,
 }
 
 struct CachedSecret {
-    /// Of the file when it was read; `None` if there was none, or if the stamp proves nothing yet.
+    /// The stamp of the file when it was read; `None` if there was no file, or if the stamp is too recent to prove
+    /// anything.
     stamp: Option<FileStamp>,
     value: SecretLookup,
 }
@@ -36,46 +37,48 @@ impl SecretFiles {
         Self { root, cache: RefCell::default() }
     }
 
-    /// Where secrets are looked for.
+    /// Returns the directory of secrets.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Whether nobody has asked for a secret.
+    /// True if no secret was looked up.
     pub fn is_empty(&self) -> bool {
         self.cache.borrow().is_empty()
     }
 
-    /// The value of a reference: the one of the last refresh, read now if nobody has asked before.
+    /// Returns the value of a reference as of the last refresh, or reads it now if it was not looked up before.
     pub fn get(&self, reference: &SecretKeyRef, now: Timestamp) -> SecretLookup {
-        let place = (reference.name.clone(), reference.key.clone());
-        let mut known = self.cache.borrow_mut();
-        let entry = known.entry(place).or_insert_with_key(|place| self.read(place, now));
-        entry.value.clone()
+        let name_and_key = (reference.name.clone(), reference.key.clone());
+        let mut cache = self.cache.borrow_mut();
+        let cached =
+            cache.entry(name_and_key).or_insert_with_key(|name_and_key| self.read(name_and_key, now));
+        cached.value.clone()
     }
 
-    /// Forgets what nobody in `used` refers to, looks at the rest again, and says whether a value differs.
-    pub fn refresh(&mut self, used: &HashSet<(String, String)>, now: Timestamp) -> bool {
-        let mut known = std::mem::take(self.cache.get_mut());
-        known.retain(|place, _| used.contains(place));
-        let mut differs = false;
-        for (place, entry) in &mut known {
-            let path = self.root.join(&place.0).join(&place.1);
+    /// Drops the secrets that are not in `referenced`, reads the others again if they changed, and returns true if a
+    /// value differs.
+    pub fn refresh(&mut self, referenced: &HashSet<(String, String)>, now: Timestamp) -> bool {
+        let mut cache = std::mem::take(self.cache.get_mut());
+        cache.retain(|name_and_key, _| referenced.contains(name_and_key));
+        let mut changed = false;
+        for (name_and_key, cached) in &mut cache {
+            let path = self.root.join(&name_and_key.0).join(&name_and_key.1);
             let stamp = stat(&path).ok().map(|stat| FileStamp::of(&stat));
-            if stamp.is_none() && matches!(entry.value, SecretLookup::Missing)
-                || stamp.is_some() && stamp == entry.stamp
+            if stamp.is_none() && matches!(cached.value, SecretLookup::Missing)
+                || stamp.is_some() && stamp == cached.stamp
             {
                 continue;
             }
-            let new = self.read(place, now);
-            differs |= !is_same_lookup(&entry.value, &new.value);
-            *entry = new;
+            let current = self.read(name_and_key, now);
+            changed |= !is_same_lookup(&cached.value, &current.value);
+            *cached = current;
         }
-        self.cache = RefCell::new(known);
-        differs
+        self.cache = RefCell::new(cache);
+        changed
     }
 
-    /// The folders whose changes matter: the root, and those of the secrets that are referred to.
+    /// Returns the folders whose changes matter: the root, and those of the cached secrets.
     pub fn watched_folders(&self) -> Vec<PathBuf> {
         let names: HashSet<_> = self.cache.borrow().keys().map(|(name, _)| name.clone()).collect();
         let mut folders = vec![self.root.clone()];
@@ -89,7 +92,7 @@ impl SecretFiles {
                 stamp: Some(stamp).filter(|stamp| stamp.is_settled(now)),
                 value: match String::from_utf8(bytes) {
                     Ok(text) => SecretLookup::Found(SecretString::from(text)),
-                    Err(_) => SecretLookup::Unusable("is not text in UTF-8".to_owned()),
+                    Err(_) => SecretLookup::Unusable("is not valid UTF-8".to_owned()),
                 },
             },
             Err(error) => CachedSecret {

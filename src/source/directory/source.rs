@@ -7,18 +7,18 @@ use super::options::{Args, Options};
 use super::scan_loop;
 use crate::resource::SourceId;
 use crate::source::source_handle::{Source, SourceContext, SourceControl, SourceHandle, SourceInfo};
-use crate::source::{StoredStatuses, requests};
+use crate::source::{StoredStatuses, merge_requests};
 
-/// The namespace of objects that name none, and whose names carry none.
+/// The namespace of objects that do not specify one, and whose names are shown without it.
 const DEFAULT_NAMESPACE: &str = "default";
 
 impl Args {
-    /// Gives the source.
+    /// Creates the source.
     pub fn open(self) -> impl Source + use<> {
-        let shown = self.root.display().to_string();
+        let path = self.root.display().to_string();
         let info = SourceInfo {
-            edit_instruction: format!("edit the files in {shown}").into(),
-            id: SourceId { kind: "directory", location: shown },
+            edit_instruction: format!("edit the files in {path}").into(),
+            id: SourceId { kind: "directory", location: path },
             identity: self.root.clone(),
             root: Some(self.root.clone()),
             default_namespace: Some(DEFAULT_NAMESPACE.into()),
@@ -39,25 +39,25 @@ impl Source for DirectorySource {
         &self.info
     }
 
-    fn start(self: Box<Self>, start: SourceContext) -> SourceHandle {
-        let SourceContext { state_dir: state, digest_key: key, metrics, tracker, stop } = start;
-        let options = Options { args: self.args, digest_key: key, metrics };
-        let (declared, mailbox) = scan_loop::start(options, state, &tracker, stop.clone());
-        let (pruned, seen) = (mailbox.clone(), declared.clone());
-        let wishes = SourceControl::new(
-            move || pruned.confirm_removal(),
+    fn start(self: Box<Self>, context: SourceContext) -> SourceHandle {
+        let SourceContext { state_dir, digest_key, metrics, tracker, stop } = context;
+        let options = Options { args: self.args, digest_key, metrics };
+        let (source_desired, events) = scan_loop::start(options, state_dir, &tracker, stop.clone());
+        let (removal_events, published) = (events.clone(), source_desired.clone());
+        let control = SourceControl::new(
+            move || removal_events.confirm_removal(),
             move || {
-                let (mailbox, seen) = (mailbox.clone(), seen.clone());
+                let (events, published) = (events.clone(), published.clone());
                 async move {
-                    mailbox.request_scan().await;
-                    Arc::clone(&seen.borrow())
+                    events.request_scan().await;
+                    Arc::clone(&published.borrow())
                 }
                 .boxed()
             },
         );
-        let (requests, desired, stage) = requests(declared, stop);
-        tracker.spawn(stage);
-        let shown = watch::channel(StoredStatuses::default()).1;
-        SourceHandle { desired, requests: Some(requests), control: Some(wishes), stored_statuses: shown }
+        let (requests, desired, merge) = merge_requests(source_desired, stop);
+        tracker.spawn(merge);
+        let stored_statuses = watch::channel(StoredStatuses::default()).1;
+        SourceHandle { desired, requests: Some(requests), control: Some(control), stored_statuses }
     }
 }

@@ -1,4 +1,4 @@
-//! What an API server holds, asked for once: nothing is watched, and nothing that is referred to is read.
+//! Lists the objects of an API server once: nothing is watched, and no referenced object is read.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ use crate::resource::{
     DeclaredObject, Desired, GROUP, McpServer, ObjectKey, Problem, Reason, Skill, SourceState,
 };
 
-/// How many objects are asked for at once.
+/// The number of objects per request.
 const PAGE_SIZE: u32 = 500;
 
-/// Lists the servers and skills of a namespace. Needs the permission to list them, and no other.
+/// Lists the servers and skills of a namespace. Requires only the permission to list them.
 ///
-/// What is being deleted is not among them. Errors: the API server cannot be reached or does not permit it, or the
-/// CRDs are not installed; the message says what to do.
+/// Objects that are being deleted are omitted. Errors: the API server is unreachable or denies the request, or the CRDs
+/// are not installed; the message states what to do.
 pub async fn list(client: &Client, server: &str, namespace: &str) -> Result<Desired, Problem> {
     let scope: Option<Arc<str>> = Some(namespace.into());
     let (servers, skills) = (ApiResource::erase::<McpServer>(&()), ApiResource::erase::<Skill>(&()));
@@ -38,17 +38,17 @@ async fn list_kind<S: WatchedKind + DeserializeOwned>(
     server: &str,
     namespace: &str,
     resource: &ApiResource,
-    what: &WatchId,
+    watch: &WatchId,
 ) -> Result<OrdMap<ObjectKey, Arc<DeclaredObject<S>>>, Problem> {
-    // Not the types themselves: one object that does not decode must not hide the others.
+    // Dynamic objects, not the types themselves: one object that does not decode must not hide the others.
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, resource);
-    let mut page = ListParams::default().limit(PAGE_SIZE);
-    let mut found = OrdMap::new();
+    let mut params = ListParams::default().limit(PAGE_SIZE);
+    let mut objects = OrdMap::new();
     loop {
-        let list = api.list(&page).await.map_err(|error| list_problem(&error, what, server))?;
+        let list = api.list(&params).await.map_err(|error| list_problem(&error, watch, server))?;
         for object in list.items {
-            let (LatestObject { meta, spec }, shown) = decode::<S>(object);
-            if shown.terminating_generation.is_some() {
+            let (LatestObject { meta, spec }, stored_status) = decode::<S>(object);
+            if stored_status.terminating_generation.is_some() {
                 continue;
             }
             let (spec, refused) = match spec {
@@ -56,30 +56,30 @@ async fn list_kind<S: WatchedKind + DeserializeOwned>(
                 Err(problem) => (None, Some(problem)),
             };
             let key = meta.key.clone();
-            found.insert(
+            objects.insert(
                 key,
                 Arc::new(DeclaredObject { meta, spec, spec_digest: None, rejected: refused, endpoint: None }),
             );
         }
-        page = match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page.continue_token(&token),
-            None => return Ok(found),
+        params = match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token(&token),
+            None => return Ok(objects),
         };
     }
 }
 
-fn list_problem(error: &kube::Error, what: &WatchId, server: &str) -> Problem {
-    let words = describe_error(error);
-    let plural = what.plural();
+fn list_problem(error: &kube::Error, watch: &WatchId, server: &str) -> Problem {
+    let details = describe_error(error);
+    let plural = watch.plural();
     let (reason, message) = match error {
         kube::Error::Api(status) => match status.code {
             401 => (
                 Reason::NotPermitted,
-                format!("the API server {server} does not accept the credentials of the kubeconfig: {words}"),
+                format!("the API server {server} rejects the credentials of the kubeconfig: {details}"),
             ),
             403 => (
                 Reason::NotPermitted,
-                format!("{words}; a Role with the verb list on mcpservers and skills of {GROUP} is enough"),
+                format!("{details}; grant the verb list on mcpservers and skills of {GROUP}"),
             ),
             404 => (
                 Reason::SourceUnavailable,
@@ -90,12 +90,14 @@ fn list_problem(error: &kube::Error, what: &WatchId, server: &str) -> Problem {
             ),
             code => (
                 Reason::SourceUnavailable,
-                format!("the API server {server} does not list {what}: {words} (HTTP {code})"),
+                format!("the API server {server} failed to list {watch}: {details} (HTTP {code})"),
             ),
         },
         _ => (
             Reason::SourceUnavailable,
-            format!("the API server {server} cannot be reached: {words}; KUBECONFIG says which is asked"),
+            format!(
+                "the API server {server} cannot be reached: {details}; KUBECONFIG selects the API server"
+            ),
         ),
     };
     Problem::new(reason, message)
@@ -116,12 +118,12 @@ mod tests {
         for (error, expected) in [
             (
                 api(401, "Unauthorized"),
-                "NotPermitted: the API server https://api does not accept the credentials of the kubeconfig: Unauthorized",
+                "NotPermitted: the API server https://api rejects the credentials of the kubeconfig: Unauthorized",
             ),
             (
                 api(403, "mcpservers is forbidden"),
-                "NotPermitted: mcpservers is forbidden; a Role with the verb list on mcpservers and skills of \
-                 evenkeel.dev is enough",
+                "NotPermitted: mcpservers is forbidden; grant the verb list on mcpservers and skills of \
+                 evenkeel.dev",
             ),
             (
                 api(404, "page not found"),
@@ -130,12 +132,12 @@ mod tests {
             ),
             (
                 api(503, "starting"),
-                "SourceUnavailable: the API server https://api does not list mcpservers in namespace n: starting (HTTP 503)",
+                "SourceUnavailable: the API server https://api failed to list mcpservers in namespace n: starting (HTTP 503)",
             ),
             (
                 kube::Error::Service(Box::new(io::Error::other("connection refused"))),
-                "SourceUnavailable: the API server https://api cannot be reached: connection refused; KUBECONFIG says \
-                 which is asked",
+                "SourceUnavailable: the API server https://api cannot be reached: connection refused; KUBECONFIG \
+                 selects the API server",
             ),
         ] {
             let watch = WatchId::Servers(Some("n".into()));

@@ -1,4 +1,4 @@
-//! One object of the API server as a declaration. Pure.
+//! Decodes one object of the API server into a declaration. Pure.
 
 use std::sync::Arc;
 
@@ -14,25 +14,27 @@ use crate::resource::{
 };
 use crate::source::StoredStatus;
 
-/// Holds a whole earlier manifest, values and all.
+/// The annotation of `kubectl apply`, which contains a whole earlier manifest with its values.
 const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// What the API server says about an object now.
+/// The latest state of an object in the API server.
 #[derive(Clone, Debug)]
 pub(super) struct LatestObject<S> {
     pub meta: DeclaredMeta,
-    /// What is declared, or why it cannot be accepted.
+    /// The declared spec, or the reason it cannot be accepted.
     pub spec: Result<S, Problem>,
 }
 
-/// What differs between the kinds.
+/// The kind-specific parts of a watched object.
 pub(super) trait WatchedKind: DeserializeOwned {
     type Status: DeserializeOwned;
 
-    /// Every rule that it breaks, of the CRD (which may be another version's) and of a cluster.
+    /// Checks the rules of the CRD (the installed one may be of another version) and those of a cluster.
+    ///
+    /// Errors: every violated rule.
     fn check(&self) -> Result<(), Problem>;
 
-    /// The generation that a status speaks of, and the revision that it names.
+    /// Returns the generation that a status describes, and the revision that it contains.
     fn observed(status: &Self::Status) -> (Option<i64>, Option<&str>);
 }
 
@@ -60,13 +62,13 @@ impl WatchedKind for SkillSpec {
     }
 }
 
-/// Takes an object apart: what is declared, and the status that it shows.
+/// Splits an object into its declaration and its stored status.
 pub(super) fn decode<S: WatchedKind>(object: DynamicObject) -> (LatestObject<S>, StoredStatus<S::Status>) {
     let DynamicObject { metadata, mut data, .. } = object;
-    let mut part = |name: &str| data.get_mut(name).map(Value::take).unwrap_or_default();
-    // A status that cannot be read is as good as none: it is written again.
-    let status = serde_json::from_value::<S::Status>(part("status")).ok();
-    let spec = serde_json::from_value::<S>(part("spec"))
+    let mut take_field = |name: &str| data.get_mut(name).map(Value::take).unwrap_or_default();
+    // A status that cannot be decoded is treated as missing and is written again.
+    let status = serde_json::from_value::<S::Status>(take_field("status")).ok();
+    let spec = serde_json::from_value::<S>(take_field("spec"))
         .map_err(|error| {
             Problem::new(Reason::InvalidSpec, format!("spec: {}", redact_decode_error(&error.to_string())))
         })
@@ -77,14 +79,15 @@ pub(super) fn decode<S: WatchedKind>(object: DynamicObject) -> (LatestObject<S>,
     let generation = metadata.generation.unwrap_or_default();
     let mut annotations = metadata.annotations.unwrap_or_default();
     annotations.remove(LAST_APPLIED_ANNOTATION);
-    // Every write of a status gives the object another version, so a revision that was told stays.
-    let told = status.as_ref().map(S::observed);
-    let revision = match told {
-        Some((Some(of), Some(revision))) if of == generation => revision.to_owned(),
+    // Every write of a status changes the resourceVersion of the object, so a revision that was reported for this
+    // generation is kept.
+    let observed = status.as_ref().map(S::observed);
+    let revision = match observed {
+        Some((Some(observed), Some(revision))) if observed == generation => revision.to_owned(),
         _ => resource_version.clone(),
     };
     let uid: Arc<str> = metadata.uid.unwrap_or_default().into();
-    let shown = StoredStatus {
+    let stored_status = StoredStatus {
         uid: uid.clone(),
         resource_version: resource_version.parse().unwrap_or_default(),
         status,
@@ -101,19 +104,19 @@ pub(super) fn decode<S: WatchedKind>(object: DynamicObject) -> (LatestObject<S>,
         revision: revision.into(),
         last_commit: None,
     };
-    (LatestObject { meta, spec }, shown)
+    (LatestObject { meta, spec }, stored_status)
 }
 
-fn violations_to_result(broken: impl Iterator<Item = Violation>) -> Result<(), Problem> {
-    let broken: Vec<_> = broken.map(|violation| violation.to_string()).collect();
-    if broken.is_empty() { Ok(()) } else { Err(Problem::new(Reason::InvalidSpec, broken.join("; "))) }
+fn violations_to_result(violations: impl Iterator<Item = Violation>) -> Result<(), Problem> {
+    let violations: Vec<_> = violations.map(|violation| violation.to_string()).collect();
+    if violations.is_empty() { Ok(()) } else { Err(Problem::new(Reason::InvalidSpec, violations.join("; "))) }
 }
 
-/// What the decoder says, without the value that it met, which may be a secret.
+/// Returns the error of the decoder without the value that caused it, which may be a secret.
 fn redact_decode_error(message: &str) -> String {
     for kind in ["invalid type: ", "invalid value: "] {
-        if let Some((before, rest)) = message.split_once(kind)
-            && let Some((_, expected)) = rest.rsplit_once(", expected ")
+        if let Some((before, details)) = message.split_once(kind)
+            && let Some((_, expected)) = details.rsplit_once(", expected ")
         {
             return format!("{before}{kind}expected {expected}");
         }
@@ -121,10 +124,10 @@ fn redact_decode_error(message: &str) -> String {
     message.to_owned()
 }
 
-/// Namespace and name.
+/// Returns the namespace and name of an object.
 pub(super) fn object_key(metadata: &ObjectMeta) -> ObjectKey {
-    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
-    ObjectKey::new(text(&metadata.namespace), text(&metadata.name))
+    let text_or_empty = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+    ObjectKey::new(text_or_empty(&metadata.namespace), text_or_empty(&metadata.name))
 }
 
 #[cfg(test)]
@@ -169,14 +172,17 @@ mod tests {
             (json!({ "http": "hunter2" }), "InvalidSpec: spec: invalid type: expected struct HttpTransport"),
             (Value::Null, "InvalidSpec: spec: invalid type: expected struct McpServerSpec"),
         ] {
-            let (newest, _) = decode::<McpServerSpec>(object(spec.clone(), Value::Null));
-            let told = newest.spec.map_or_else(|problem| problem.to_string(), |_| String::new());
-            assert!(told.starts_with(expected) && told.is_empty() == expected.is_empty(), "{spec}: {told}");
-            assert!(!told.contains("hunter2"), "{told}");
+            let (latest, _) = decode::<McpServerSpec>(object(spec.clone(), Value::Null));
+            let message = latest.spec.map_or_else(|problem| problem.to_string(), |_| String::new());
+            assert!(
+                message.starts_with(expected) && message.is_empty() == expected.is_empty(),
+                "{spec}: {message}"
+            );
+            assert!(!message.contains("hunter2"), "{message}");
         }
         let skill = object(json!({ "path": "x" }), Value::Null);
-        let (newest, _) = decode::<SkillSpec>(skill);
-        assert!(newest.spec.unwrap_err().message.starts_with("spec.path: "));
+        let (latest, _) = decode::<SkillSpec>(skill);
+        assert!(latest.spec.unwrap_err().message.starts_with("spec.path: "));
     }
 
     #[test]
@@ -189,12 +195,12 @@ mod tests {
             (json!({ "observedGeneration": 2, "lastAppliedRevision": "7" }), "41"),
             (json!({ "observedGeneration": "nonsense" }), "41"),
         ] {
-            let (newest, shown) = decode::<McpServerSpec>(object(spec.clone(), status.clone()));
-            assert_eq!(&*newest.meta.revision, revision, "{status}");
-            assert_eq!(newest.meta.key.to_string(), "n/a");
-            assert_eq!((newest.meta.generation, &*newest.meta.uid), (3, "u"));
-            assert_eq!(newest.meta.annotations.keys().collect::<Vec<_>>(), ["x"]);
-            assert_eq!(shown.resource_version, 41);
+            let (latest, stored_status) = decode::<McpServerSpec>(object(spec.clone(), status.clone()));
+            assert_eq!(&*latest.meta.revision, revision, "{status}");
+            assert_eq!(latest.meta.key.to_string(), "n/a");
+            assert_eq!((latest.meta.generation, &*latest.meta.uid), (3, "u"));
+            assert_eq!(latest.meta.annotations.keys().collect::<Vec<_>>(), ["x"]);
+            assert_eq!(stored_status.resource_version, 41);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One watch of an API server: lists, follows and begins anew, for good.
+//! One watch of an API server: lists, watches and restarts forever.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -20,78 +20,81 @@ use crate::net::api_server::RESPONSE_TIMEOUT;
 use crate::net::{Backoff, Delays, jitter};
 use crate::resource::ObjectKey;
 
-/// The delays before a watch that broke begins anew.
+/// The delays before a failed watch restarts.
 const RESTART_DELAYS: Delays = Delays { initial: Duration::from_millis(500), max: Duration::from_secs(10) };
-/// An API server that asks for more patience than this is asked all the same.
+/// The maximum Retry-After that is honored; a watch restarts after this delay even if the API server requests a longer
+/// one.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
-/// So long does a watch of all objects of a kind last, in seconds, before it is resumed. A connection that is dead
+/// The duration of a watch of all objects of a kind, in seconds, before it is resumed. A connection that is dead
 /// without being closed is noticed soon after.
 const KIND_WATCH_TIMEOUT_SECONDS: u32 = 30;
-/// The same of a watch of one object, of which there may be hundreds: the least, and by how much it may be more, so that
-/// they do not all end at once.
+/// The duration of a watch of one object, of which there may be hundreds: the minimum, and the maximum random addition,
+/// so that they do not all end at once.
 const OBJECT_WATCH_TIMEOUT: (u32, Duration) = (45, Duration::from_secs(15));
-/// A watch that told for so long, once it had listed, begins again with the first delay.
+/// A watch that lasts this long after its list restarts with the first delay again.
 const STABLE_WATCH_DURATION: Duration = Duration::from_secs(30);
 
-/// What a watch tells.
+/// An event of a watch.
 pub(super) enum WatchEvent<K> {
-    /// An object as it is now.
+    /// The current state of an object.
     Object(K),
-    /// One that is there no longer.
+    /// An object that no longer exists.
     Deleted(ObjectKey),
-    /// Everything that is there was told.
+    /// All existing objects were sent.
     Listed,
-    /// The watch broke and begins anew; what was told stays as it was.
+    /// The watch failed and restarts; the objects that were sent stay valid.
     Failed(WatchError),
 }
 
-/// A watch of all objects of a kind.
+/// Returns the configuration of a watch of all objects of a kind.
 pub(super) fn kind_config() -> Config {
     Config::default().timeout(KIND_WATCH_TIMEOUT_SECONDS)
 }
 
-/// A watch of the object of this name.
+/// Returns the configuration of a watch of the object of this name.
 pub(super) fn object_config(name: &str) -> Config {
-    let (least, more) = OBJECT_WATCH_TIMEOUT;
-    let lasting = least + u32::try_from(more.mul_f64(jitter()).as_secs()).unwrap_or_default();
-    Config::default().fields(&format!("metadata.name={name}")).timeout(lasting)
+    let (min_seconds, random_part) = OBJECT_WATCH_TIMEOUT;
+    let timeout_seconds =
+        min_seconds + u32::try_from(random_part.mul_f64(jitter()).as_secs()).unwrap_or_default();
+    Config::default().fields(&format!("metadata.name={name}")).timeout(timeout_seconds)
 }
 
-/// Tells what an API server holds, for good.
+/// Sends the objects of an API server as messages, forever.
 ///
-/// A watch that ends regularly is resumed. One that breaks begins anew after a delay, with everything that is
-/// there: only so can it be told that it works again, and only so an expired version is left behind.
+/// A watch that ends regularly is resumed. A watch that fails restarts after a delay with a list of all objects: only a
+/// list shows that it works again, and only a list replaces an expired resourceVersion.
 pub(super) async fn watch_forever<K>(
     api: Api<K>,
     config: Config,
-    tell: mpsc::Sender<WatchMessage>,
-    news: impl Fn(WatchEvent<K>) -> WatchMessage + Send + Sync,
+    sender: mpsc::Sender<WatchMessage>,
+    to_message: impl Fn(WatchEvent<K>) -> WatchMessage + Send + Sync,
 ) where
     K: Resource<DynamicType: Clone> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let teller = EventSender { sender: tell, to_message: news };
-    let mut known = HashSet::new();
+    let event_sender = EventSender { sender, to_message };
+    let mut current_keys = HashSet::new();
     let mut streaming = true;
     let mut backoff = Backoff::default();
     loop {
-        let mut listed = None;
+        let mut listed_at = None;
         let config = if streaming { config.clone().streaming_lists() } else { config.clone() };
-        let error = watch_once(&api, config, &mut known, &mut listed, &teller).await;
+        let error = watch_once(&api, config, &mut current_keys, &mut listed_at, &event_sender).await;
         if streaming && rejects_streaming_list(&error) {
             streaming = false;
             continue;
         }
         // An attempt that takes long to fail is not a watch that lasted.
-        if let Some(listed) = listed {
-            backoff.record_end(listed.elapsed(), STABLE_WATCH_DURATION);
+        if let Some(listed_at) = listed_at {
+            backoff.record_end(listed_at.elapsed(), STABLE_WATCH_DURATION);
         }
-        let patience = watch_error::requested_delay(&error).map(|patience| patience.min(MAX_RETRY_AFTER));
-        teller.send(WatchEvent::Failed(error)).await;
-        sleep(backoff.record_failure(RESTART_DELAYS, jitter(), patience)).await;
+        let retry_after =
+            watch_error::requested_delay(&error).map(|retry_after| retry_after.min(MAX_RETRY_AFTER));
+        event_sender.send(WatchEvent::Failed(error)).await;
+        sleep(backoff.record_failure(RESTART_DELAYS, jitter(), retry_after)).await;
     }
 }
 
-/// Where events go, as news.
+/// Sends events as messages.
 struct EventSender<F> {
     sender: mpsc::Sender<WatchMessage>,
     to_message: F,
@@ -102,19 +105,19 @@ impl<F> EventSender<F> {
     where
         F: Fn(WatchEvent<K>) -> WatchMessage,
     {
-        let news = (self.to_message)(event);
-        // Nobody listens once everything ends.
-        let _ = self.sender.send(news).await;
+        let message = (self.to_message)(event);
+        // The receiver is dropped at shutdown.
+        let _ = self.sender.send(message).await;
     }
 }
 
-/// One watch, from its list to its end; `listed_at` is when everything that is there was told.
+/// Runs one watch from its list to its end. Sets `listed_at` to the time at which all existing objects were sent.
 async fn watch_once<K, F>(
     api: &Api<K>,
     config: Config,
-    known: &mut HashSet<ObjectKey>,
+    current_keys: &mut HashSet<ObjectKey>,
     listed_at: &mut Option<Instant>,
-    teller: &EventSender<F>,
+    sender: &EventSender<F>,
 ) -> WatchError
 where
     K: Resource<DynamicType: Clone> + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -123,24 +126,24 @@ where
     let consistent = ListParams { field_selector: config.field_selector.clone(), ..ListParams::default() };
     let mut events = pin!(watcher(api.clone(), config));
     let mut listed = HashSet::new();
-    let (mut begun, mut listing) = (false, true);
+    let (mut started, mut listing) = (false, true);
     loop {
-        // A list goes on until it ends; after it there may be nothing to tell for hours.
+        // A list continues until it ends; after it there may be no event for hours.
         let next =
             if listing { timeout(RESPONSE_TIMEOUT, events.next()).await } else { Ok(events.next().await) };
         match next.unwrap_or_default() {
             None => return WatchError::Timeout,
             Some(Err(error)) => return error.into(),
-            // The list ended before its end and is asked for again.
-            Some(Ok(watcher::Event::Init)) if begun => return WatchError::ListTruncated,
-            Some(Ok(watcher::Event::Init)) => begun = true,
+            // The list ended early and is requested again.
+            Some(Ok(watcher::Event::Init)) if started => return WatchError::ListTruncated,
+            Some(Ok(watcher::Event::Init)) => started = true,
             Some(Ok(watcher::Event::InitApply(object))) => {
                 listed.insert(object_key(object.meta()));
-                teller.send(WatchEvent::Object(object)).await;
+                sender.send(WatchEvent::Object(object)).await;
             }
             Some(Ok(watcher::Event::InitDone)) => {
-                if !known.is_subset(&listed) {
-                    // A list may be old, where there are several API servers; this one is not.
+                if !current_keys.is_subset(&listed) {
+                    // A list may be outdated where there are several API servers; this read is consistent.
                     match timeout(RESPONSE_TIMEOUT, api.list_metadata(&consistent)).await {
                         Ok(Ok(now)) => {
                             listed.extend(now.items.iter().map(|object| object_key(object.meta())))
@@ -148,29 +151,29 @@ where
                         Ok(Err(error)) => return WatchError::Confirm(error),
                         Err(_) => return WatchError::Timeout,
                     }
-                    for key in known.difference(&listed) {
-                        teller.send(WatchEvent::Deleted(key.clone())).await;
+                    for key in current_keys.difference(&listed) {
+                        sender.send(WatchEvent::Deleted(key.clone())).await;
                     }
                 }
-                *known = std::mem::take(&mut listed);
+                *current_keys = std::mem::take(&mut listed);
                 listing = false;
                 *listed_at = Some(Instant::now());
-                teller.send(WatchEvent::Listed).await;
+                sender.send(WatchEvent::Listed).await;
             }
             Some(Ok(watcher::Event::Apply(object))) => {
-                known.insert(object_key(object.meta()));
-                teller.send(WatchEvent::Object(object)).await;
+                current_keys.insert(object_key(object.meta()));
+                sender.send(WatchEvent::Object(object)).await;
             }
             Some(Ok(watcher::Event::Delete(object))) => {
                 let key = object_key(object.meta());
-                known.remove(&key);
-                teller.send(WatchEvent::Deleted(key)).await;
+                current_keys.remove(&key);
+                sender.send(WatchEvent::Deleted(key)).await;
             }
         }
     }
 }
 
-/// An API server that does not know streaming lists calls the parameter for them invalid.
+/// An API server without support for streaming lists rejects their parameter as invalid.
 fn rejects_streaming_list(error: &WatchError) -> bool {
     match error {
         WatchError::Watch(watcher::Error::WatchStartFailed(kube::Error::Api(status))) => {

@@ -1,4 +1,4 @@
-//! What is wrong with a watch: for the person who runs evenkeel, and for who counts. Pure.
+//! Describes a watch error: for the operator, and as a metric label. Pure.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use super::watch_message::WatchId;
 use crate::net::api_server::{RESPONSE_TIMEOUT, WatchTooBrief, describe_error, retry_after, root_cause};
 use crate::resource::{GROUP, Problem, Reason};
 
-/// Why a watch broke.
+/// The reason a watch failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WatchError {
     #[error(transparent)]
     Watch(#[from] watcher::Error),
-    #[error("could not make sure that objects are gone: {0}")]
+    #[error("cannot confirm that objects were deleted: {0}")]
     Confirm(#[source] kube::Error),
-    #[error("the list of what is there ended before it was whole")]
+    #[error("the list ended before it was complete")]
     ListTruncated,
-    #[error("no answer within {} s", RESPONSE_TIMEOUT.as_secs())]
+    #[error("no response within {} s", RESPONSE_TIMEOUT.as_secs())]
     Timeout,
 }
 
-/// The trouble of a watch on `server`.
+/// Returns the problem of a watch on `server`.
 pub(super) fn watch_problem(error: &WatchError, watch: &WatchId, server: &str) -> Problem {
     if let Some(status) = api_status(error) {
         return status_problem(status, watch, server);
@@ -32,19 +32,21 @@ pub(super) fn watch_problem(error: &WatchError, watch: &WatchId, server: &str) -
         return Problem::new(
             Reason::SourceUnavailable,
             format!(
-                "the API server {server} answers, but its watches end as soon as they have begun; they are begun again \
-                 after a while, and everything stays as it is until they last"
+                "the API server {server} responds, but it ends watches right after their start; they are restarted after a \
+                 delay, and the current state is kept until they last"
             ),
         );
     }
-    let why = request_error(error).map_or_else(|| root_cause(error), describe_error);
+    let reason = request_error(error).map_or_else(|| root_cause(error), describe_error);
     Problem::new(
         Reason::SourceUnavailable,
-        format!("the API server {server} cannot be reached: {why}; everything stays as it is until it can"),
+        format!(
+            "the API server {server} cannot be reached: {reason}; the current state is kept until it can"
+        ),
     )
 }
 
-/// The same in a word, as `docs/metrics.md` lists them.
+/// Returns the reason as a metric label, as listed in `docs/metrics.md`.
 pub(super) fn metric_reason(error: &WatchError) -> &'static str {
     match api_status(error).map(|status| status.code) {
         Some(401 | 403) => "denied",
@@ -59,7 +61,7 @@ pub(super) fn metric_reason(error: &WatchError) -> &'static str {
     }
 }
 
-/// How long the API server asks to be left alone.
+/// Returns the delay that the API server requested (Retry-After).
 pub(super) fn requested_delay(error: &WatchError) -> Option<Duration> {
     retry_after(api_status(error)?)
 }
@@ -69,7 +71,7 @@ fn status_problem(status: &Status, watch: &WatchId, server: &str) -> Problem {
     match (code, watch) {
         (401, _) => Problem::new(
             Reason::NotPermitted,
-            format!("the API server {server} does not accept evenkeel's credentials: {message}"),
+            format!("the API server {server} rejects evenkeel's credentials: {message}"),
         ),
         (403, _) => Problem::new(
             Reason::NotPermitted,
@@ -78,31 +80,31 @@ fn status_problem(status: &Status, watch: &WatchId, server: &str) -> Problem {
         (404, WatchId::Servers(_) | WatchId::Skills(_)) => Problem::new(
             Reason::SourceUnavailable,
             format!(
-                "the CustomResourceDefinition {}.{GROUP} is not installed; it is waited for (evenkeel crds | \
-                 kubectl apply --server-side -f -)",
+                "the CustomResourceDefinition {}.{GROUP} is not installed; waiting for it to be installed \
+                 (evenkeel crds | kubectl apply --server-side -f -)",
                 watch.plural()
             ),
         ),
         (410, _) => Problem::new(
             Reason::SourceUnavailable,
             format!(
-                "the API server {server} no longer knows what {watch} were watched from: {message}; they are listed anew"
+                "the resourceVersion of the watch of {watch} expired at the API server {server}: {message}; they are listed again"
             ),
         ),
         (429, _) => {
-            let wait =
-                retry_after(status).map(|wait| format!(", after the {} s that it asks for", wait.as_secs()));
+            let delay =
+                retry_after(status).map(|delay| format!(" after the requested {} s", delay.as_secs()));
             Problem::new(
                 Reason::SourceUnavailable,
                 format!(
-                    "the API server {server} has too much to do: {message}; it is asked again{}",
-                    wait.unwrap_or_default()
+                    "the API server {server} is overloaded: {message}; the request is retried{}",
+                    delay.unwrap_or_default()
                 ),
             )
         }
         _ => Problem::new(
             Reason::SourceUnavailable,
-            format!("the API server {server} does not tell {watch}: {message} (HTTP {code})"),
+            format!("the API server {server} failed to list or watch {watch}: {message} (HTTP {code})"),
         ),
     }
 }
@@ -116,7 +118,7 @@ fn api_status(error: &WatchError) -> Option<&Status> {
     }
 }
 
-/// The request that failed, if it was one.
+/// Returns the error of the request that failed, if a request failed.
 fn request_error(error: &WatchError) -> Option<&kube::Error> {
     match error {
         WatchError::Watch(
@@ -139,7 +141,7 @@ fn is_timeout(error: &WatchError) -> bool {
     }
 }
 
-/// True if the request was held back by the pace of watches.
+/// True if the request was delayed by the rate limit of watches.
 fn is_too_brief(error: &WatchError) -> bool {
     matches!(request_error(error), Some(kube::Error::Service(inner)) if inner.is::<WatchTooBrief>())
 }
@@ -158,7 +160,7 @@ mod tests {
         for (error, expected) in [
             (
                 api(401, "Unauthorized"),
-                "NotPermitted: the API server https://api does not accept evenkeel's credentials: Unauthorized",
+                "NotPermitted: the API server https://api rejects evenkeel's credentials: Unauthorized",
             ),
             (
                 api(403, "no"),
@@ -166,25 +168,25 @@ mod tests {
             ),
             (
                 api(404, "page not found"),
-                "SourceUnavailable: the CustomResourceDefinition mcpservers.evenkeel.dev is not installed; it is waited for (evenkeel crds | kubectl apply --server-side -f -)",
+                "SourceUnavailable: the CustomResourceDefinition mcpservers.evenkeel.dev is not installed; waiting for it to be installed (evenkeel crds | kubectl apply --server-side -f -)",
             ),
             (
                 api(429, "slow down"),
-                "SourceUnavailable: the API server https://api has too much to do: slow down; it is asked again",
+                "SourceUnavailable: the API server https://api is overloaded: slow down; the request is retried",
             ),
             (
                 api(410, "too old"),
-                "SourceUnavailable: the API server https://api no longer knows what mcpservers in namespace team-a were watched from: too old; they are listed anew",
+                "SourceUnavailable: the resourceVersion of the watch of mcpservers in namespace team-a expired at the API server https://api: too old; they are listed again",
             ),
             (
                 WatchError::Timeout,
-                "SourceUnavailable: the API server https://api cannot be reached: no answer within 10 s; everything stays as it is until it can",
+                "SourceUnavailable: the API server https://api cannot be reached: no response within 10 s; the current state is kept until it can",
             ),
             (
                 WatchError::Watch(watcher::Error::WatchStartFailed(kube::Error::Service(Box::new(
                     WatchTooBrief,
                 )))),
-                "SourceUnavailable: the API server https://api answers, but its watches end as soon as they have begun; they are begun again after a while, and everything stays as it is until they last",
+                "SourceUnavailable: the API server https://api responds, but it ends watches right after their start; they are restarted after a delay, and the current state is kept until they last",
             ),
         ] {
             assert_eq!(watch_problem(&error, &servers, "https://api").to_string(), expected);

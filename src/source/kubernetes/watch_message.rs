@@ -1,4 +1,4 @@
-//! What the watches tell, and which watches there are.
+//! The messages of the watches, and the identities of the watches.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use kube::core::DynamicObject;
 use super::references::{ConfigMapFiles, ConfigMapName, ReferenceLookup, SecretName, SecretValues};
 use crate::resource::{ObjectKey, Problem};
 
-/// Something that a watch tells.
+/// A message of a watch.
 pub(super) enum WatchMessage {
     Server(Box<DynamicObject>),
     Skill(Box<DynamicObject>),
@@ -16,13 +16,13 @@ pub(super) enum WatchMessage {
     SkillDeleted(ObjectKey),
     Secret(SecretName, ReferenceLookup<SecretValues>),
     ConfigMap(ConfigMapName, ReferenceLookup<ConfigMapFiles>),
-    /// Everything that is there was told.
+    /// All existing objects were sent.
     Listed(WatchId),
-    /// The watch broke, and begins anew.
+    /// The watch failed, and restarts.
     Failed(WatchId, Problem),
 }
 
-/// One of the watches; without a namespace it is of all.
+/// The identity of a watch. Without a namespace it covers all namespaces.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum WatchId {
     Servers(Option<Arc<str>>),
@@ -32,7 +32,7 @@ pub(super) enum WatchId {
 }
 
 impl WatchId {
-    /// What is watched, as written in a URL.
+    /// Returns the plural name of the watched kind, as in a URL.
     pub fn plural(&self) -> &'static str {
         match self {
             Self::Servers(_) => "mcpservers",

@@ -20,94 +20,94 @@ use crate::resource::bundle::{SkillFile, is_part_of_skill};
 use crate::resource::{Desired, DigestKey, McpServer, ObjectKey, Skill};
 use crate::source::{SourceMetrics, StdioPolicy, StoredStatuses};
 
-/// News that waits while the book is written: a list comes in faster than it is taken up.
+/// The number of messages that may be queued while the store is updated: a list arrives faster than it is handled.
 const MAX_QUEUED_MESSAGES: usize = 1_024;
-/// News that is taken up before anything follows from it.
+/// The number of messages that are handled before the result is published.
 const MAX_BATCH_SIZE: usize = 256;
 
-/// What is watched, and what it may do.
+/// The objects to watch, and the settings for them.
 #[derive(Clone)]
 pub(super) struct Options {
-    /// The API server.
+    /// The client of the API server.
     pub(super) client: Client,
-    /// Its address, for messages.
+    /// The address of the API server, for messages.
     pub(super) server: Arc<str>,
-    /// The namespaces that are watched; none is all of them.
+    /// The watched namespaces; empty for all namespaces.
     pub(super) namespaces: Vec<Arc<str>>,
-    /// Which stdio servers may run.
+    /// The policy for stdio servers.
     pub(super) policy: StdioPolicy,
     /// The key of connection digests.
     pub(super) digest_key: DigestKey,
-    /// Where watches that begin anew are counted.
+    /// The counters of restarted watches.
     pub(super) metrics: SourceMetrics,
 }
 
-/// Watches until `cancel`. What is declared is in the first channel, at first nothing that is synced; what
-/// the objects' statuses are there is in the second, which is never behind the first.
+/// Watches until `cancel` is cancelled. Publishes the declared objects on the first channel, whose first value is not
+/// synced, and the stored statuses of the objects on the second channel, which is never behind the first.
 pub(super) fn start(
     options: Options,
     tracker: &TaskTracker,
     cancel: CancellationToken,
 ) -> (channel::Receiver<Arc<Desired>>, channel::Receiver<StoredStatuses>) {
-    let (desired, declared) = channel::channel(Arc::default());
-    let (show, shown) = channel::channel(StoredStatuses::default());
-    let (tell, news) = mpsc::channel(MAX_QUEUED_MESSAGES);
-    let watches = WatchSpawner { options, sender: tell, tasks: tracker.clone(), cancel: cancel.clone() };
+    let (desired_sender, desired_receiver) = channel::channel(Arc::default());
+    let (statuses_sender, statuses_receiver) = channel::channel(StoredStatuses::default());
+    let (sender, messages) = mpsc::channel(MAX_QUEUED_MESSAGES);
+    let spawner = WatchSpawner { options, sender, tasks: tracker.clone(), cancel: cancel.clone() };
     tracker.spawn(async move {
-        cancel.run_until_cancelled(run(watches, news, desired, show)).await;
+        cancel.run_until_cancelled(run(spawner, messages, desired_sender, statuses_sender)).await;
     });
-    (declared, shown)
+    (desired_receiver, statuses_receiver)
 }
 
 async fn run(
-    watches: WatchSpawner,
-    mut news: mpsc::Receiver<WatchMessage>,
-    desired: channel::Sender<Arc<Desired>>,
-    show: channel::Sender<StoredStatuses>,
+    spawner: WatchSpawner,
+    mut messages: mpsc::Receiver<WatchMessage>,
+    desired_sender: channel::Sender<Arc<Desired>>,
+    statuses_sender: channel::Sender<StoredStatuses>,
 ) {
-    let Options { namespaces, policy, digest_key: key, .. } = &watches.options;
-    let mut book = ObjectStore::new(policy.clone(), key.clone());
+    let Options { namespaces, policy, digest_key, .. } = &spawner.options;
+    let mut store = ObjectStore::new(policy.clone(), digest_key.clone());
     let scopes: Vec<_> = match namespaces.as_slice() {
         [] => vec![None],
-        some => some.iter().cloned().map(Some).collect(),
+        names => names.iter().cloned().map(Some).collect(),
     };
     for scope in scopes {
         for watch in [WatchId::Servers(scope.clone()), WatchId::Skills(scope)] {
-            book.add_watch(watch.clone());
-            watches.watch_kind(watch);
+            store.add_watch(watch.clone());
+            spawner.watch_kind(watch);
         }
     }
     let mut secrets: HashMap<SecretName, DropGuard> = HashMap::new();
     let mut config_maps: HashMap<ConfigMapName, DropGuard> = HashMap::new();
     let mut batch = Vec::with_capacity(MAX_BATCH_SIZE);
-    while news.recv_many(&mut batch, MAX_BATCH_SIZE).await > 0 {
-        for news in batch.drain(..) {
-            book.handle(news);
+    while messages.recv_many(&mut batch, MAX_BATCH_SIZE).await > 0 {
+        for message in batch.drain(..) {
+            store.handle(message);
         }
-        let (now, statuses) = book.publish();
+        let (desired, statuses) = store.publish();
         if let Some(statuses) = statuses {
-            show.send_replace(statuses);
+            statuses_sender.send_replace(statuses);
         }
-        if let Some(now) = now {
-            desired.send_replace(now);
+        if let Some(desired) = desired {
+            desired_sender.send_replace(desired);
         }
-        // A watch that is dropped from the map ends.
-        secrets.retain(|name, _| book.uses_secret(name));
-        for name in book.secrets() {
+        // A watch ends when its guard is dropped from the map.
+        secrets.retain(|name, _| store.uses_secret(name));
+        for name in store.secrets() {
             if !secrets.contains_key(name) {
-                secrets.insert(name.clone(), watches.watch_secret(name.clone()));
+                secrets.insert(name.clone(), spawner.watch_secret(name.clone()));
             }
         }
-        config_maps.retain(|name, _| book.uses_config_map(name));
-        for name in book.config_maps() {
+        config_maps.retain(|name, _| store.uses_config_map(name));
+        for name in store.config_maps() {
             if !config_maps.contains_key(name) {
-                config_maps.insert(name.clone(), watches.watch_config_map(name.clone()));
+                config_maps.insert(name.clone(), spawner.watch_config_map(name.clone()));
             }
         }
     }
 }
 
-/// Starts watches.
+/// Spawns the tasks of the watches.
 struct WatchSpawner {
     options: Options,
     sender: mpsc::Sender<WatchMessage>,
@@ -116,7 +116,7 @@ struct WatchSpawner {
 }
 
 impl WatchSpawner {
-    /// All objects of a kind, in one namespace or in all.
+    /// Watches all objects of a kind, in one namespace or in all.
     fn watch_kind(&self, watch: WatchId) {
         let (resource, scope) = match &watch {
             WatchId::Servers(scope) => (ApiResource::erase::<McpServer>(&()), scope.clone()),
@@ -124,16 +124,16 @@ impl WatchSpawner {
             WatchId::Secret(_) | WatchId::ConfigMap(_) => return,
         };
         let client = self.options.client.clone();
-        // Not the types themselves: one object that does not decode must not hide the others.
+        // Dynamic objects, not the types themselves: one object that does not decode must not hide the others.
         let api: Api<DynamicObject> = match &scope {
             Some(namespace) => Api::namespaced_with(client, namespace, &resource),
             None => Api::all_with(client, &resource),
         };
-        let troubles = self.failures();
+        let failures = self.failures();
         let cancel = self.cancel.clone();
-        let tell = self.sender.clone();
+        let sender = self.sender.clone();
         self.tasks.spawn(async move {
-            let follow = watch_forever(api, kind_config(), tell, move |event| {
+            let watching = watch_forever(api, kind_config(), sender, move |event| {
                 let servers = matches!(watch, WatchId::Servers(_));
                 match event {
                     WatchEvent::Object(object) if servers => WatchMessage::Server(Box::new(object)),
@@ -141,10 +141,10 @@ impl WatchSpawner {
                     WatchEvent::Deleted(key) if servers => WatchMessage::ServerDeleted(key),
                     WatchEvent::Deleted(key) => WatchMessage::SkillDeleted(key),
                     WatchEvent::Listed => WatchMessage::Listed(watch.clone()),
-                    WatchEvent::Failed(error) => troubles.message(watch.clone(), &error),
+                    WatchEvent::Failed(error) => failures.message(watch.clone(), &error),
                 }
             });
-            cancel.run_until_cancelled(follow).await;
+            cancel.run_until_cancelled(watching).await;
         });
     }
 
@@ -152,7 +152,7 @@ impl WatchSpawner {
         WatchFailures { server: self.options.server.clone(), metrics: self.options.metrics.clone() }
     }
 
-    /// One Secret, until the guard is dropped.
+    /// Watches one Secret until the guard is dropped.
     fn watch_secret(&self, name: SecretName) -> DropGuard {
         let watch = WatchId::Secret(name.clone());
         self.watch_object(&name.clone(), watch, move |secret: Option<ApiSecret>| {
@@ -164,7 +164,7 @@ impl WatchSpawner {
         })
     }
 
-    /// One ConfigMap, until the guard is dropped.
+    /// Watches one ConfigMap until the guard is dropped.
     fn watch_config_map(&self, name: ConfigMapName) -> DropGuard {
         let watch = WatchId::ConfigMap(name.clone());
         self.watch_object(&name.clone(), watch, move |map: Option<ApiConfigMap>| {
@@ -175,12 +175,12 @@ impl WatchSpawner {
         })
     }
 
-    /// One object by its name; `news` is made of it, or of that it is gone.
+    /// Watches one object by its name. `to_message` converts its state, or `None` once it is deleted, into a message.
     fn watch_object<K>(
         &self,
         name: &ObjectKey,
         watch: WatchId,
-        news: impl Fn(Option<K>) -> WatchMessage + Send + Sync + 'static,
+        to_message: impl Fn(Option<K>) -> WatchMessage + Send + Sync + 'static,
     ) -> DropGuard
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -188,24 +188,24 @@ impl WatchSpawner {
     {
         let api: Api<K> = Api::namespaced(self.options.client.clone(), &name.namespace);
         let config = object_config(&name.name);
-        let troubles = self.failures();
+        let failures = self.failures();
         let cancel = self.cancel.child_token();
         let guard = cancel.clone().drop_guard();
-        let tell = self.sender.clone();
+        let sender = self.sender.clone();
         self.tasks.spawn(async move {
-            let follow = watch_forever(api, config, tell, move |event| match event {
-                WatchEvent::Object(object) => news(Some(object)),
-                WatchEvent::Deleted(_) => news(None),
+            let watching = watch_forever(api, config, sender, move |event| match event {
+                WatchEvent::Object(object) => to_message(Some(object)),
+                WatchEvent::Deleted(_) => to_message(None),
                 WatchEvent::Listed => WatchMessage::Listed(watch.clone()),
-                WatchEvent::Failed(error) => troubles.message(watch.clone(), &error),
+                WatchEvent::Failed(error) => failures.message(watch.clone(), &error),
             });
-            cancel.run_until_cancelled(follow).await;
+            cancel.run_until_cancelled(watching).await;
         });
         guard
     }
 }
 
-/// Tells and counts what is wrong with a watch, which begins anew.
+/// Reports and counts the failures of a watch that restarts.
 struct WatchFailures {
     server: Arc<str>,
     metrics: SourceMetrics,
@@ -219,15 +219,15 @@ impl WatchFailures {
     }
 }
 
-/// The keys of a ConfigMap, text and bytes alike, that may be files of a skill.
+/// Returns the keys of a ConfigMap, text and binary, that may be files of a skill.
 fn config_map_files(map: ApiConfigMap) -> ConfigMapFiles {
     let text = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
     let bytes = map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
-    let all = text.chain(bytes).filter(|(key, _)| is_part_of_skill(key));
-    all.map(|(key, bytes)| (key.into(), SkillFile::new(bytes, false))).collect()
+    let files = text.chain(bytes).filter(|(key, _)| is_part_of_skill(key));
+    files.map(|(key, bytes)| (key.into(), SkillFile::new(bytes, false))).collect()
 }
 
-/// The values of a Secret; `None` for one that is not text.
+/// Returns the values of a Secret; `None` for a value that is not text.
 fn secret_values(secret: ApiSecret) -> SecretValues {
     let text = |bytes| String::from_utf8(bytes).ok().map(SecretString::from);
     secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, text(value.0))).collect()

@@ -1,36 +1,36 @@
-//! A file of YAML, cut into its documents, so that one that does not parse costs only itself.
+//! Splits a YAML file into its documents, so that a document that does not parse does not affect the others.
 
-/// One document: its text, and where that stands in the file.
+/// One document: its text and its location in the file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct YamlDocument<'a> {
-    /// The text, with its `---` line if it has one.
+    /// The text, including its `---` line if it has one.
     pub text: &'a str,
     /// The line of the file at which `text` begins, from 1.
     pub first_line: u32,
-    /// The line at which its content begins, after comments and `---`.
+    /// The line at which the content begins, after comments and `---`, from 1.
     pub content_line: u32,
 }
 
-/// The documents of a file that hold more than comments.
+/// Returns the documents of a file that contain more than comments.
 ///
-/// A marker is `---` or `...` at the very start of a line; YAML lets no scalar, quoted or block, go on past
-/// one, so that cutting needs no parser.
+/// A marker is `---` or `...` at the very start of a line. YAML lets no scalar, quoted or block, continue past a
+/// marker, so splitting needs no parser.
 pub fn split_documents(text: &str) -> Vec<YamlDocument<'_>> {
-    let mut found = Vec::new();
+    let mut documents = Vec::new();
     let mut open = OpenDocument::default();
     let mut offset = 0;
     for (number, line) in (1_u32..).zip(text.split_inclusive('\n')) {
-        if let Some(rest) = strip_marker(line, "---") {
+        if let Some(content) = strip_marker(line, "---") {
             if open.content_line.is_some() || open.has_marker {
-                found.extend(open.finish(text, offset));
+                documents.extend(open.finish(text, offset));
                 open = OpenDocument::starting_at(offset, number);
             }
             open.has_marker = true;
-            if has_content(rest) {
+            if has_content(content) {
                 open.content_line = Some(number);
             }
         } else if strip_marker(line, "...").is_some() {
-            found.extend(open.finish(text, offset));
+            documents.extend(open.finish(text, offset));
             open = OpenDocument::starting_at(offset + line.len(), number + 1);
         } else if open.content_line.is_none()
             && has_content(line)
@@ -40,11 +40,11 @@ pub fn split_documents(text: &str) -> Vec<YamlDocument<'_>> {
         }
         offset += line.len();
     }
-    found.extend(open.finish(text, offset));
-    found
+    documents.extend(open.finish(text, offset));
+    documents
 }
 
-/// A document that has begun.
+/// A document whose end was not found yet.
 struct OpenDocument {
     start: usize,
     first_line: u32,
@@ -72,9 +72,10 @@ impl OpenDocument {
     }
 }
 
-/// What follows the marker on its line, if the line is one.
+/// Returns the text after the marker, if the line is a marker line.
 fn strip_marker<'a>(line: &'a str, marker: &str) -> Option<&'a str> {
-    line.strip_prefix(marker).filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+    line.strip_prefix(marker)
+        .filter(|content| content.is_empty() || content.starts_with([' ', '\t', '\r', '\n']))
 }
 
 fn has_content(line: &str) -> bool {
@@ -88,8 +89,8 @@ mod tests {
 
     #[test]
     fn documents_are_split_at_markers_and_keep_their_lines() {
-        type Cut<'a> = (u32, u32, &'a str);
-        let table: &[(&str, &[Cut<'_>])] = &[
+        type ExpectedDocument<'a> = (u32, u32, &'a str);
+        let table: &[(&str, &[ExpectedDocument<'_>])] = &[
             ("", &[]),
             ("# only a comment\n", &[]),
             ("---\n---\n# nothing\n...\n", &[]),
@@ -105,11 +106,11 @@ mod tests {
             ("a: 1\n----\n", &[(1, 1, "a: 1\n----\n")]),
         ];
         for (text, expected) in table {
-            let found: Vec<_> = split_documents(text)
+            let documents: Vec<_> = split_documents(text)
                 .into_iter()
-                .map(|chunk| (chunk.first_line, chunk.content_line, chunk.text))
+                .map(|document| (document.first_line, document.content_line, document.text))
                 .collect();
-            assert_eq!(&found, expected, "{text:?}");
+            assert_eq!(&documents, expected, "{text:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! A YAML error as words for the person who wrote the file: what is wrong, where, and the lines around it.
+//! Describes a YAML error for the author of the file: what is wrong, where, and the surrounding lines.
 //!
-//! Promises that neither the words nor the lines show a value that may be a secret: `env` and `headers` hold
-//! them literally, and a broken document does not say what is what.
+//! Promises that neither the message nor the lines show a value that may be a secret: `env` and `headers` contain
+//! secrets literally, and the fields of a broken document cannot be told apart.
 
 use std::fmt::Write;
 
@@ -10,38 +10,38 @@ use serde_yaml::{Error, MessageFormatter, UserMessageFormatter};
 use super::positions::Position;
 use crate::text::is_invisible;
 
-/// What is wrong with a document, and where in its file.
+/// An error in a document, with its position in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
     pub position: Position,
-    /// One sentence.
+    /// The message, one sentence.
     pub message: String,
-    /// The lines around it, without values.
+    /// The surrounding lines, without values.
     pub excerpt: Option<String>,
 }
 
 impl ParseError {
-    /// One of a whole line.
+    /// Creates an error that concerns a whole line.
     pub fn at_line(line: u32, message: String) -> Self {
         Self { position: Position { line, column: None }, message, excerpt: None }
     }
 }
 
-/// Describes `error` of the document `text`, which begins at line `first_line` of its file.
+/// Converts the YAML error of the document `text`, which begins at line `first_line` of its file.
 pub fn describe_yaml_error(error: &Error, text: &str, first_line: u32) -> ParseError {
-    let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let to_u32 = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let (line, column) = error
         .location()
-        .map_or((1, 1), |location| (small(location.line()).max(1), small(location.column()).max(1)));
-    let place = Position { line: first_line.saturating_add(line - 1), column: Some(column) };
+        .map_or((1, 1), |location| (to_u32(location.line()).max(1), to_u32(location.column()).max(1)));
+    let position = Position { line: first_line.saturating_add(line - 1), column: Some(column) };
     ParseError {
-        position: place,
+        position,
         message: yaml_error_message(error),
-        excerpt: Some(excerpt(text, first_line, place)),
+        excerpt: Some(excerpt(text, first_line, position)),
     }
 }
 
-/// The candidate that was probably meant, if one is close enough.
+/// Returns the candidate that was probably intended, if one is close enough to `word`.
 pub fn closest_match<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     candidates
@@ -55,12 +55,12 @@ pub fn closest_match<'a>(word: &str, candidates: impl IntoIterator<Item = &'a st
         .map(|(_, candidate)| candidate)
 }
 
-/// A text in which what changes how it is read is seen.
+/// Returns the text with every invisible or control character replaced by U+FFFD.
 pub fn printable(text: &str) -> String {
     text.replace(is_invisible, "\u{fffd}")
 }
 
-/// As much of a text as a message may hold.
+/// Returns the text, truncated to the length that a message may have.
 pub fn truncated(text: &str) -> String {
     match text.char_indices().nth(1_000) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
@@ -68,7 +68,7 @@ pub fn truncated(text: &str) -> String {
     }
 }
 
-/// `; did you mean "x"?`, or nothing.
+/// Returns `; did you mean "x"?`, or an empty text if no candidate is close enough.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     closest_match(word, candidates).map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"))
 }
@@ -76,18 +76,18 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
 fn yaml_error_message(error: &Error) -> String {
     match error.without_snippet() {
         Error::SerdeUnknownField { field, expected, .. } => {
-            let meant = did_you_mean(field, expected.iter().copied());
-            if meant.is_empty() {
-                format!("unknown field {field:?}; known here: {}", expected.join(", "))
+            let suggestion = did_you_mean(field, expected.iter().copied());
+            if suggestion.is_empty() {
+                format!("unknown field {field:?}; expected one of {}", expected.join(", "))
             } else {
-                format!("unknown field {field:?}{meant}")
+                format!("unknown field {field:?}{suggestion}")
             }
         }
         Error::SerdeUnknownVariant { variant, expected, .. } => {
-            let meant = did_you_mean(variant, expected.iter().copied());
-            format!("{variant:?} is not one of {}{meant}", expected.join(", "))
+            let suggestion = did_you_mean(variant, expected.iter().copied());
+            format!("{variant:?} is not one of {}{suggestion}", expected.join(", "))
         }
-        // The value itself may be a secret: only its kind is told.
+        // The value may be a secret, so the message contains only its kind.
         Error::SerdeInvalidType { unexpected, expected, .. }
         | Error::SerdeInvalidValue { unexpected, expected, .. } => {
             let kind = unexpected.split(['"', '`']).next().unwrap_or_default().trim();
@@ -99,24 +99,24 @@ fn yaml_error_message(error: &Error) -> String {
             other => format!("expected {other}"),
         },
         Error::QuotingRequired { .. } => {
-            "expected a text; a number, true or false must stand in quotes to be one".to_owned()
+            "expected a string; quote numbers, true and false to use them as strings".to_owned()
         }
-        Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {key:?} is there twice"),
-        Error::UnsupportedTag { .. } => "YAML tags (!…) have no meaning here".to_owned(),
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("duplicate key {key:?}"),
+        Error::UnsupportedTag { .. } => "YAML tags (!…) are not supported".to_owned(),
         Error::Budget { .. } => "the document is too large or too deeply nested".to_owned(),
         Error::AliasError { error, .. } => yaml_error_message(error),
         other => printable(&UserMessageFormatter.format_message(other)),
     }
 }
 
-/// Columns of a line that are shown.
+/// The number of columns of a line that are shown.
 const MAX_EXCERPT_COLUMNS: usize = 100;
 
-/// The line before `place`, the line itself with a caret below, and the line after; `text` begins at line
-/// `first_line`.
+/// Returns the line before the position, the line itself with a caret below it, and the line after it. `text` begins at
+/// line `first_line`.
 pub fn excerpt(text: &str, first_line: u32, Position { line, column }: Position) -> String {
-    let mut shown = String::new();
-    for (number, source) in (first_line..).zip(text.lines()) {
+    let mut output = String::new();
+    for (number, source_line) in (first_line..).zip(text.lines()) {
         if number + 1 < line {
             continue;
         }
@@ -124,18 +124,18 @@ pub fn excerpt(text: &str, first_line: u32, Position { line, column }: Position)
             break;
         }
         // Writing to a String cannot fail.
-        let _ = writeln!(shown, "{number:>6} | {}", mask_values(source));
+        let _ = writeln!(output, "{number:>6} | {}", mask_values(source_line));
         let Some(column) = column.filter(|_| number == line) else { continue };
         let indent = usize::try_from(column.saturating_sub(1)).unwrap_or(MAX_EXCERPT_COLUMNS);
         if indent < MAX_EXCERPT_COLUMNS {
-            let _ = writeln!(shown, "       | {:indent$}^", "");
+            let _ = writeln!(output, "       | {:indent$}^", "");
         }
     }
-    shown.truncate(shown.trim_end().len());
-    shown
+    output.truncate(output.trim_end().len());
+    output
 }
 
-/// Fields whose values are never secret; every other value is masked.
+/// The fields whose values are never secret; the values of all other fields are masked.
 const UNMASKED_FIELDS: &[&str] = &[
     "apiVersion",
     "kind",
@@ -162,7 +162,7 @@ const UNMASKED_FIELDS: &[&str] = &[
     "path",
 ];
 
-/// A line with its keys and without what may be a secret.
+/// Returns the line with its keys and without values that may be secret.
 fn mask_values(line: &str) -> String {
     let body = line.trim_start_matches([' ', '-', '\t']);
     let indent: String = line.chars().take(line.len() - body.len()).collect();
@@ -171,20 +171,20 @@ fn mask_values(line: &str) -> String {
         Some((key, value)) => (key, value.trim()),
         None => (body.strip_suffix(':').unwrap_or_default(), ""),
     };
-    let plain = |text: &str| {
+    let is_plain = |text: &str| {
         text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/@-".contains(&b))
     };
-    let bare = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
-    let shown = match (body, key, value) {
+    let unquoted_key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
+    let masked = match (body, key, value) {
         ("" | "...", _, _) => body.to_owned(),
         (_, "", _) => "…".to_owned(),
-        _ if !plain(bare) => "…".to_owned(),
+        _ if !is_plain(unquoted_key) => "…".to_owned(),
         (_, key, "") => format!("{key}:"),
-        (_, key, value) if UNMASKED_FIELDS.contains(&key) && plain(value) => format!("{key}: {value}"),
+        (_, key, value) if UNMASKED_FIELDS.contains(&key) && is_plain(value) => format!("{key}: {value}"),
         (_, key, _) => format!("{key}: …"),
     };
-    // One column stays one column, for the caret.
-    printable(&(indent + &shown).replace('\t', " ")).chars().take(MAX_EXCERPT_COLUMNS).collect()
+    // One column stays one column, so that the caret is placed correctly.
+    printable(&(indent + &masked).replace('\t', " ")).chars().take(MAX_EXCERPT_COLUMNS).collect()
 }
 
 #[cfg(test)]
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn closest_match_ignores_distant_words() {
-        let known = ["command", "args", "cwd", "env", "valueFrom"];
+        let fields = ["command", "args", "cwd", "env", "valueFrom"];
         for (word, expected) in [
             ("comand", Some("command")),
             ("Command", Some("command")),
@@ -203,7 +203,7 @@ mod tests {
             ("url", None),
             ("environment", None),
         ] {
-            assert_eq!(closest_match(word, known), expected, "{word}");
+            assert_eq!(closest_match(word, fields), expected, "{word}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `${VAR}`, `${VAR:-default}` and `${env:VAR}` in what agents' own files declare. Pure.
+//! Expands `${VAR}`, `${VAR:-default}` and `${env:VAR}` in the files of agents. Pure.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,112 +12,113 @@ use crate::resource::{
 use crate::source::Environment;
 use crate::source::resolve::ReferenceValues;
 
-/// The endpoint of what `file` of the directory `root` declares.
+/// Returns the endpoint of the spec that `file` of the directory `root` declares.
 ///
-/// The root is taken as it was given: a link in it that is flipped must not change where servers run.
-pub fn endpoint(
-    sources: &ReferenceValues<'_>,
+/// `root` is used as it was given, because replacing a link in it must not change where servers run.
+pub fn resolve_endpoint(
+    references: &ReferenceValues<'_>,
     root: &Path,
     spec: &McpServerSpec,
     file: &Path,
 ) -> Result<Arc<Endpoint>, Problem> {
     let folder = root.join(file.parent().unwrap_or(Path::new("")));
     if !is_json(file) {
-        return sources.resolve(spec, Some(&folder), Vec::new());
+        return references.resolve(spec, Some(&folder), Vec::new());
     }
-    let (filled, values) = expand_spec(spec, sources.environment)?;
-    if let Some(broken) = check_server(&filled).first() {
-        let message = format!("with the values of its variables, {broken}");
+    let (expanded, values) = expand_spec(spec, references.environment)?;
+    if let Some(violation) = check_server(&expanded).first() {
+        let message = format!("after expanding variables: {violation}");
         return Err(Problem::new(Reason::InvalidSpec, message));
     }
-    // What runs is what must be allowed; what is told of it is what was written.
-    if sources.policy.check(&filled).is_err() {
-        sources.policy.check(spec)?;
-        let message = "spec.stdio: with the values of its variables, this command may not run here";
+    // The policy applies to the expanded command; the message shows the declared one, without values.
+    if references.policy.check(&expanded).is_err() {
+        references.policy.check(spec)?;
+        let message = "spec.stdio: after expanding variables, this command is not allowed here";
         return Err(Problem::new(Reason::PolicyDenied, message));
     }
-    sources.resolve(&filled, Some(&folder), values)
+    references.resolve(&expanded, Some(&folder), values)
 }
 
-/// Whether a text holds a variable.
+/// True if the text contains a variable.
 pub fn has_variables(text: &str) -> bool {
     text.contains("${")
 }
 
-/// The spec with the values of its variables, and these: they are as secret as if they were written out, for an
-/// endpoint alone. A variable that is not set and has no default is an error.
+/// Returns the spec with its variables expanded, and the values used for them. The values are as secret as literal ones
+/// and are meant only for an endpoint. A variable that is not set and has no default is an error.
 fn expand_spec(
     spec: &McpServerSpec,
     environment: &Environment,
 ) -> Result<(McpServerSpec, Vec<SecretString>), Problem> {
     let (mut spec, mut values) = (spec.clone(), Vec::new());
-    let mut fill = |place: &str, text: &str| -> Result<Option<String>, Problem> {
-        let filled = has_variables(text).then(|| expand_text(text, environment, &mut values));
-        filled.transpose().map_err(|name| variable_not_found(place, name))
+    let mut expand_field = |field: &str, text: &str| -> Result<Option<String>, Problem> {
+        let expanded = has_variables(text).then(|| expand_text(text, environment, &mut values));
+        expanded.transpose().map_err(|name| variable_not_found(field, name))
     };
-    let mut expand = |place: &str, text: &mut String| -> Result<(), Problem> {
-        if let Some(filled) = fill(place, text)? {
-            *text = filled;
+    let mut expand_in_place = |field: &str, text: &mut String| -> Result<(), Problem> {
+        if let Some(expanded) = expand_field(field, text)? {
+            *text = expanded;
         }
         Ok(())
     };
     if let Some(stdio) = &mut spec.stdio {
-        expand("command", &mut stdio.command)?;
-        stdio.args.iter_mut().try_for_each(|arg| expand("args", arg))?;
-        stdio.cwd.iter_mut().try_for_each(|cwd| expand("cwd", cwd))?;
+        expand_in_place("command", &mut stdio.command)?;
+        stdio.args.iter_mut().try_for_each(|arg| expand_in_place("args", arg))?;
+        stdio.cwd.iter_mut().try_for_each(|cwd| expand_in_place("cwd", cwd))?;
     }
     if let Some(http) = &mut spec.http {
-        expand("url", &mut http.url)?;
+        expand_in_place("url", &mut http.url)?;
     }
     let variables = spec.stdio.iter_mut().flat_map(|stdio| &mut stdio.env);
     let variables = variables.map(|var| (format!("variable {}", var.name), &mut var.value));
     let headers = spec.http.iter_mut().flat_map(|http| &mut http.headers);
     let headers = headers.map(|header| (format!("header {}", header.name), &mut header.value));
-    for (place, value) in variables.chain(headers) {
-        let filled = value.as_ref().map(|value| fill(&place, value.expose())).transpose()?.flatten();
-        if let Some(filled) = filled {
-            *value = Some(Literal::new(filled));
+    for (field, value) in variables.chain(headers) {
+        let expanded =
+            value.as_ref().map(|value| expand_field(&field, value.expose())).transpose()?.flatten();
+        if let Some(expanded) = expanded {
+            *value = Some(Literal::new(expanded));
         }
     }
     Ok((spec, values))
 }
 
-/// The text with its variables filled in, or the name of the first that is not set; `values` gets those of the
-/// environment that may be secret.
+/// Returns the text with its variables expanded, or the name of the first variable that is not set. Adds the values of
+/// the environment that may be secret to `values`.
 fn expand_text<'a>(
     text: &'a str,
     environment: &Environment,
     values: &mut Vec<SecretString>,
 ) -> Result<String, &'a str> {
-    let mut filled = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("${") {
-        let Some((inside, after)) = after.split_once('}') else { break };
-        filled.push_str(before);
-        let inside = inside.strip_prefix("env:").unwrap_or(inside);
-        let (name, default) = match inside.split_once(":-") {
+    let mut output = String::new();
+    let mut remaining = text;
+    while let Some((literal, after)) = remaining.split_once("${") {
+        let Some((expression, after)) = after.split_once('}') else { break };
+        output.push_str(literal);
+        let expression = expression.strip_prefix("env:").unwrap_or(expression);
+        let (name, default) = match expression.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
-            None => (inside, None),
+            None => (expression, None),
         };
         match (environment.get(name), default) {
             (Some(value), _) => {
                 if !is_inherited_variable(name) {
                     values.push(value.into());
                 }
-                filled.push_str(value);
+                output.push_str(value);
             }
-            (None, Some(default)) => filled.push_str(default),
+            (None, Some(default)) => output.push_str(default),
             (None, None) => return Err(name),
         }
-        rest = after;
+        remaining = after;
     }
-    Ok(filled + rest)
+    Ok(output + remaining)
 }
 
-fn variable_not_found(place: &str, name: &str) -> Problem {
+fn variable_not_found(field: &str, name: &str) -> Problem {
     let message = format!(
-        "{place}: the variable {name:?} is not set in evenkeel's environment; set it and start again, or give it \
-         a default as in ${{NAME:-default}}"
+        "{field}: the variable {name:?} is not set in evenkeel's environment; set it and restart evenkeel, or \
+         add a default as in ${{NAME:-default}}"
     );
     Problem::new(Reason::VariableNotFound, message)
 }
@@ -133,7 +134,7 @@ mod tests {
     fn expanded_command_must_be_allowed_and_is_not_shown() {
         let environment = Environment::from_iter([("TOOL", "rm"), ("OK", "pkg"), ("KEY", "hunter2")]);
         let policy = StdioPolicy::allow_only(&["npx *".to_owned()], &[]).unwrap();
-        let sources = ReferenceValues {
+        let references = ReferenceValues {
             secret_location: &|_| String::new(),
             environment: &environment,
             policy: &policy,
@@ -151,13 +152,13 @@ mod tests {
         ] {
             let spec = serde_json::json!({ "stdio": { "command": command, "args": [arg] } });
             let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
-            let found = endpoint(&sources, Path::new("/srv"), &spec, Path::new(".mcp.json"));
-            let told = found.err().map(|problem| problem.to_string());
-            assert_eq!(told.is_some(), denied, "{command} {arg}: {told:?}");
-            let told = told.unwrap_or_default();
+            let resolved = resolve_endpoint(&references, Path::new("/srv"), &spec, Path::new(".mcp.json"));
+            let message = resolved.err().map(|problem| problem.to_string());
+            assert_eq!(message.is_some(), denied, "{command} {arg}: {message:?}");
+            let message = message.unwrap_or_default();
             assert!(
-                told.is_empty() || told.starts_with("PolicyDenied: ") && !told.contains("hunter2"),
-                "{told}"
+                message.is_empty() || message.starts_with("PolicyDenied: ") && !message.contains("hunter2"),
+                "{message}"
             );
         }
     }

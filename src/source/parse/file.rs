@@ -1,55 +1,55 @@
-//! One file that is being read: what was found in it so far, and what is wrong with it. Pure.
+//! The parse of one file: its objects so far, and its problems. Pure.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::excerpt::{ParseError, truncated};
-use super::object::{ObjectSpec, ParsedObject, TargetMode, key};
+use super::object::{ObjectSpec, ParsedObject, TargetMode, object_key};
 use super::path::display_path;
 use super::positions::Position;
 use crate::resource::{McpServerSpec, ObjectKey, Origin, Problem, Reason, SkillSpec, SourceProblem};
 
-/// More faults of one file are not told.
+/// The number of faults reported for one file.
 const MAX_FAULTS_PER_FILE: usize = 20;
 
-/// What one file holds.
+/// The content of one file.
 #[derive(Debug, Default)]
 pub struct ParsedFile {
     /// The servers whose names could be read, in the order of the file.
     pub servers: Vec<ParsedObject<McpServerSpec>>,
-    /// The skills likewise.
+    /// The skills whose names could be read, in the order of the file.
     pub skills: Vec<ParsedObject<SkillSpec>>,
-    /// What is wrong, for the person who wrote it.
+    /// The errors, for the author of the file.
     pub faults: Vec<SourceProblem>,
-    /// What is read and has no effect.
+    /// The entries that are read but have no effect.
     pub warnings: Vec<SourceProblem>,
-    /// Documents of other API groups.
+    /// The number of documents of other API groups.
     pub foreign_documents: usize,
-    /// The first document that may be one of ours though nothing in it says so: an object that is no longer found in
-    /// this file may be in there.
+    /// The first document that does not identify itself as an evenkeel object but may be one: an object that is no
+    /// longer found in this file may be in it.
     pub unrecognized: Option<Box<SourceProblem>>,
-    /// Set if the file, or a document of ours in it, could not be read as far as its name: an object that is
-    /// no longer found in this file may be in there, so it stays as it was.
+    /// Set if the file, or an evenkeel document in it, could not be read far enough to find its name: an object that is
+    /// no longer found in this file may be in it, so it is kept as it was.
     pub unidentified: Option<Problem>,
 }
 
 impl ParsedFile {
-    /// Tells whether it declares nothing, and something in it is not understood.
+    /// True if the file declares nothing and part of it is not recognized.
     pub fn is_ambiguous(&self) -> bool {
         let unclear = self.unidentified.is_some() || self.unrecognized.is_some();
         unclear && self.servers.is_empty() && self.skills.is_empty()
     }
 
-    /// What is known of a file that cannot be read: `why` completes a sentence that begins with its path.
-    pub fn unreadable(path: &Arc<PathBuf>, why: &str) -> Self {
+    /// Returns the result for a file that cannot be read; `reason` completes a sentence that begins with its path.
+    pub fn unreadable(path: &Arc<PathBuf>, reason: &str) -> Self {
         let mut file = FileParser::new(path, &TargetMode::Directory);
-        file.report_unidentified(ParseError::at_line(1, format!("the file {why}")));
+        file.report_unidentified(ParseError::at_line(1, format!("the file {reason}")));
         file.parsed
     }
 }
 
-/// A file that is being read: what was found in it so far.
+/// The state of the parse of one file.
 pub struct FileParser<'a> {
     path: &'a Arc<PathBuf>,
     pub target: &'a TargetMode,
@@ -57,55 +57,55 @@ pub struct FileParser<'a> {
 }
 
 impl<'a> FileParser<'a> {
-    /// A file of which nothing is read yet.
+    /// Creates a parser for a file of which nothing has been parsed yet.
     pub fn new(path: &'a Arc<PathBuf>, destination: &'a TargetMode) -> Self {
         Self { path, target: destination, parsed: ParsedFile::default() }
     }
 
-    /// A document that should be one of ours, but does not say which.
-    pub fn report_unidentified(&mut self, mistake: ParseError) {
-        let told = format!("{}: {}", self.location(mistake.position), truncated(&mistake.message));
-        self.parsed.unidentified = Some(Problem::new(Reason::ParseError, told));
-        self.add_fault(Reason::ParseError, mistake);
+    /// Reports an evenkeel document whose object cannot be identified.
+    pub fn report_unidentified(&mut self, error: ParseError) {
+        let message = format!("{}: {}", self.location(error.position), truncated(&error.message));
+        self.parsed.unidentified = Some(Problem::new(Reason::ParseError, message));
+        self.add_fault(Reason::ParseError, error);
     }
 
-    /// Counts a document of somebody else, or, with a mistake, one that may be ours all the same.
-    pub fn add_foreign(&mut self, unread: Option<ParseError>) {
+    /// Counts a document of another API group; with an error, the document may be an evenkeel object after all.
+    pub fn add_foreign(&mut self, error: Option<ParseError>) {
         self.parsed.foreign_documents += 1;
-        self.report_unrecognized(unread);
+        self.report_unrecognized(error);
     }
 
-    /// Notes something that declares nothing, though it may have been meant to.
-    pub fn report_unrecognized(&mut self, mistake: Option<ParseError>) {
-        if let Some(mistake) = mistake.filter(|_| self.parsed.unrecognized.is_none()) {
-            self.parsed.unrecognized = Some(Box::new(self.source_problem(Reason::ParseError, mistake)));
+    /// Records a document that declares nothing although it may have been meant to.
+    pub fn report_unrecognized(&mut self, error: Option<ParseError>) {
+        if let Some(error) = error.filter(|_| self.parsed.unrecognized.is_none()) {
+            self.parsed.unrecognized = Some(Box::new(self.source_problem(Reason::ParseError, error)));
         }
     }
 
-    /// An object that cannot be accepted: each mistake is a fault of the file, and together they are why.
+    /// Rejects an object: adds each error as a fault of the file, and returns a problem that joins them.
     pub fn reject<S: ObjectSpec>(
         &mut self,
         key: &ObjectKey,
         reason: Reason,
-        mistakes: Vec<ParseError>,
+        errors: Vec<ParseError>,
     ) -> Problem {
-        let mut told = String::new();
-        for mistake in mistakes {
-            if told.is_empty() {
-                told = format!("{}: {}", self.location(mistake.position), mistake.message);
+        let mut joined = String::new();
+        for error in errors {
+            if joined.is_empty() {
+                joined = format!("{}: {}", self.location(error.position), error.message);
             } else {
-                told = format!("{told}; line {}: {}", mistake.position.line, mistake.message);
+                joined = format!("{joined}; line {}: {}", error.position.line, error.message);
             }
-            let message = format!("{} {key}: {}", S::KIND, mistake.message);
-            self.add_fault(reason, ParseError { message, ..mistake });
+            let message = format!("{} {key}: {}", S::KIND, error.message);
+            self.add_fault(reason, ParseError { message, ..error });
         }
-        Problem::new(reason, truncated(&told))
+        Problem::new(reason, truncated(&joined))
     }
 
-    /// The folder of a skill that is declared by where it is. What is in it is another matter.
+    /// Adds the skill that is declared by the location of its folder. The content of the folder is read elsewhere.
     pub fn add_skill_folder(&mut self) {
         let name = self.path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy());
-        let Ok(key) = key(name.as_deref(), self.target.namespace()) else {
+        let Ok(key) = object_key(name.as_deref(), self.target.namespace()) else {
             let message = "the folder of a skill must have a name of lower-case letters, digits and hyphens";
             return self.report_unidentified(ParseError::at_line(1, message.into()));
         };
@@ -126,25 +126,25 @@ impl<'a> FileParser<'a> {
         });
     }
 
-    /// Something that has no effect.
-    pub fn warn(&mut self, mistake: ParseError) {
-        let fault = self.source_problem(Reason::InvalidSpec, mistake);
+    /// Reports an entry that has no effect.
+    pub fn warn(&mut self, error: ParseError) {
+        let fault = self.source_problem(Reason::InvalidSpec, error);
         push_capped(&mut self.parsed.warnings, fault);
     }
 
-    fn add_fault(&mut self, reason: Reason, mistake: ParseError) {
-        let fault = self.source_problem(reason, mistake);
+    fn add_fault(&mut self, reason: Reason, error: ParseError) {
+        let fault = self.source_problem(reason, error);
         push_capped(&mut self.parsed.faults, fault);
     }
 
     fn source_problem(
         &self,
         reason: Reason,
-        ParseError { position: place, message, excerpt }: ParseError,
+        ParseError { position, message, excerpt }: ParseError,
     ) -> SourceProblem {
         SourceProblem {
-            origin: Some(Origin::File { path: Arc::clone(self.path), line: place.line }),
-            column: place.column,
+            origin: Some(Origin::File { path: Arc::clone(self.path), line: position.line }),
+            column: position.column,
             problem: Problem::new(reason, truncated(&message)),
             excerpt,
         }
@@ -160,7 +160,7 @@ fn push_capped(faults: &mut Vec<SourceProblem>, fault: SourceProblem) {
     match faults.len() {
         ..MAX_FAULTS_PER_FILE => faults.push(fault),
         MAX_FAULTS_PER_FILE => {
-            let message = "there is more to be said of this file";
+            let message = "more problems of this file are not shown";
             faults.push(SourceProblem::new(fault.origin, Problem::new(fault.problem.reason, message)));
         }
         _ => {}

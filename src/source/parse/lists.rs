@@ -1,40 +1,41 @@
-//! Lists of objects in YAML, as `kubectl get -o yaml` prints them, cut into their items. Pure.
+//! Splits YAML lists of objects, as printed by `kubectl get -o yaml`, into their items. Pure.
 
 use serde_yaml::granit_parser::{Event, Parser, Span};
 
 use super::documents::YamlDocument;
 use crate::resource::API_VERSION;
 
-/// A list, as far as its items go.
+/// A list, reduced to its items.
 #[derive(Debug)]
 pub struct ItemList {
-    /// The kind of the items, if that of the list says it: API servers leave it out of items of a `McpServerList`.
+    /// The kind of the items, if the kind of the list implies it: API servers omit it from the items of a
+    /// `McpServerList`.
     pub kind: Option<String>,
-    /// `None` if there is no `items`, or if it is no list.
+    /// The items; `None` if `items` is missing or is not a list.
     pub items: Option<Vec<ListItem>>,
 }
 
 /// One item of a list.
 #[derive(Debug)]
 pub struct ListItem {
-    /// The item as a document of its own, each line as far from the margin as in the file.
+    /// The item as a document of its own, each line indented as in the file.
     pub text: String,
-    /// The line of the file at which it begins, from 1.
+    /// The line of the file at which the item begins, from 1.
     pub line: u32,
-    /// False for what cannot be an object: a scalar, an alias, a list in a list.
+    /// False for an item that cannot be an object: a scalar, an alias, or a nested list.
     pub is_mapping: bool,
 }
 
-/// The kinds that are lists of objects of ours.
+/// The kinds that are lists of evenkeel objects.
 const LIST_KINDS: [&str; 2] = ["McpServerList", "SkillList"];
 
-/// Reads the list that a document is; `None` if it is none, or if it is not sound.
-pub fn parse_list(chunk: &YamlDocument<'_>) -> Option<ItemList> {
-    // Nearly no document is one: told apart without parsing.
-    if !chunk.text.contains("List") {
+/// Parses a document as a list. Returns `None` if it is not a list or is not valid YAML.
+pub fn parse_list(document: &YamlDocument<'_>) -> Option<ItemList> {
+    // Nearly no document is a list; this check avoids parsing the others.
+    if !document.text.contains("List") {
         return None;
     }
-    let outline = ListOutline::parse(chunk)?;
+    let outline = ListOutline::parse(document)?;
     let kind = match (outline.api_version.as_deref()?, outline.kind.as_deref()?) {
         ("v1", "List") => None,
         (API_VERSION, kind) if LIST_KINDS.contains(&kind) => kind.strip_suffix("List").map(ToOwned::to_owned),
@@ -50,7 +51,7 @@ struct ListOutline {
     items: Option<Vec<ListItem>>,
 }
 
-/// Where an item begins.
+/// The start of an item.
 struct ItemStart {
     offset: usize,
     line: usize,
@@ -59,16 +60,16 @@ struct ItemStart {
 }
 
 impl ListOutline {
-    fn parse(chunk: &YamlDocument<'_>) -> Option<Self> {
-        let mut found = Self::default();
+    fn parse(document: &YamlDocument<'_>) -> Option<Self> {
+        let mut outline = Self::default();
         let mut key: Option<String> = None;
         let mut items: Vec<(ItemStart, usize)> = Vec::new();
-        let mut begun: Option<ItemStart> = None;
-        // How many lists and mappings are open, and whether one of them is `items`.
-        let (mut depth, mut within) = (0_usize, false);
-        for step in Parser::new_from_str(chunk.text) {
+        let mut item_start: Option<ItemStart> = None;
+        // The number of open lists and mappings, and whether one of them is `items`.
+        let (mut depth, mut in_items) = (0_usize, false);
+        for step in Parser::new_from_str(document.text) {
             let (event, span) = step.ok()?;
-            let begins = |is_mapping| ItemStart {
+            let item_start_at = |is_mapping| ItemStart {
                 offset: start_offset(&span),
                 line: span.start.line(),
                 column: span.start.col(),
@@ -79,8 +80,8 @@ impl ListOutline {
                     let is_mapping = matches!(event, Event::MappingStart(..));
                     match depth {
                         0 if !is_mapping => return None,
-                        1 => within = key.take().as_deref() == Some("items") && !is_mapping,
-                        2 if within => begun = Some(begins(is_mapping)),
+                        1 => in_items = key.take().as_deref() == Some("items") && !is_mapping,
+                        2 if in_items => item_start = Some(item_start_at(is_mapping)),
                         _ => {}
                     }
                     depth += 1;
@@ -88,45 +89,45 @@ impl ListOutline {
                 Event::MappingEnd | Event::SequenceEnd => {
                     depth = depth.checked_sub(1)?;
                     if depth == 2
-                        && let Some(begun) = begun.take()
+                        && let Some(item_start) = item_start.take()
                     {
-                        items.push((begun, span.end.byte_offset()?));
+                        items.push((item_start, span.end.byte_offset()?));
                     }
-                    if depth == 1 && std::mem::take(&mut within) {
-                        let items = items.drain(..).map(|(begun, end)| begun.finish(chunk, end));
-                        found.items = Some(items.collect());
+                    if depth == 1 && std::mem::take(&mut in_items) {
+                        let items = items.drain(..).map(|(item_start, end)| item_start.finish(document, end));
+                        outline.items = Some(items.collect());
                     }
                 }
                 Event::Scalar(text, ..) if depth == 1 => match key.take() {
                     None => key = Some(text.into_owned()),
-                    Some(key) if key == "apiVersion" => found.api_version = Some(text.into_owned()),
-                    Some(key) if key == "kind" => found.kind = Some(text.into_owned()),
+                    Some(key) if key == "apiVersion" => outline.api_version = Some(text.into_owned()),
+                    Some(key) if key == "kind" => outline.kind = Some(text.into_owned()),
                     Some(_) => {}
                 },
-                Event::Scalar(..) | Event::Alias(_) if depth == 2 && within => {
-                    items.push((begins(false), start_offset(&span)));
+                Event::Scalar(..) | Event::Alias(_) if depth == 2 && in_items => {
+                    items.push((item_start_at(false), start_offset(&span)));
                 }
                 Event::Alias(_) if depth == 1 => key = None,
                 _ => {}
             }
         }
-        Some(found)
+        Some(outline)
     }
 }
 
 impl ItemStart {
-    fn finish(self, chunk: &YamlDocument<'_>, end: usize) -> ListItem {
-        let written = chunk.text.get(self.offset..end).unwrap_or_default();
-        // A mapping in block style ends where the next thing begins, behind what stands before that in its line.
-        let written = if written.starts_with('{') {
-            written
+    fn finish(self, document: &YamlDocument<'_>, end: usize) -> ListItem {
+        let text = document.text.get(self.offset..end).unwrap_or_default();
+        // A block mapping ends where the next node begins, after the indentation of that node.
+        let text = if text.starts_with('{') {
+            text
         } else {
-            written.rfind('\n').and_then(|end| written.get(..=end)).unwrap_or(written)
+            text.rfind('\n').and_then(|end| text.get(..=end)).unwrap_or(text)
         };
         let line = u32::try_from(self.line.saturating_sub(1)).unwrap_or(u32::MAX);
         ListItem {
-            text: format!("{}{written}", " ".repeat(self.column)),
-            line: chunk.first_line.saturating_add(line),
+            text: format!("{}{text}", " ".repeat(self.column)),
+            line: document.first_line.saturating_add(line),
             is_mapping: self.is_mapping,
         }
     }
@@ -142,8 +143,8 @@ mod tests {
     use super::*;
 
     fn parse_items(text: &str) -> Option<Vec<(u32, String)>> {
-        let chunks = split_documents(text);
-        let list = parse_list(&chunks[0])?;
+        let documents = split_documents(text);
+        let list = parse_list(&documents[0])?;
         Some(list.items?.into_iter().map(|item| (item.line, item.text)).collect())
     }
 
@@ -171,13 +172,13 @@ mod tests {
 
     #[test]
     fn malformed_lists_are_parsed_in_bounded_time() {
-        let begun = std::time::Instant::now();
+        let started_at = std::time::Instant::now();
         for text in
             ["[".repeat(500_000), "- ".repeat(250_000), "{a: ".repeat(200_000), "- {}\n".repeat(200_000)]
         {
             parse_items(&format!("apiVersion: v1\nkind: List\nitems:\n{text}"));
         }
-        assert!(begun.elapsed().as_secs() < 60);
+        assert!(started_at.elapsed().as_secs() < 60);
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! `.mcp.json` and `mcp.json`, the files that agents have their servers in: each entry is an `McpServer`. Pure.
+//! Parses `.mcp.json` and `mcp.json`, the files in which agents declare their servers: each entry is an `McpServer`.
+//! Pure.
 //!
-//! What agents write beside the server itself (approvals, descriptions) is let pass; a key that is not known is
-//! a warning, since such files are made for others. `${VAR}` stays as it is written until the endpoint is made.
+//! Keys that agents add to a server (approvals, descriptions) are ignored. An unknown key is only a warning, because
+//! such files are written for other programs. `${VAR}` is kept as written until the endpoint is made.
 
 use jsonc_parser::ast::{Object as Fields, ObjectProp, Value};
 use jsonc_parser::common::{Range, Ranged};
@@ -11,20 +12,20 @@ use serde_json::{Map, json};
 use super::excerpt::{ParseError, did_you_mean, excerpt};
 use super::expand::has_variables;
 use super::file::FileParser;
-use super::names::{prefix, slug};
+use super::names::{expose_prefix, slug};
 use super::object::{ObjectSpec, ParsedObject, TargetMode};
 use super::positions::Position;
 use crate::resource::{
     CallTimeout, McpServerSpec, ObjectKey, Problem, Reason, Violation, is_reserved_header,
 };
 
-/// The keys of the list of servers: of most agents, and of VS Code.
+/// The keys of the map of servers: that of most agents, and that of VS Code.
 const SERVER_MAP_KEYS: [&str; 2] = ["mcpServers", "servers"];
 
-/// What VS Code asks people for, and what editors write.
+/// The prompts of VS Code and the schema that editors add.
 const IGNORED_EDITOR_KEYS: [&str; 2] = ["inputs", "$schema"];
 
-/// Keys that say something to agents and nothing to us.
+/// Keys that have a meaning to agents and none to evenkeel.
 const IGNORED_AGENT_KEYS: &[&str] = &[
     "alwaysAllow",
     "alwaysLoad",
@@ -37,7 +38,7 @@ const IGNORED_AGENT_KEYS: &[&str] = &[
     "version",
 ];
 
-/// Keys that have a meaning here, for those who mistype one.
+/// Keys that have a meaning to evenkeel; candidates for the correction of a mistyped key.
 const SERVER_KEYS: &[&str] = &[
     "args",
     "command",
@@ -54,10 +55,10 @@ const SERVER_KEYS: &[&str] = &[
     "url",
 ];
 
-/// Reads every entry of a file.
+/// Parses every entry of a file.
 pub fn parse(text: &str, file: &mut FileParser<'_>) {
-    let source = JsonText::new(text);
-    // As editors take such files: with comments and trailing commas, and else strictly.
+    let json = JsonText::new(text);
+    // As editors accept such files: with comments and trailing commas, and otherwise strict JSON.
     let options = ParseOptions {
         allow_comments: true,
         allow_loose_object_property_names: false,
@@ -73,15 +74,16 @@ pub fn parse(text: &str, file: &mut FileParser<'_>) {
     let root = match parse_to_ast(text, &CollectOptions::default(), &options) {
         Ok(parsed) => parsed.value,
         Err(error) => {
-            return file
-                .report_unidentified(source.error_at(error.range(), format!("no JSON: {}", error.kind())));
+            return file.report_unidentified(
+                json.error_at(error.range(), format!("invalid JSON: {}", error.kind())),
+            );
         }
     };
     // An empty file declares nothing.
     let Some(root) = root else { return };
     let Value::Object(root) = root else {
         return file.report_unidentified(
-            source.error_at(root.range(), "expected an object with mcpServers in it".to_owned()),
+            json.error_at(root.range(), "expected an object with mcpServers in it".to_owned()),
         );
     };
     let is_known = |property: &&ObjectProp<'_>| {
@@ -89,26 +91,28 @@ pub fn parse(text: &str, file: &mut FileParser<'_>) {
         SERVER_MAP_KEYS.contains(&name) || IGNORED_EDITOR_KEYS.contains(&name)
     };
     if !root.properties.is_empty() && !root.properties.iter().any(|property| is_known(&property)) {
-        let message = "nothing is declared here: there is no mcpServers and no servers";
-        file.report_unrecognized(Some(source.error_at(root.range(), message.to_owned())));
+        let message = "nothing is declared here: neither mcpServers nor servers is present";
+        file.report_unrecognized(Some(json.error_at(root.range(), message.to_owned())));
     }
     for property in &root.properties {
         let name = property.name.as_str();
         match &property.value {
-            Value::Object(list) if SERVER_MAP_KEYS.contains(&name) => {
-                for entry in &list.properties {
-                    let server = parse_server(entry, &source, file);
+            Value::Object(servers) if SERVER_MAP_KEYS.contains(&name) => {
+                for entry in &servers.properties {
+                    let server = parse_server(entry, &json, file);
                     file.parsed.servers.push(server);
                 }
             }
             _ if SERVER_MAP_KEYS.contains(&name) => {
-                let message = format!("expected an object in {name}, with a key for each server");
-                file.report_unidentified(source.error_at(property.value.range(), message));
+                let message = format!("expected an object in {name} with one key for each server");
+                file.report_unidentified(json.error_at(property.value.range(), message));
             }
             _ if IGNORED_EDITOR_KEYS.contains(&name) => {}
             _ => {
-                let meant = did_you_mean(name, SERVER_MAP_KEYS);
-                file.warn(source.error_at(property.range, format!("the key {name:?} has no effect{meant}")));
+                let suggestion = did_you_mean(name, SERVER_MAP_KEYS);
+                file.warn(
+                    json.error_at(property.range, format!("the key {name:?} has no effect{suggestion}")),
+                );
             }
         }
     }
@@ -116,22 +120,25 @@ pub fn parse(text: &str, file: &mut FileParser<'_>) {
 
 fn parse_server(
     entry: &ObjectProp<'_>,
-    source: &JsonText<'_>,
+    json: &JsonText<'_>,
     file: &mut FileParser<'_>,
 ) -> ParsedObject<McpServerSpec> {
     let name = entry.name.as_str();
     let key = ObjectKey::new(file.target.namespace(), slug(name));
-    let place = source.position(entry.range);
-    let written = |range: Range| source.text.get(range.start..range.end).unwrap_or_default();
-    // Alone, so that it can be remembered without its neighbours.
-    let text =
-        format!("{{\"mcpServers\":{{{}:{}}}}}", written(entry.name.range()), written(entry.value.range()));
+    let position = json.position(entry.range);
+    let source_text = |range: Range| json.text.get(range.start..range.end).unwrap_or_default();
+    // A document with only this entry, so that it can be saved without the other entries.
+    let text = format!(
+        "{{\"mcpServers\":{{{}:{}}}}}",
+        source_text(entry.name.range()),
+        source_text(entry.value.range())
+    );
     ParsedObject {
-        line: place.line,
+        line: position.line,
         labels: std::collections::BTreeMap::new(),
         annotations: std::collections::BTreeMap::new(),
         document: text.into(),
-        spec: parse_spec(entry, &key, source, file),
+        spec: parse_spec(entry, &key, json, file),
         key,
     }
 }
@@ -139,16 +146,16 @@ fn parse_server(
 fn parse_spec(
     entry: &ObjectProp<'_>,
     key: &ObjectKey,
-    source: &JsonText<'_>,
+    json: &JsonText<'_>,
     file: &mut FileParser<'_>,
 ) -> Result<McpServerSpec, Problem> {
     let Value::Object(fields) = &entry.value else {
-        let mistake = source.error_at(entry.value.range(), "expected an object".to_owned());
-        return Err(file.reject::<McpServerSpec>(key, Reason::InvalidSpec, vec![mistake]));
+        let error = json.error_at(entry.value.range(), "expected an object".to_owned());
+        return Err(file.reject::<McpServerSpec>(key, Reason::InvalidSpec, vec![error]));
     };
     let mut draft = ServerDraft::default();
     for property in &fields.properties {
-        draft.add_property(property, source);
+        draft.add_property(property, json);
     }
     for warning in std::mem::take(&mut draft.warnings) {
         file.warn(ParseError {
@@ -156,45 +163,46 @@ fn parse_spec(
             ..warning
         });
     }
-    let whole = |message: String| source.error_at(entry.name.range(), message);
-    let transport = draft.build_spec();
+    let entry_error = |message: String| json.error_at(entry.name.range(), message);
+    let built = draft.build_spec();
     if draft.errors.is_empty() {
-        match transport {
+        match built {
             Ok(spec) => {
                 let spec = with_entry_settings(spec, entry.name.as_str(), draft.suspend, draft.timeout);
-                let broken = spec_violations(&spec, file.target, fields, source);
-                if broken.is_empty() {
+                let violations = spec_violations(&spec, file.target, fields, json);
+                if violations.is_empty() {
                     return Ok(spec);
                 }
-                draft.errors = broken;
+                draft.errors = violations;
             }
             Err(Problem { reason, message }) => {
-                return Err(file.reject::<McpServerSpec>(key, reason, vec![whole(message)]));
+                return Err(file.reject::<McpServerSpec>(key, reason, vec![entry_error(message)]));
             }
         }
     }
     Err(file.reject::<McpServerSpec>(key, Reason::InvalidSpec, draft.errors))
 }
 
-/// The rules that it breaks, but for those that only the values of variables can.
+/// Returns the rules that the spec violates, except those that only the expanded values can violate.
 fn spec_violations(
     spec: &McpServerSpec,
-    destination: &TargetMode,
+    target: &TargetMode,
     fields: &Fields<'_>,
-    source: &JsonText<'_>,
+    json: &JsonText<'_>,
 ) -> Vec<ParseError> {
-    let url = spec.http.as_ref().is_some_and(|http| has_variables(&http.url));
-    let broken = spec.check(destination);
-    let broken = broken.iter().filter(|violation| !(url && violation.path == "spec.http.url"));
-    let told = |Violation { path, message }: &Violation| {
+    let url_has_variables = spec.http.as_ref().is_some_and(|http| has_variables(&http.url));
+    let violations = spec.check(target);
+    let violations =
+        violations.iter().filter(|violation| !(url_has_variables && violation.path == "spec.http.url"));
+    let to_error = |Violation { path, message }: &Violation| {
         let path = ["spec.stdio.", "spec.http.", "spec."].iter().find_map(|outer| path.strip_prefix(outer));
         let path = path.unwrap_or_default();
         let field = path.split(['.', '[']).next().unwrap_or_default();
         let property = fields.properties.iter().find(|property| property.name.as_str() == field);
         let range = property.map_or(fields.range, |property| property.range);
-        source.error_at(range, format!("{path}: {message}"))
+        json.error_at(range, format!("{path}: {message}"))
     };
-    broken.map(told).collect()
+    violations.map(to_error).collect()
 }
 
 fn with_entry_settings(
@@ -204,14 +212,14 @@ fn with_entry_settings(
     timeout: Option<CallTimeout>,
 ) -> McpServerSpec {
     spec.suspend = suspend;
-    spec.expose.prefix = prefix(name);
+    spec.expose.prefix = expose_prefix(name);
     if let Some(call) = timeout {
         spec.timeouts.call = call;
     }
     spec
 }
 
-/// An entry as far as it was read.
+/// The part of an entry that was parsed so far.
 #[derive(Default)]
 struct ServerDraft {
     transport_type: Option<String>,
@@ -225,41 +233,39 @@ struct ServerDraft {
 }
 
 impl ServerDraft {
-    fn add_property(&mut self, property: &ObjectProp<'_>, source: &JsonText<'_>) {
+    fn add_property(&mut self, property: &ObjectProp<'_>, json: &JsonText<'_>) {
         let name = property.name.as_str();
-        if self.seen_keys.iter().any(|seen| seen == name) {
-            return self
-                .errors
-                .push(source.error_at(property.range, format!("the key {name:?} is there twice")));
+        if self.seen_keys.iter().any(|key| key == name) {
+            return self.errors.push(json.error_at(property.range, format!("duplicate key {name:?}")));
         }
         self.seen_keys.push(name.to_owned());
         if let Err((range, expected)) = self.set_field(name, &property.value) {
-            self.errors.push(source.error_at(range, format!("{name}: expected {expected}")));
+            self.errors.push(json.error_at(range, format!("{name}: expected {expected}")));
             return;
         }
         if name == "headers" {
-            self.remove_protocol_headers(&property.value, source);
+            self.remove_protocol_headers(&property.value, json);
         }
         if name == "timeout" && self.timeout.is_none() {
-            let message = "timeout: not from 1000 (1s) to 86400000 (24h), in milliseconds; it has no effect";
-            self.warnings.push(source.error_at(property.range, message.to_owned()));
+            let message = "timeout: must be from 1000 to 86400000 milliseconds (1s to 24h); it has no effect";
+            self.warnings.push(json.error_at(property.range, message.to_owned()));
         }
         if !SERVER_KEYS.contains(&name) && !IGNORED_AGENT_KEYS.contains(&name) {
             let message = format!(
                 "the key {name:?} has no effect here{}",
                 did_you_mean(name, SERVER_KEYS.iter().copied())
             );
-            self.warnings.push(source.error_at(property.range, message));
+            self.warnings.push(json.error_at(property.range, message));
         }
     }
 
-    /// Agents' own files often set what the protocol sets anyway.
-    fn remove_protocol_headers(&mut self, value: &Value<'_>, source: &JsonText<'_>) {
+    /// Removes headers that the protocol sets anyway; files of agents often contain them.
+    fn remove_protocol_headers(&mut self, value: &Value<'_>, json: &JsonText<'_>) {
         for property in value.as_object().into_iter().flat_map(|headers| &headers.properties) {
             let name = property.name.as_str();
             if is_reserved_header(name) {
-                let message = format!("headers: evenkeel sets {name} itself; it has no effect here");
-                self.warnings.push(source.error_at(property.range, message));
+                let message = format!("headers: evenkeel sets {name} itself; this value has no effect");
+                self.warnings.push(json.error_at(property.range, message));
             }
         }
         if let Some(serde_json::Value::Array(headers)) = self.http.get_mut("headers") {
@@ -274,7 +280,7 @@ impl ServerDraft {
                 self.stdio.insert(name.to_owned(), string_value(value)?.into());
             }
             "args" => {
-                let list = value.as_array().ok_or((value.range(), "a list of texts"))?;
+                let list = value.as_array().ok_or((value.range(), "a list of strings"))?;
                 let args: Vec<_> = list.elements.iter().map(string_value).collect::<Result<_, _>>()?;
                 self.stdio.insert("args".to_owned(), args.into());
             }
@@ -311,21 +317,19 @@ impl ServerDraft {
                 return Err(invalid("a server of type http needs a url"));
             }
             Some("sse") => {
-                let message = "type sse, the transport before streamable HTTP, is not supported; if the server \
-                               has a streamable HTTP endpoint, say type http and its url";
+                let message = "type sse (HTTP+SSE, the transport before Streamable HTTP) is not supported; if the \
+                               server has a Streamable HTTP endpoint, set type to http and url to that endpoint";
                 return Err(Problem::new(Reason::UnsupportedTransport, message));
             }
             Some(other) => {
-                let message = format!("type {other:?} is not known; it is stdio or http");
+                let message = format!("unknown type {other:?}; use stdio or http");
                 return Err(Problem::new(Reason::UnsupportedTransport, message));
             }
             None if command && url => {
-                return Err(invalid(
-                    "it has both a command and a url; say which with type stdio or type http",
-                ));
+                return Err(invalid("both command and url are set; set type to stdio or http"));
             }
             None if command || url => command,
-            None => return Err(invalid("it has neither a command nor a url")),
+            None => return Err(invalid("neither command nor url is set")),
         };
         let (name, fields) = if stdio { ("stdio", &mut self.stdio) } else { ("http", &mut self.http) };
         serde_json::from_value(json!({ name: std::mem::take(fields) }))
@@ -333,11 +337,11 @@ impl ServerDraft {
     }
 }
 
-/// Where something else was expected, and what.
+/// A value of an unexpected type: its range, and the expected type.
 type TypeMismatch = (Range, &'static str);
 
 fn string_value(value: &Value<'_>) -> Result<String, TypeMismatch> {
-    let text = value.as_string_lit().ok_or((value.range(), "a text in quotes"))?;
+    let text = value.as_string_lit().ok_or((value.range(), "a string"))?;
     Ok(text.value.clone().into_owned())
 }
 
@@ -345,9 +349,9 @@ fn bool_value(value: &Value<'_>) -> Result<bool, TypeMismatch> {
     Ok(value.as_boolean_lit().ok_or((value.range(), "true or false"))?.value)
 }
 
-/// Variables or headers. VS Code has numbers among them, and null for what is not to be set.
+/// Parses variables or headers. VS Code allows numbers as values, and null for a value that is not set.
 fn name_value_pairs(value: &Value<'_>) -> Result<serde_json::Value, TypeMismatch> {
-    let fields = value.as_object().ok_or((value.range(), "an object of texts"))?;
+    let fields = value.as_object().ok_or((value.range(), "an object with string values"))?;
     let mut pairs = Vec::new();
     for property in &fields.properties {
         let value = match &property.value {
@@ -360,7 +364,7 @@ fn name_value_pairs(value: &Value<'_>) -> Result<serde_json::Value, TypeMismatch
     Ok(pairs.into())
 }
 
-/// A text and where its lines begin.
+/// A text with the offsets of its lines.
 struct JsonText<'a> {
     text: &'a str,
     line_starts: Vec<usize>,
@@ -368,23 +372,25 @@ struct JsonText<'a> {
 
 impl<'a> JsonText<'a> {
     fn new(text: &'a str) -> Self {
-        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(index, _)| index + 1);
-        Self { text, line_starts: std::iter::once(0).chain(breaks).collect() }
+        let line_breaks =
+            text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(index, _)| index + 1);
+        Self { text, line_starts: std::iter::once(0).chain(line_breaks).collect() }
     }
 
     fn position(&self, range: Range) -> Position {
         let line = self.line_starts.partition_point(|start| *start <= range.start).saturating_sub(1);
         let start = self.line_starts.get(line).copied().unwrap_or_default();
         let column = self.text.get(start..range.start).map_or(0, |before| before.chars().count());
-        let small = |number: usize| u32::try_from(number + 1).unwrap_or(u32::MAX);
-        Position { line: small(line), column: Some(small(column)) }
+        let one_based = |number: usize| u32::try_from(number + 1).unwrap_or(u32::MAX);
+        Position { line: one_based(line), column: Some(one_based(column)) }
     }
 
     fn error_at(&self, range: Range, message: String) -> ParseError {
-        let place = self.position(range);
-        let before = self.line_starts.get(place.line.saturating_sub(2) as usize).copied().unwrap_or_default();
-        let around = self.text.get(before..).unwrap_or_default();
-        let excerpt = excerpt(around, place.line.saturating_sub(1).max(1), place);
-        ParseError { position: place, message, excerpt: Some(excerpt) }
+        let position = self.position(range);
+        let context_start =
+            self.line_starts.get(position.line.saturating_sub(2) as usize).copied().unwrap_or_default();
+        let context = self.text.get(context_start..).unwrap_or_default();
+        let excerpt = excerpt(context, position.line.saturating_sub(1).max(1), position);
+        ParseError { position, message, excerpt: Some(excerpt) }
     }
 }

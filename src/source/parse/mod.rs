@@ -1,8 +1,8 @@
-//! The text of declarations, as objects: Kubernetes-style YAML and the JSON files of agents.
+//! Parses the text of declarations into objects: Kubernetes-style YAML and the JSON files of agents.
 //!
-//! Promises that one object which is wrong costs no other, that each mistake is told with its line and without a value
-//! that may be secret, and that no text makes it fail. Never reads a file: the bytes and the path that they are said to
-//! have are given to it, so that any source can use it.
+//! Promises that an invalid object does not affect any other, that each error has its line and contains no value that
+//! may be secret, and that no text makes the parser fail. Never reads a file: it receives the bytes and the path, so
+//! any source can use it.
 
 mod documents;
 mod excerpt;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 pub use documents::split_documents;
 pub use excerpt::{closest_match, did_you_mean, printable};
-pub use expand::endpoint;
+pub use expand::resolve_endpoint;
 pub use file::ParsedFile;
 pub use lists::parse_list;
 pub use object::{EndpointResolver, ObjectSpec, ParsedObject, TargetMode};
@@ -35,32 +35,32 @@ use crate::resource::Problem;
 use excerpt::ParseError;
 use file::FileParser;
 
-/// Reads a file of a directory; `path` is relative to the root and used in messages alone.
+/// Parses a file of a directory. `path` is relative to the root and is used only in messages.
 pub fn parse(path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
     parse_for(&TargetMode::Directory, path, bytes)
 }
 
-/// Reads a file by the rules that hold where its objects are to be.
-pub fn parse_for(destination: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
-    // The parser is meant never to panic; if it does on one file, the others must not pay for it.
-    catch_unwind(AssertUnwindSafe(|| parse_bytes(destination, path, bytes)))
-        .unwrap_or_else(|_| ParsedFile::unreadable(path, "makes the parser fail; please report it"))
+/// Parses a file by the rules of the target of its objects.
+pub fn parse_for(target: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
+    // The parser should never panic; if it panics on one file, the other files must not be affected.
+    catch_unwind(AssertUnwindSafe(|| parse_bytes(target, path, bytes)))
+        .unwrap_or_else(|_| ParsedFile::unreadable(path, "causes a parser failure; please report this"))
 }
 
-/// What is wrong with the text of a file of YAML; `path` is for the message.
-pub fn mistake(path: &Path, text: &str) -> Option<String> {
+/// Returns the first problem of the text of a YAML file; `path` is used in the message.
+pub fn first_problem(path: &Path, text: &str) -> Option<String> {
     let parsed = parse(&Arc::new(path.to_owned()), text.as_bytes());
-    let refused = |spec: Option<&Problem>| spec.map(|problem| problem.message.clone());
+    let message = |spec: Option<&Problem>| spec.map(|problem| problem.message.clone());
     let faults = parsed.faults.iter().map(|fault| fault.problem.message.clone());
-    let servers = parsed.servers.iter().filter_map(|server| refused(server.spec.as_ref().err()));
+    let servers = parsed.servers.iter().filter_map(|server| message(server.spec.as_ref().err()));
     faults.chain(servers).next()
 }
 
-fn parse_bytes(destination: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
-    let mut file = FileParser::new(path, destination);
-    let in_directory = *destination == TargetMode::Directory;
+fn parse_bytes(target: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> ParsedFile {
+    let mut file = FileParser::new(path, target);
+    let in_directory = *target == TargetMode::Directory;
     if is_skill_file(path) {
-        // To kubectl it is no manifest.
+        // kubectl does not read it as a manifest.
         if in_directory {
             file.add_skill_folder();
         }
@@ -79,7 +79,7 @@ fn parse_bytes(destination: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> P
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = before.split(|byte| *byte == b'\n').count();
             let line = u32::try_from(line).unwrap_or(u32::MAX);
-            file.report_unidentified(ParseError::at_line(line, "the file is not text in UTF-8".to_owned()));
+            file.report_unidentified(ParseError::at_line(line, "the file is not valid UTF-8".to_owned()));
         }
     }
     file.parsed

@@ -1,8 +1,9 @@
-//! Names that people gave to servers elsewhere, as names that Kubernetes and agents take. Pure.
+//! Converts names that people gave to servers in other programs into names that are valid for Kubernetes and agents.
+//! Pure.
 
 use crate::resource::{Digest, is_object_name};
 
-/// `metadata.name` for any text: the text itself if it is one, else what is left of it.
+/// Returns a valid `metadata.name` for any text: the text itself if it is valid, otherwise its valid characters.
 pub fn slug(name: &str) -> String {
     if is_object_name(name) {
         return name.to_owned();
@@ -12,8 +13,8 @@ pub fn slug(name: &str) -> String {
     if slug.is_empty() { format!("server-{}", Digest::of(name.as_bytes()).hex_prefix(8)) } else { slug }
 }
 
-/// `expose.prefix` that keeps such a text as far as it may; `None` if the name itself will do.
-pub fn prefix(name: &str) -> Option<String> {
+/// Returns an `expose.prefix` that preserves the text as far as possible; `None` if the name itself can be the prefix.
+pub fn expose_prefix(name: &str) -> Option<String> {
     if is_object_name(name) {
         return None;
     }
@@ -22,11 +23,11 @@ pub fn prefix(name: &str) -> Option<String> {
     Some(prefix).filter(|prefix| prefix.contains(|char: char| char.is_ascii_alphanumeric()))
 }
 
-/// The characters that fit, with one `joint` for the others between them.
-fn join_allowed_chars(text: &str, joint: char, max: usize, fits: impl Fn(char) -> bool) -> String {
-    let parts: Vec<_> = text.split(|char| !fits(char)).filter(|part| !part.is_empty()).collect();
-    let all: String = parts.join(&joint.to_string()).chars().take(max).collect();
-    all.trim_matches(['-', joint]).to_owned()
+/// Joins the runs of allowed characters of `text`, with one `joint` in place of the characters between them.
+fn join_allowed_chars(text: &str, joint: char, max: usize, is_allowed: impl Fn(char) -> bool) -> String {
+    let parts: Vec<_> = text.split(|char| !is_allowed(char)).filter(|part| !part.is_empty()).collect();
+    let joined: String = parts.join(&joint.to_string()).chars().take(max).collect();
+    joined.trim_matches(['-', joint]).to_owned()
 }
 
 #[cfg(test)]
@@ -36,7 +37,7 @@ mod tests {
     #[test]
     fn any_name_becomes_a_valid_object_name_and_prefix() {
         let long = "Ab".repeat(50);
-        for (name, slugged, prefixed) in [
+        for (name, expected_slug, expected_prefix) in [
             ("github", "github", None),
             ("a.b-c", "a.b-c", None),
             ("GitHub", "github", Some("GitHub")),
@@ -49,12 +50,12 @@ mod tests {
             ("", "server-e3b0c442", None),
             (&long, &"ab".repeat(50)[..63], Some(&long[..32])),
         ] {
-            let found = slug(name);
-            assert!(is_object_name(&found), "{found}");
-            if !found.starts_with("server-") {
-                assert_eq!(found, slugged, "{name}");
+            let object_name = slug(name);
+            assert!(is_object_name(&object_name), "{object_name}");
+            if !object_name.starts_with("server-") {
+                assert_eq!(object_name, expected_slug, "{name}");
             }
-            assert_eq!(prefix(name).as_deref(), prefixed, "{name}");
+            assert_eq!(expose_prefix(name).as_deref(), expected_prefix, "{name}");
         }
         assert_ne!(slug("日本"), slug("中国"));
     }

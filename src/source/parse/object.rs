@@ -1,4 +1,4 @@
-//! One declared object: its kind, its key and what it was read from. Pure.
+//! One declared object: its kind, its key and the document that it was parsed from. Pure.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,23 +13,23 @@ use crate::resource::{
     check_cluster_skill, check_server, check_skill, is_namespace_name, is_object_name,
 };
 
-/// The namespace of objects of a directory that name none.
+/// The namespace of objects of a directory that do not specify one.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// Where what files declare is to be in force.
+/// The target in which the declarations of the files take effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetMode {
-    /// Where the files are.
+    /// The directory that contains the files.
     Directory,
-    /// In a cluster: the files are manifests, that `kubectl apply` takes.
+    /// A cluster: the files are manifests for `kubectl apply`.
     Cluster {
-        /// The namespace of objects that name none.
+        /// The namespace of objects that do not specify one.
         namespace: String,
     },
 }
 
 impl TargetMode {
-    /// Gives the namespace of objects that name none.
+    /// Returns the namespace of objects that do not specify one.
     pub fn namespace(&self) -> &str {
         match self {
             Self::Directory => DEFAULT_NAMESPACE,
@@ -38,34 +38,34 @@ impl TargetMode {
     }
 }
 
-/// A spec that an object of our group may have.
+/// A spec of an object of evenkeel's API group.
 pub trait ObjectSpec: Clone + PartialEq + Serialize + DeserializeOwned {
-    /// As in `kind:`.
+    /// The kind, as in `kind:`.
     const KIND: &'static str;
 
-    /// Every rule that it breaks.
-    fn check(&self, destination: &TargetMode) -> Vec<Violation>;
+    /// Returns every rule that the spec violates.
+    fn check(&self, target: &TargetMode) -> Vec<Violation>;
 
-    /// How to reach what `file` declares, if it is something to be reached.
+    /// Returns the endpoint of the object that `file` declares; `None` if the kind has no endpoint.
     fn endpoint(&self, file: &Path, resolve: &EndpointResolver<'_>)
     -> Option<Result<Arc<Endpoint>, Problem>>;
 
-    /// Whether this, declared in `file`, is about what the `other` file is.
+    /// True if this spec, declared in `file`, describes the same thing as the file `other`.
     fn refers_to_file(&self, file: &Path, other: &Path) -> bool;
 }
 
-/// Makes an endpoint of a spec and of the file that declares it.
+/// Resolves the endpoint of a spec that a file declares.
 pub type EndpointResolver<'a> = dyn Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Problem> + 'a;
 
 impl ObjectSpec for McpServerSpec {
     const KIND: &'static str = "McpServer";
 
-    fn check(&self, destination: &TargetMode) -> Vec<Violation> {
-        let more = match destination {
+    fn check(&self, target: &TargetMode) -> Vec<Violation> {
+        let target_violations = match target {
             TargetMode::Directory => Vec::new(),
             TargetMode::Cluster { .. } => check_cluster_server(self),
         };
-        check_server(self).into_iter().chain(more).collect()
+        check_server(self).into_iter().chain(target_violations).collect()
     }
 
     fn endpoint(
@@ -84,18 +84,18 @@ impl ObjectSpec for McpServerSpec {
 impl ObjectSpec for SkillSpec {
     const KIND: &'static str = "Skill";
 
-    fn check(&self, destination: &TargetMode) -> Vec<Violation> {
-        let more = match destination {
+    fn check(&self, target: &TargetMode) -> Vec<Violation> {
+        let target_violations = match target {
             TargetMode::Directory => {
-                let map = self.config_map_ref.as_ref().map(|_| Violation {
+                let violation = self.config_map_ref.as_ref().map(|_| Violation {
                     path: "spec.configMapRef".into(),
-                    message: "there are no ConfigMaps beside a file; use path or inline".into(),
+                    message: "configMapRef is only supported in a cluster; use path or inline".into(),
                 });
-                map.into_iter().collect()
+                violation.into_iter().collect()
             }
             TargetMode::Cluster { .. } => check_cluster_skill(self),
         };
-        check_skill(self).into_iter().chain(more).collect()
+        check_skill(self).into_iter().chain(target_violations).collect()
     }
 
     fn endpoint(&self, _: &Path, _: &EndpointResolver<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {
@@ -116,23 +116,25 @@ pub struct ParsedObject<S> {
     pub line: u32,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
-    /// The document itself, to be remembered.
+    /// The document itself, to be saved.
     pub document: Arc<str>,
-    /// What is declared, or why it cannot be accepted.
+    /// The declared spec, or the reason it cannot be accepted.
     pub spec: Result<S, Problem>,
 }
 
-/// Namespace and name, as Kubernetes allows them.
-pub fn key(name: Option<&str>, namespace: &str) -> Result<ObjectKey, String> {
+/// Returns the key for a name and a namespace that are valid in Kubernetes.
+///
+/// Errors: a message that begins with the path of the invalid field.
+pub fn object_key(name: Option<&str>, namespace: &str) -> Result<ObjectKey, String> {
     let name = name.ok_or("metadata.name is missing")?;
-    let allowed = "lower-case letters, digits and -, beginning and ending with a letter or digit";
+    let rule = "lower-case letters, digits and -, beginning and ending with a letter or digit";
     if !is_object_name(name) {
         return Err(format!(
-            "metadata.name {name:?} must be at most 253 {allowed}; it may have several parts joined by dots"
+            "metadata.name {name:?} must be at most 253 {rule}; it may have several parts joined by dots"
         ));
     }
     if !is_namespace_name(namespace) {
-        return Err(format!("metadata.namespace {namespace:?} must be at most 63 {allowed}"));
+        return Err(format!("metadata.namespace {namespace:?} must be at most 63 {rule}"));
     }
     Ok(ObjectKey::new(namespace, name))
 }

@@ -1,6 +1,7 @@
-//! What the path of a file tells: whether it may hold declarations, and of which form. Pure.
+//! Classifies files by their paths: whether a file may contain declarations, and in which format. Pure.
 //!
-//! YAML, agents' own files, and the SKILL.md of a folder in one that is called `skills`.
+//! These are YAML files, the server files of agents, and the SKILL.md of a folder whose parent folder is called
+//! `skills`.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -9,62 +10,62 @@ use std::path::{Component, Path, PathBuf};
 use super::excerpt::printable;
 use crate::resource::bundle::SKILL_FILE;
 
-/// The files that agents have their servers in.
+/// The files in which agents declare their servers.
 const AGENT_FILES: [&str; 2] = [".mcp.json", "mcp.json"];
-/// A folder of packages holds thousands of files that are others'.
+/// The folder of npm packages, which holds thousands of files of others.
 const PACKAGES_FOLDER: &str = "node_modules";
-/// Each folder in one of this name, wherever it is, is a skill if it holds a SKILL.md.
+/// The name of a folder of skills: each folder in it that contains a SKILL.md is a skill.
 const SKILLS_FOLDER: &str = "skills";
 
-/// Whether a file of this name is looked at.
+/// True if a file of this name is read.
 pub fn is_declaration_name(name: &OsStr) -> bool {
     let extension = Path::new(name).extension();
-    let yaml = extension.is_some_and(|extension| extension == "yaml" || extension == "yml");
-    yaml && !is_skipped(name) || name == AGENT_FILES[0] || name == AGENT_FILES[1]
+    let is_yaml = extension.is_some_and(|extension| extension == "yaml" || extension == "yml");
+    is_yaml && !is_skipped(name) || name == AGENT_FILES[0] || name == AGENT_FILES[1]
 }
 
-/// Whether this is the SKILL.md of a folder that is declared by where it is.
+/// True if this is the SKILL.md of a folder that is a skill by its location.
 pub fn is_skill_file(path: &Path) -> bool {
     let folder = path.parent().and_then(Path::parent);
     path.file_name().is_some_and(|name| name == SKILL_FILE)
         && folder.and_then(Path::file_name).is_some_and(|name| name == SKILLS_FOLDER)
 }
 
-/// Whether a file is one of those that agents have their servers in.
+/// True if the file is in the JSON format of agents.
 pub fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json")
 }
 
-/// Whether a file of this path is looked at.
+/// True if a file of this path is read.
 pub fn is_declaration_path(path: &Path) -> bool {
     path.file_name().is_some_and(is_declaration_name) || is_skill_file(path)
 }
 
-/// Whether a walk would meet a file of this path, if it is not in the folder of a skill.
+/// True if a walk would visit a file of this path, provided that the file is not in the folder of a skill.
 pub fn is_visited(path: &Path) -> bool {
     is_declaration_path(path) && !path.iter().any(is_skipped)
 }
 
-/// Whether what is so named is passed over.
+/// True if a file or folder of this name is skipped.
 pub fn is_skipped(name: &OsStr) -> bool {
     name.as_bytes().first() == Some(&b'.') && name != AGENT_FILES[0] || name == PACKAGES_FOLDER
 }
 
-/// A path for a message.
+/// Returns the path for a message.
 pub fn display_path(path: &Path) -> String {
     printable(&path.display().to_string())
 }
 
-/// The folder `path` of `folder`, without `.` and `..`; `None` if that is above the root.
+/// Joins `path` to `folder` and removes `.` and `..`; returns `None` if the result is above the root.
 pub fn join_within_root(folder: &Path, path: &str) -> Option<PathBuf> {
-    let mut found = PathBuf::new();
-    for part in folder.components().chain(Path::new(path).components()) {
-        match part {
-            Component::Normal(name) => found.push(name),
+    let mut joined = PathBuf::new();
+    for component in folder.components().chain(Path::new(path).components()) {
+        match component {
+            Component::Normal(name) => joined.push(name),
             Component::CurDir => {}
-            Component::ParentDir if found.pop() => {}
+            Component::ParentDir if joined.pop() => {}
             _ => return None,
         }
     }
-    Some(found)
+    Some(joined)
 }

@@ -1,41 +1,42 @@
-//! Where things stand in a document of YAML. Pure.
+//! Finds the positions of the nodes of a YAML document. Pure.
 
 use std::borrow::Cow;
 
 use serde_yaml::granit_parser::{Event, Parser, ScalarStyle};
 
-/// A place in a file.
+/// A position in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// From 1.
+    /// The line, from 1.
     pub line: u32,
-    /// From 1; `None` for the whole line.
+    /// The column, from 1; `None` for the whole line.
     pub column: Option<u32>,
 }
 
 /// A node of a document.
 #[derive(Debug)]
 pub struct Node<'a> {
-    /// Such as `spec.stdio.env[2].name`; empty for the document itself.
+    /// The path, such as `spec.stdio.env[2].name`; empty for the document itself.
     pub path: String,
-    /// Where its key is, or where it is itself in a list.
+    /// The position of its key, or of the node itself in a list.
     pub position: Position,
-    /// What is written, if it is a scalar without quotes and tag.
+    /// The text of a plain scalar: one without quotes and tag.
     pub plain_scalar: Option<Cow<'a, str>>,
 }
 
-/// The nodes of a document that begins at line `first_line` of its file, in its order, as far as it is sound.
-pub fn nodes(text: &str, first_line: u32) -> Vec<Node<'_>> {
+/// Returns the nodes of a document in their order, up to the first syntax error. The document begins at line
+/// `first_line` of its file.
+pub fn parse_nodes(text: &str, first_line: u32) -> Vec<Node<'_>> {
     let mut nodes = Vec::new();
     let mut open: Vec<OpenCollection> = Vec::new();
     for step in Parser::new_from_str(text) {
         let Ok((event, span)) = step else { break };
-        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        let place = Position {
-            line: first_line.saturating_add(small(span.start.line()).saturating_sub(1)),
-            column: Some(small(span.start.col()).saturating_add(1)),
+        let to_u32 = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let position = Position {
+            line: first_line.saturating_add(to_u32(span.start.line()).saturating_sub(1)),
+            column: Some(to_u32(span.start.col()).saturating_add(1)),
         };
-        let (plain, opens) = match event {
+        let (plain, opens_list) = match event {
             Event::Scalar(text, ScalarStyle::Plain, _, None) => (Some(text), None),
             Event::Scalar(..) | Event::Alias(_) => (None, None),
             Event::SequenceStart(..) => (None, Some(true)),
@@ -46,37 +47,37 @@ pub fn nodes(text: &str, first_line: u32) -> Vec<Node<'_>> {
             }
             _ => continue,
         };
-        let (path, place) = match open.last_mut() {
-            None => (String::new(), place),
-            Some(OpenCollection::Sequence { path, next_index: next }) => {
-                let item = format!("{path}[{next}]");
-                *next += 1;
-                (item, place)
+        let (path, position) = match open.last_mut() {
+            None => (String::new(), position),
+            Some(OpenCollection::Sequence { path, next_index }) => {
+                let item = format!("{path}[{next_index}]");
+                *next_index += 1;
+                (item, position)
             }
             Some(OpenCollection::Mapping { path, key }) => match key.take() {
-                Some((name, at)) if path.is_empty() => (name, at),
-                Some((name, at)) => (format!("{path}.{name}"), at),
+                Some((name, key_position)) if path.is_empty() => (name, key_position),
+                Some((name, key_position)) => (format!("{path}.{name}"), key_position),
                 None => {
                     let name =
                         key_text(plain.as_deref(), text, span.start.byte_offset(), span.end.byte_offset());
-                    *key = Some((name, place));
-                    if let Some(is_list) = opens {
-                        // A list or fields as a key: nothing of ours has one.
+                    *key = Some((name, position));
+                    if let Some(is_list) = opens_list {
+                        // A collection as a key: no evenkeel object has one.
                         open.push(OpenCollection::new("?".to_owned(), is_list));
                     }
                     continue;
                 }
             },
         };
-        if let Some(is_list) = opens {
+        if let Some(is_list) = opens_list {
             open.push(OpenCollection::new(path.clone(), is_list));
         }
-        nodes.push(Node { path, position: place, plain_scalar: plain });
+        nodes.push(Node { path, position, plain_scalar: plain });
     }
     nodes
 }
 
-/// The place of `path`, or of the nearest that holds it.
+/// Returns the position of `path`, or of the nearest node that contains it.
 pub fn find_position(nodes: &[Node<'_>], path: &str) -> Option<Position> {
     let mut path = path;
     loop {
@@ -125,7 +126,7 @@ spec:
 
     #[test]
     fn every_path_has_a_position() {
-        let nodes = nodes(TEXT, 10);
+        let nodes = parse_nodes(TEXT, 10);
         for (path, line, column) in [
             ("spec", 11, 1),
             ("spec.stdio", 12, 3),
@@ -147,9 +148,9 @@ spec:
 
     #[test]
     fn nodes_end_at_the_first_syntax_error() {
-        assert_eq!(nodes("a: 1\nb: [\n", 1).len(), 3);
+        assert_eq!(parse_nodes("a: 1\nb: [\n", 1).len(), 3);
         assert_eq!(
-            nodes("? [a, b]\n: c\nd: e\n", 1).last().map(|node| node.path.clone()),
+            parse_nodes("? [a, b]\n: c\nd: e\n", 1).last().map(|node| node.path.clone()),
             Some("d".to_owned())
         );
     }

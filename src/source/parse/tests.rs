@@ -12,7 +12,7 @@ fn server_yaml(name: &str, spec: &str) -> String {
     format!("apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {name}\nspec:\n{spec}\n")
 }
 
-/// Each object as `kind key line: ok`, or why it is refused.
+/// Returns each object as `kind key line: ok`, or with the reason it is rejected.
 fn describe_objects(parsed: &ParsedFile) -> Vec<String> {
     fn describe<S: ObjectSpec>(object: &ParsedObject<S>) -> String {
         let state = object.spec.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned());
@@ -23,17 +23,17 @@ fn describe_objects(parsed: &ParsedFile) -> Vec<String> {
 }
 
 fn describe_faults(parsed: &ParsedFile) -> Vec<String> {
-    let told = |fault: &SourceProblem| {
+    let message = |fault: &SourceProblem| {
         assert!(fault.excerpt.as_ref().is_none_or(|excerpt| excerpt.contains(" | ")));
         format!("{}: {}", fault.location().unwrap(), fault.problem.message)
     };
-    parsed.faults.iter().map(told).collect()
+    parsed.faults.iter().map(message).collect()
 }
 
 #[test]
 fn file_with_several_documents_declares_each_object() {
     let text = format!(
-        "# two servers, a skill and a stranger\n---\n{}---\n{}---\n{}---\napiVersion: v1\nkind: ConfigMap\ndata: {{a: b}}\n",
+        "# two servers, a skill and a foreign document\n---\n{}---\n{}---\n{}---\napiVersion: v1\nkind: ConfigMap\ndata: {{a: b}}\n",
         server_yaml("one", "  stdio: { command: npx, args: [\"-y\", x] }"),
         server_yaml("two.x", "  http: { url: \"https://a/mcp\" }\n  timeouts: { connect: 5s }"),
         "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s, namespace: team, labels: { a: b } }\nspec: { inline: hello }\n",
@@ -87,11 +87,11 @@ fn cluster_target_applies_the_rules_of_a_cluster() {
         ("a.json", json.to_owned(), "", "McpServer team/a 1: ok"),
         ("skills/s/SKILL.md", String::new(), "Skill default/s 1: ok", ""),
     ] {
-        for (destination, expected) in [(&TargetMode::Directory, in_directory), (&cluster, in_cluster)] {
+        for (target, expected) in [(&TargetMode::Directory, in_directory), (&cluster, in_cluster)] {
             let path = Arc::new(PathBuf::from(file));
-            let found = describe_objects(&parse_for(destination, &path, text.as_bytes())).join(", ");
-            let ends = expected.ends_with(": ") || found == expected;
-            assert!(found.starts_with(expected) && ends, "{destination:?} {text}: {found}");
+            let objects = describe_objects(&parse_for(target, &path, text.as_bytes())).join(", ");
+            let ends = expected.ends_with(": ") || objects == expected;
+            assert!(objects.starts_with(expected) && ends, "{target:?} {text}: {objects}");
         }
     }
 }
@@ -116,7 +116,7 @@ fn foreign_documents_are_counted_and_ignored() {
     assert_eq!(parse_yaml("---\n# nothing\n").foreign_documents, 0);
 }
 
-/// A spec that cannot be accepted, and the end of what its object says.
+/// Each spec is rejected; its problem ends with the expected text.
 #[test]
 fn invalid_spec_is_reported_on_its_object() {
     for (spec, expected) in [
@@ -134,19 +134,16 @@ fn invalid_spec_is_reported_on_its_object() {
         ),
         (
             "  stdio:\n    command: npx\n    args: [8080]",
-            "team/a.yaml:8:12: expected a text; a number, true or false must stand in quotes to be one",
+            "team/a.yaml:8:12: expected a string; quote numbers, true and false to use them as strings",
         ),
-        (
-            "  stdio: { command: npx }\n  stdio: { command: npx }",
-            "team/a.yaml:7:3: the key \"stdio\" is there twice",
-        ),
+        ("  stdio: { command: npx }\n  stdio: { command: npx }", "team/a.yaml:7:3: duplicate key \"stdio\""),
         (
             "  stdio: { command: npx }\n  timeouts: { connect: 5 }",
-            "team/a.yaml:7:24: expected a text; a number, true or false must stand in quotes to be one",
+            "team/a.yaml:7:24: expected a string; quote numbers, true and false to use them as strings",
         ),
         (
             "  stdio: { command: npx }\n  timeouts:\n    connect: 2h",
-            "team/a.yaml:8:14: \"2h\" is out of range; allowed is 1s to 10m",
+            "team/a.yaml:8:14: \"2h\" is out of range; must be from 1s to 10m",
         ),
         ("  stdio: { args: [] }", "missing field `command`"),
         ("  stdio: npx", "team/a.yaml:6:10: expected fields, each as `key: value`"),
@@ -161,71 +158,71 @@ fn invalid_spec_is_reported_on_its_object() {
         ),
         (
             "  stdio: { command: npx, args: [-y, no, \"no\"] }",
-            "team/a.yaml:6:37: spec.stdio.args[1]: y, n, yes, no, on and off must stand in quotes to be a text",
+            "team/a.yaml:6:37: spec.stdio.args[1]: quote y, n, yes, no, on and off to use them as strings",
         ),
         (
             "  stdio: { command: npx, args: [010] }",
-            "team/a.yaml:6:33: expected a text; a number, true or false must stand in quotes to be one",
+            "team/a.yaml:6:33: expected a string; quote numbers, true and false to use them as strings",
         ),
         (
             "  stdio:\n    command: npx\n    env: [{ name: A, value: Off }]",
-            "team/a.yaml:8:22: spec.stdio.env[0].value: y, n, yes, no, on and off must stand in quotes to be a text",
+            "team/a.yaml:8:22: spec.stdio.env[0].value: quote y, n, yes, no, on and off to use them as strings",
         ),
     ] {
         let parsed = parse_yaml(&server_yaml("one", spec));
-        let found = describe_objects(&parsed);
-        assert_eq!(found.len(), 1, "{spec}: {found:?}");
-        assert!(found[0].ends_with(expected), "{spec}: {found:?}");
+        let objects = describe_objects(&parsed);
+        assert_eq!(objects.len(), 1, "{spec}: {objects:?}");
+        assert!(objects[0].ends_with(expected), "{spec}: {objects:?}");
         assert_eq!(parsed.faults.len(), 1, "{spec}");
         assert!(describe_faults(&parsed)[0].contains("McpServer default/one: "), "{spec}");
         assert!(parsed.unidentified.is_none(), "{spec}");
     }
 }
 
-/// A document that is ours and cannot be told by name, and the fault it is.
+/// Each document belongs to evenkeel but has no readable name; the fault contains the expected text.
 #[test]
 fn document_without_a_valid_name_is_a_fault() {
-    let ours = "apiVersion: evenkeel.dev/v1alpha1\n";
+    let header = "apiVersion: evenkeel.dev/v1alpha1\n";
     for (text, expected) in [
         ("a: [\n", "team/a.yaml:"),
         ("a: b: c\n", "team/a.yaml:1:"),
         (
             "apiVersion: evenkeel.dev/v1\nkind: McpServer\n",
-            "apiVersion \"evenkeel.dev/v1\" is not known; use evenkeel.dev/v1alpha1",
+            "unknown apiVersion \"evenkeel.dev/v1\"; use evenkeel.dev/v1alpha1",
         ),
         (
-            &format!("{ours}kind: McpSever\n"),
-            "kind \"McpSever\" of evenkeel.dev/v1alpha1 is not known; did you mean \"McpServer\"?",
+            &format!("{header}kind: McpSever\n"),
+            "unknown kind \"McpSever\" of evenkeel.dev/v1alpha1; did you mean \"McpServer\"?",
         ),
-        (&format!("{ours}kind: Skill\n"), "team/a.yaml:1: Skill: metadata.name is missing"),
-        (&format!("{ours}kind: Skill\nmetadata: {{ name: A_b }}\n"), "metadata.name \"A_b\" must be"),
+        (&format!("{header}kind: Skill\n"), "team/a.yaml:1: Skill: metadata.name is missing"),
+        (&format!("{header}kind: Skill\nmetadata: {{ name: A_b }}\n"), "metadata.name \"A_b\" must be"),
         (
-            &format!("{ours}kind: Skill\nmetadata: {{ name: a, namespace: a.b }}\n"),
+            &format!("{header}kind: Skill\nmetadata: {{ name: a, namespace: a.b }}\n"),
             "metadata.namespace \"a.b\" must be",
         ),
-        (&format!("{ours}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3:19: expected a text"),
-        (&format!("{ours}kind: Skill\nmetadata: []\n"), "team/a.yaml:3:11: expected"),
+        (&format!("{header}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3:19: expected a string"),
+        (&format!("{header}kind: Skill\nmetadata: []\n"), "team/a.yaml:3:11: expected"),
     ] {
         let parsed = parse_yaml(text);
-        let found = describe_faults(&parsed);
-        assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+        let faults = describe_faults(&parsed);
+        assert!(faults.len() == 1 && faults[0].contains(expected), "{text}: {faults:?}");
         assert!(describe_objects(&parsed).is_empty() && parsed.unidentified.is_some(), "{text}");
     }
 }
 
-/// Every rule that is broken is a fault on its own line, and no number is read as a text.
+/// Every violated rule is a fault on its own line, and no number is read as a string.
 #[test]
 fn each_error_has_its_line() {
-    let broken = parse_yaml(&server_yaml(
+    let parsed = parse_yaml(&server_yaml(
         "one",
         "  http:\n    url: ftp://a\n    headers:\n      - name: X\n      - { name: \"a b\", value: x }\n  health: { failures: 0 }",
     ));
-    let lines: Vec<_> = broken.faults.iter().map(|fault| fault.location().unwrap()).collect();
+    let lines: Vec<_> = parsed.faults.iter().map(|fault| fault.location().unwrap()).collect();
     assert_eq!(lines, ["team/a.yaml:7:5", "team/a.yaml:9:9", "team/a.yaml:10:11", "team/a.yaml:11:13"]);
-    let refused = broken.servers[0].spec.as_ref().unwrap_err().message.clone();
+    let message = parsed.servers[0].spec.as_ref().unwrap_err().message.clone();
     assert!(
-        refused.starts_with("team/a.yaml:7:5: spec.http.url: ") && refused.contains("; line 11: "),
-        "{refused}"
+        message.starts_with("team/a.yaml:7:5: spec.http.url: ") && message.contains("; line 11: "),
+        "{message}"
     );
     for number in
         ["010", "0x1F", "0o17", "1_000", "1e3", "+1", ".5", ".inf", "-.INF", ".nan", "0b11", "null", "~"]
@@ -248,8 +245,8 @@ fn invalid_document_does_not_affect_others() {
 
 #[test]
 fn reported_problems_of_one_file_are_bounded() {
-    let broken = parse_yaml(&"a: [\n---\n".repeat(50));
-    assert_eq!(broken.faults.len(), 21);
+    let parsed = parse_yaml(&"a: [\n---\n".repeat(50));
+    assert_eq!(parsed.faults.len(), 21);
     assert!(
         parse_yaml(&"a: 1\n---\n".repeat(10_001)).faults[0]
             .problem
@@ -263,7 +260,7 @@ fn reported_problems_of_one_file_are_bounded() {
 #[test]
 fn file_that_is_not_utf8_is_a_fault() {
     let parsed = parse(&Arc::new(PathBuf::from("a.yaml")), b"a: 1\nb: \xff\n");
-    assert_eq!(describe_faults(&parsed), ["a.yaml:2: the file is not text in UTF-8"]);
+    assert_eq!(describe_faults(&parsed), ["a.yaml:2: the file is not valid UTF-8"]);
 }
 
 #[test]
@@ -278,17 +275,22 @@ fn yaml_bombs_are_rejected_quickly() {
         );
     }
     for text in [aliases, "[".repeat(100_000), "- ".repeat(100_000), "{a: ".repeat(5_000)] {
-        let begun = tokio::time::Instant::now();
+        let started_at = tokio::time::Instant::now();
         let parsed = parse_yaml(&format!("apiVersion: evenkeel.dev/v1alpha1\nbomb:\n  {text}"));
         assert!(parsed.unidentified.is_some());
-        let told = &describe_faults(&parsed)[0];
-        assert!(told.len() < 1_000, "{} bytes are told of {} bytes", told.len(), text.len());
-        // Taken apart in full it would last for hours.
-        assert!(begun.elapsed().as_secs() < 60);
+        let fault = &describe_faults(&parsed)[0];
+        assert!(
+            fault.len() < 1_000,
+            "the message has {} bytes for {} bytes of YAML",
+            fault.len(),
+            text.len()
+        );
+        // Expanding it completely would take hours.
+        assert!(started_at.elapsed().as_secs() < 60);
     }
 }
 
-/// However a document is broken, no value of env, headers or a URL comes back out.
+/// No error of a broken document contains a value of env, headers or a URL.
 #[test]
 fn errors_never_contain_a_secret() {
     for spec in [
@@ -311,16 +313,16 @@ fn errors_never_contain_a_secret() {
         "  http:\n    url: ftp://hunter2",
     ] {
         let parsed = parse_yaml(&server_yaml("one", spec));
-        let found =
+        let text =
             format!("{:?}{:?}{:?}", describe_objects(&parsed), describe_faults(&parsed), parsed.unidentified);
         assert!(!parsed.faults.is_empty(), "{spec}");
-        assert!(!found.contains("hunter2"), "{spec}: {found}");
+        assert!(!text.contains("hunter2"), "{spec}: {text}");
     }
     let number =
         server_yaml("one", "  stdio:\n    command: x\n    env:\n      - name: A\n        value: 20461337");
     let parsed = parse_yaml(&number);
-    let found = format!("{:?}{:?}", describe_objects(&parsed), describe_faults(&parsed));
-    assert!(found.contains("quotes") && !found.contains("20461337"), "{found}");
+    let text = format!("{:?}{:?}", describe_objects(&parsed), describe_faults(&parsed));
+    assert!(text.contains("quote numbers") && !text.contains("20461337"), "{text}");
 }
 
 #[test]
@@ -330,7 +332,7 @@ fn first_problem_describes_invalid_yaml() {
             "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ command: x }} }}\n"
         )
     };
-    assert_eq!(mistake(Path::new("c.yaml"), &text("c")), None);
-    let wrong = mistake(Path::new("c.yaml"), &text("No Name")).unwrap();
-    assert!(wrong.contains("No Name"), "{wrong}");
+    assert_eq!(first_problem(Path::new("c.yaml"), &text("c")), None);
+    let problem = first_problem(Path::new("c.yaml"), &text("No Name")).unwrap();
+    assert!(problem.contains("No Name"), "{problem}");
 }

@@ -1,4 +1,4 @@
-//! Kubernetes-style documents of YAML. Pure.
+//! Parses Kubernetes-style YAML documents. Pure.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,90 +11,95 @@ use super::documents::{YamlDocument, split_documents};
 use super::excerpt::{ParseError, describe_yaml_error, did_you_mean, excerpt};
 use super::file::FileParser;
 use super::lists::{ItemList, parse_list};
-use super::object::{ObjectSpec, ParsedObject, key};
-use super::positions::{Node, Position, find_position, nodes};
+use super::object::{ObjectSpec, ParsedObject, object_key};
+use super::positions::{Node, Position, find_position, parse_nodes};
 use crate::resource::{API_VERSION, GROUP, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation};
 
-/// A file with more documents is not read, nor is a list with more items.
+/// The number of documents of a file, and of items of a list, above which the file or list is not read.
 const MAX_DOCUMENTS: usize = 10_000;
-/// Lists in lists are read so deep.
+/// The depth up to which nested lists are read.
 const MAX_LIST_NESTING: usize = 8;
-/// What `kubectl apply` writes down: the whole object once more, with the values of its environment.
+/// The annotation of `kubectl apply`, which repeats the whole object with the values of its environment.
 const LAST_APPLIED_ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Reads every document of a file.
+/// Parses every document of a file.
 pub fn parse(text: &str, file: &mut FileParser<'_>) {
-    let chunks = split_documents(text);
-    if chunks.len() > MAX_DOCUMENTS {
-        let message = format!("the file holds more than {MAX_DOCUMENTS} documents");
+    let documents = split_documents(text);
+    if documents.len() > MAX_DOCUMENTS {
+        let message = format!("the file contains more than {MAX_DOCUMENTS} documents");
         return file.report_unidentified(ParseError::at_line(1, message));
     }
-    for chunk in chunks {
-        parse_document(&DocumentOrItem { yaml: chunk, list_kind: None, list_depth: 0 }, file);
+    for document in documents {
+        parse_document(&DocumentOrItem { yaml: document, list_kind: None, list_depth: 0 }, file);
     }
 }
 
 /// A document of a file, or an item of a list.
 struct DocumentOrItem<'a> {
     yaml: YamlDocument<'a>,
-    /// The kind of an item that does not say its own, from that of the list.
+    /// The kind that the enclosing list implies for an item without a kind.
     list_kind: Option<&'a str>,
-    /// How many lists it is in.
+    /// The number of enclosing lists.
     list_depth: usize,
 }
 
 fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
-    let chunk = &document.yaml;
-    if let Some(list) = parse_list(chunk) {
+    let yaml = &document.yaml;
+    if let Some(list) = parse_list(yaml) {
         return parse_items(document, &list, file);
     }
-    let outline = match deserialize_yaml::<ObjectOutline>(chunk, Strictness::Lenient) {
+    let outline = match deserialize_yaml::<ObjectOutline>(yaml, Strictness::Lenient) {
         Ok(outline) => outline,
-        Err(_) if is_foreign(chunk) => {
-            return file.add_foreign(Some(nothing_declared(chunk, "it is no object of Kubernetes")));
+        Err(_) if is_foreign(yaml) => {
+            return file.add_foreign(Some(nothing_declared(yaml, "it is not a Kubernetes object")));
         }
-        Err(mistake) => return file.report_unidentified(mistake),
+        Err(error) => return file.report_unidentified(error),
     };
     let (api_version, kind) = match (outline.api_version.as_deref(), outline.kind.as_deref()) {
         (None, None) if document.list_kind.is_some() => (Some(API_VERSION), document.list_kind),
-        said => said,
+        given => given,
     };
     if !is_evenkeel_group(api_version) {
-        let why = match (api_version, kind) {
+        let reason = match (api_version, kind) {
             (None, _) => Some("it has no apiVersion"),
             (_, None) => Some("it has no kind"),
-            // One that may hold objects of ours, or that a slip of the pen made another's.
-            (_, Some(kind)) if KNOWN_KINDS.contains(&kind) || chunk.text.contains(GROUP) => {
-                Some("its apiVersion is of another group")
+            // It may contain evenkeel objects, or a typo may have changed its API group.
+            (_, Some(kind)) if KNOWN_KINDS.contains(&kind) || yaml.text.contains(GROUP) => {
+                Some("its apiVersion belongs to another API group")
             }
             _ => None,
         };
-        return file.add_foreign(why.map(|why| nothing_declared(chunk, why)));
+        return file.add_foreign(reason.map(|reason| nothing_declared(yaml, reason)));
     }
     let api_version = api_version.unwrap_or_default();
     if api_version != API_VERSION {
-        let message = format!("apiVersion {api_version:?} is not known; use {API_VERSION}");
+        let message = format!("unknown apiVersion {api_version:?}; use {API_VERSION}");
         return file.report_unidentified(error_at(
-            chunk,
-            &nodes(chunk.text, chunk.first_line),
+            yaml,
+            &parse_nodes(yaml.text, yaml.first_line),
             "apiVersion",
             message,
         ));
     }
-    let names = outline.metadata.unwrap_or_default();
+    let metadata = outline.metadata.unwrap_or_default();
     match kind.unwrap_or_default() {
         McpServerSpec::KIND => {
-            let object = parse_object(document, &names, file);
+            let object = parse_object(document, &metadata, file);
             file.parsed.servers.extend(object);
         }
         SkillSpec::KIND => {
-            let object = parse_object(document, &names, file);
+            let object = parse_object(document, &metadata, file);
             file.parsed.skills.extend(object);
         }
         kind => {
-            let meant = did_you_mean(kind, [McpServerSpec::KIND, SkillSpec::KIND]);
-            let message = format!("kind {kind:?} of {API_VERSION} is not known{meant}");
-            file.report_unidentified(error_at(chunk, &nodes(chunk.text, chunk.first_line), "kind", message));
+            let suggestion = did_you_mean(kind, [McpServerSpec::KIND, SkillSpec::KIND]);
+            let message = format!("unknown kind {kind:?} of {API_VERSION}{suggestion}");
+            file.report_unidentified(error_at(
+                yaml,
+                &parse_nodes(yaml.text, yaml.first_line),
+                "kind",
+                message,
+            ));
         }
     }
 }
@@ -102,62 +107,65 @@ fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
 /// The kinds that evenkeel reads.
 const KNOWN_KINDS: [&str; 4] = [McpServerSpec::KIND, SkillSpec::KIND, "McpServerList", "SkillList"];
 
-/// Reads each item of a list as if it were a document of its own.
+/// Parses each item of a list as if it were a document of its own.
 fn parse_items(document: &DocumentOrItem<'_>, list: &ItemList, file: &mut FileParser<'_>) {
     let line = document.yaml.content_line;
     let Some(items) = &list.items else {
         return file.report_unidentified(ParseError::at_line(
             line,
-            "the list has no items, or they are no list".to_owned(),
+            "the list has no items, or items is not a list".to_owned(),
         ));
     };
     if items.len() > MAX_DOCUMENTS || document.list_depth >= MAX_LIST_NESTING {
-        let message = format!("a list may have {MAX_DOCUMENTS} items, and be in {MAX_LIST_NESTING} others");
+        let message = format!(
+            "a list may have at most {MAX_DOCUMENTS} items and be nested in at most {MAX_LIST_NESTING} lists"
+        );
         return file.report_unidentified(ParseError::at_line(line, message));
     }
-    for (number, item) in items.iter().enumerate() {
+    for (index, item) in items.iter().enumerate() {
         if !item.is_mapping {
-            let message = format!("items[{number}] of the list is no object");
+            let message = format!("items[{index}] of the list is not an object");
             file.report_unidentified(ParseError::at_line(item.line, message));
             continue;
         }
-        let chunk = YamlDocument { text: &item.text, first_line: item.line, content_line: item.line };
+        let yaml = YamlDocument { text: &item.text, first_line: item.line, content_line: item.line };
         parse_document(
-            &DocumentOrItem {
-                yaml: chunk,
-                list_kind: list.kind.as_deref(),
-                list_depth: document.list_depth + 1,
-            },
+            &DocumentOrItem { yaml, list_kind: list.kind.as_deref(), list_depth: document.list_depth + 1 },
             file,
         );
     }
 }
 
-/// Tells of a document that declares nothing, though objects may have stood where it stands.
-fn nothing_declared(chunk: &YamlDocument<'_>, why: &str) -> ParseError {
-    ParseError::at_line(chunk.content_line, format!("nothing is declared here: {why}"))
+/// Returns the error for a document that declares nothing although it may have been meant to declare objects.
+fn nothing_declared(yaml: &YamlDocument<'_>, reason: &str) -> ParseError {
+    ParseError::at_line(yaml.content_line, format!("nothing is declared here: {reason}"))
 }
 
 fn parse_object<S: ObjectSpec>(
     document: &DocumentOrItem<'_>,
-    names: &ObjectNames,
+    metadata: &ObjectNames,
     file: &mut FileParser<'_>,
 ) -> Option<ParsedObject<S>> {
-    let chunk = &document.yaml;
-    let namespace = names.namespace.as_deref().unwrap_or_else(|| file.target.namespace());
-    let key = match key(names.name.as_deref(), namespace) {
+    let yaml = &document.yaml;
+    let namespace = metadata.namespace.as_deref().unwrap_or_else(|| file.target.namespace());
+    let key = match object_key(metadata.name.as_deref(), namespace) {
         Ok(key) => key,
         Err(message) => {
             let path = message.split(' ').next().unwrap_or_default().to_owned();
             let message = format!("{}: {message}", S::KIND);
-            file.report_unidentified(error_at(chunk, &nodes(chunk.text, chunk.first_line), &path, message));
+            file.report_unidentified(error_at(
+                yaml,
+                &parse_nodes(yaml.text, yaml.first_line),
+                &path,
+                message,
+            ));
             return None;
         }
     };
-    let (metadata, spec) = parse_manifest(chunk, &key, file);
+    let (metadata, spec) = parse_manifest(yaml, &key, file);
     Some(ParsedObject {
         key,
-        line: chunk.content_line,
+        line: yaml.content_line,
         labels: metadata.labels.unwrap_or_default(),
         annotations: metadata.annotations.unwrap_or_default(),
         document: document.standalone_text::<S>().into(),
@@ -166,121 +174,125 @@ fn parse_object<S: ObjectSpec>(
 }
 
 impl DocumentOrItem<'_> {
-    /// Gives the text, as it can be read without the list that it is in.
+    /// Returns the text in a form that can be parsed without the enclosing list.
     fn standalone_text<S: ObjectSpec>(&self) -> Cow<'_, str> {
         let text = self.yaml.text;
-        let says = |field: &str| has_field(text, field);
-        if self.list_kind.is_none() || says("kind") {
+        let has = |field: &str| has_field(text, field);
+        if self.list_kind.is_none() || has("kind") {
             return Cow::Borrowed(text);
         }
-        let written = text.trim_start();
-        let margin = text.get(..text.len() - written.len()).unwrap_or_default();
-        match written.strip_prefix('{') {
-            Some(rest) => Cow::Owned(format!(
-                "{margin}{{\"apiVersion\": {API_VERSION:?}, \"kind\": {:?}, {rest}",
+        let unindented = text.trim_start();
+        let indent = text.get(..text.len() - unindented.len()).unwrap_or_default();
+        match unindented.strip_prefix('{') {
+            Some(fields) => Cow::Owned(format!(
+                "{indent}{{\"apiVersion\": {API_VERSION:?}, \"kind\": {:?}, {fields}",
                 S::KIND
             )),
             None => {
-                Cow::Owned(format!("{margin}apiVersion: {API_VERSION}\n{margin}kind: {}\n{text}", S::KIND))
+                Cow::Owned(format!("{indent}apiVersion: {API_VERSION}\n{indent}kind: {}\n{text}", S::KIND))
             }
         }
     }
 }
 
-/// Tells whether the document itself has this field.
+/// True if the document has this top-level field.
 fn has_field(text: &str, field: &str) -> bool {
-    nodes(text, 1).iter().any(|node| node.path == field)
+    parse_nodes(text, 1).iter().any(|node| node.path == field)
 }
 
 fn parse_manifest<S: ObjectSpec>(
-    chunk: &YamlDocument<'_>,
+    yaml: &YamlDocument<'_>,
     key: &ObjectKey,
     file: &mut FileParser<'_>,
 ) -> (Metadata, Result<S, Problem>) {
-    let manifest = match deserialize_yaml::<Manifest<S>>(chunk, Strictness::Strict) {
+    let manifest = match deserialize_yaml::<Manifest<S>>(yaml, Strictness::Strict) {
         Ok(mut manifest) => {
             if let Some(annotations) = &mut manifest.metadata.annotations {
                 annotations.remove(LAST_APPLIED_ANNOTATION);
             }
             manifest
         }
-        Err(mistake) => {
-            return (Metadata::default(), Err(file.reject::<S>(key, Reason::InvalidSpec, vec![mistake])));
+        Err(error) => {
+            return (Metadata::default(), Err(file.reject::<S>(key, Reason::InvalidSpec, vec![error])));
         }
     };
-    let broken = manifest.spec.check(file.target);
-    if broken.is_empty() && !may_contain_booleans(chunk.text) {
+    let violations = manifest.spec.check(file.target);
+    if violations.is_empty() && !may_contain_booleans(yaml.text) {
         return (manifest.metadata, Ok(manifest.spec));
     }
-    let nodes = nodes(chunk.text, chunk.first_line);
-    let violation =
-        |Violation { path, message }: &Violation| error_at(chunk, &nodes, path, format!("{path}: {message}"));
-    let mistakes: Vec<_> = broken.iter().map(violation).chain(unquoted_booleans(chunk, &nodes)).collect();
-    if mistakes.is_empty() {
+    let nodes = parse_nodes(yaml.text, yaml.first_line);
+    let to_error =
+        |Violation { path, message }: &Violation| error_at(yaml, &nodes, path, format!("{path}: {message}"));
+    let errors: Vec<_> = violations.iter().map(to_error).chain(unquoted_booleans(yaml, &nodes)).collect();
+    if errors.is_empty() {
         return (manifest.metadata, Ok(manifest.spec));
     }
-    (manifest.metadata, Err(file.reject::<S>(key, Reason::InvalidSpec, mistakes)))
+    (manifest.metadata, Err(file.reject::<S>(key, Reason::InvalidSpec, errors)))
 }
 
-fn error_at(chunk: &YamlDocument<'_>, nodes: &[Node<'_>], path: &str, message: String) -> ParseError {
-    let place = find_position(nodes, path).unwrap_or(Position { line: chunk.content_line, column: None });
-    ParseError { position: place, message, excerpt: Some(excerpt(chunk.text, chunk.first_line, place)) }
+fn error_at(yaml: &YamlDocument<'_>, nodes: &[Node<'_>], path: &str, message: String) -> ParseError {
+    let position = find_position(nodes, path).unwrap_or(Position { line: yaml.content_line, column: None });
+    ParseError { position, message, excerpt: Some(excerpt(yaml.text, yaml.first_line, position)) }
 }
 
-/// Words that are booleans to the YAML of Kubernetes' clients, and texts to ours.
+/// Words that are booleans to the YAML parser of Kubernetes clients (YAML 1.1), and strings to ours.
 const YAML_1_1_BOOLEANS: &[&str] = &["y", "n", "yes", "no", "on", "off"];
 
-fn is_yaml_1_1_boolean(word: &str) -> bool {
-    YAML_1_1_BOOLEANS.iter().any(|boolean| boolean.eq_ignore_ascii_case(word))
+fn is_yaml_1_1_boolean(text: &str) -> bool {
+    YAML_1_1_BOOLEANS.iter().any(|boolean| boolean.eq_ignore_ascii_case(text))
 }
 
 fn may_contain_booleans(text: &str) -> bool {
     text.split(|char: char| !char.is_ascii_alphanumeric()).any(is_yaml_1_1_boolean)
 }
 
-/// What `kubectl apply` would send as a boolean where a text is wanted. No other field takes these words.
-fn unquoted_booleans(chunk: &YamlDocument<'_>, nodes: &[Node<'_>]) -> Vec<ParseError> {
-    let bare = nodes.iter().filter(|node| node.plain_scalar.as_deref().is_some_and(is_yaml_1_1_boolean));
-    let ours = bare.filter(|node| ["spec", "metadata"].iter().any(|field| node.path.starts_with(field)));
-    ours.map(|node| {
-        let message = format!("{}: y, n, yes, no, on and off must stand in quotes to be a text", node.path);
-        error_at(chunk, nodes, &node.path, message)
-    })
-    .collect()
+/// Returns an error for each word that `kubectl apply` would send as a boolean where a string is expected. No other
+/// field accepts these words.
+fn unquoted_booleans(yaml: &YamlDocument<'_>, nodes: &[Node<'_>]) -> Vec<ParseError> {
+    let plain_booleans =
+        nodes.iter().filter(|node| node.plain_scalar.as_deref().is_some_and(is_yaml_1_1_boolean));
+    let object_fields =
+        plain_booleans.filter(|node| ["spec", "metadata"].iter().any(|field| node.path.starts_with(field)));
+    object_fields
+        .map(|node| {
+            let message = format!("{}: quote y, n, yes, no, on and off to use them as strings", node.path);
+            error_at(yaml, nodes, &node.path, message)
+        })
+        .collect()
 }
 
 fn is_evenkeel_group(api_version: Option<&str>) -> bool {
     api_version.and_then(|text| text.split('/').next()) == Some(GROUP)
 }
 
-/// Whether a document that has not the outline of an object is sound YAML of somebody else.
-fn is_foreign(chunk: &YamlDocument<'_>) -> bool {
-    match deserialize_yaml::<ApiVersionField>(chunk, Strictness::Lenient) {
-        Ok(heading) => !is_evenkeel_group(heading.api_version.as_deref()),
-        Err(_) => deserialize_yaml::<IgnoredAny>(chunk, Strictness::Lenient).is_ok(),
+/// True if a document that does not have the outline of an object is valid YAML for another program.
+fn is_foreign(yaml: &YamlDocument<'_>) -> bool {
+    match deserialize_yaml::<ApiVersionField>(yaml, Strictness::Lenient) {
+        Ok(document) => !is_evenkeel_group(document.api_version.as_deref()),
+        Err(_) => deserialize_yaml::<IgnoredAny>(yaml, Strictness::Lenient).is_ok(),
     }
 }
 
-/// How closely a document is looked at.
+/// The strictness with which a document is parsed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Strictness {
-    /// Whose it is and what it is called; others' documents may hold what they like.
+    /// Only the API group and the name; documents of other groups may contain anything.
     Lenient,
-    /// Every field.
+    /// Every field, strictly.
     Strict,
 }
 
 fn deserialize_yaml<T: DeserializeOwned>(
-    chunk: &YamlDocument<'_>,
-    reading: Strictness,
+    yaml: &YamlDocument<'_>,
+    strictness: Strictness,
 ) -> Result<T, ParseError> {
-    serde_yaml::from_str_with_options(chunk.text, parser_options(reading))
-        .map_err(|error| describe_yaml_error(&error, chunk.text, chunk.first_line))
+    serde_yaml::from_str_with_options(yaml.text, parser_options(strictness))
+        .map_err(|error| describe_yaml_error(&error, yaml.text, yaml.first_line))
 }
 
-/// As an API server would read it: `yes` is no boolean, and a bare number is no text. Bounded, because a
-/// small file can describe a huge document.
-fn parser_options(reading: Strictness) -> Options {
+/// Parses as an API server would: `yes` is not a boolean, and a bare number is not a string. The budget is bounded,
+/// because a small file can describe a huge document.
+fn parser_options(strictness: Strictness) -> Options {
     serde_yaml::options! {
         budget: serde_yaml::budget! {
             max_depth: 96,
@@ -295,23 +307,23 @@ fn parser_options(reading: Strictness) -> Options {
             max_total_replayed_events: 20_000,
             max_replay_stack_depth: 16,
         },
-        duplicate_keys: match reading {
+        duplicate_keys: match strictness {
             Strictness::Lenient => DuplicateKeyPolicy::FirstWins,
             Strictness::Strict => DuplicateKeyPolicy::Error,
         },
         emit_comments: false,
         no_schema: true,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
-        reject_unsupported_tags: reading == Strictness::Strict,
+        reject_unsupported_tags: strictness == Strictness::Strict,
         strict_booleans: true,
         with_snippet: false,
     }
 }
 
-/// A whole manifest, strictly.
+/// A complete manifest, parsed strictly.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "fields that are only there to be known")]
+#[expect(dead_code, reason = "these fields are accepted and ignored")]
 struct Manifest<S> {
     api_version: Option<IgnoredAny>,
     kind: Option<IgnoredAny>,
@@ -320,10 +332,10 @@ struct Manifest<S> {
     status: Option<IgnoredAny>,
 }
 
-/// What people write in `metadata`, and what `kubectl get -o yaml` adds to it.
+/// The fields that people write in `metadata`, and those that `kubectl get -o yaml` adds.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "fields that are only there to be known")]
+#[expect(dead_code, reason = "these fields are accepted and ignored")]
 struct Metadata {
     name: Option<IgnoredAny>,
     namespace: Option<IgnoredAny>,
@@ -342,7 +354,7 @@ struct Metadata {
     uid: Option<IgnoredAny>,
 }
 
-/// What tells the objects of a file apart, whatever else is in a document.
+/// The fields that identify the object of a document, whatever else the document contains.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ObjectOutline {
@@ -357,7 +369,7 @@ struct ObjectNames {
     namespace: Option<String>,
 }
 
-/// Less still: enough to know whose document it is.
+/// The one field that shows the API group of a document.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ApiVersionField {

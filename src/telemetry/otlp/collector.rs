@@ -16,24 +16,24 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
 use url::Url;
 
-/// How long connecting may take.
+/// The timeout for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest answer that is read.
+/// The maximum size of a response body that is read, in bytes.
 const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
-/// The HTTP side of a collector.
+/// An HTTP client for an OTLP collector.
 #[derive(Debug)]
 pub(super) struct CollectorClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     headers: HeaderMap,
 }
 
-/// A request that was not taken.
+/// An export request that failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ExportError {
-    /// Why, for the log.
+    /// The cause, for the log.
     pub message: String,
-    /// True if the same request may be taken later.
+    /// True if the same request may succeed later.
     pub retryable: bool,
 }
 
@@ -44,12 +44,12 @@ impl fmt::Display for ExportError {
 }
 
 impl CollectorClient {
-    /// A collector that is not connected yet; `headers` go with every request. An error says why there can be
-    /// no TLS, where it is needed.
+    /// Creates a client without connecting. `headers` are sent with every request. Fails if TLS is needed but cannot be
+    /// set up.
     pub fn new(mut headers: HeaderMap, encrypted: bool) -> io::Result<Self> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        let agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
-        headers.insert(USER_AGENT, agent);
+        let user_agent = HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
+        headers.insert(USER_AGENT, user_agent);
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -62,8 +62,8 @@ impl CollectorClient {
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), headers })
     }
 
-    /// Sends a message and gives the body of the answer. Takes `limit` at most.
-    pub async fn post(&self, url: &Url, message: Vec<u8>, limit: Duration) -> Result<Bytes, ExportError> {
+    /// Sends a message and returns the body of the response. Fails after `timeout`.
+    pub async fn post(&self, url: &Url, message: Vec<u8>, timeout: Duration) -> Result<Bytes, ExportError> {
         let mut request = Request::new(Full::new(Bytes::from(message)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = url
@@ -71,23 +71,24 @@ impl CollectorClient {
             .parse()
             .map_err(|error| ExportError { message: format!("{error}"), retryable: false })?;
         request.headers_mut().clone_from(&self.headers);
-        let answered = tokio::time::timeout(limit, self.send_request(request)).await;
-        answered.unwrap_or_else(|_| Err(retryable_error(format!("no answer within {} s", limit.as_secs()))))
+        let result = tokio::time::timeout(timeout, self.send_request(request)).await;
+        result.unwrap_or_else(|_| Err(retryable_error(format!("no answer within {} s", timeout.as_secs()))))
     }
 
     async fn send_request(&self, request: Request<Full<Bytes>>) -> Result<Bytes, ExportError> {
-        let answer =
+        let response =
             self.client.request(request).await.map_err(|error| retryable_error(error_chain(&error)))?;
-        let status = answer.status();
+        let status = response.status();
         if status != StatusCode::OK {
             return Err(ExportError { message: format!("HTTP {status}"), retryable: is_retryable(status) });
         }
-        let body = Limited::new(answer.into_body(), MAX_RESPONSE_BYTES).collect().await;
+        let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
         Ok(body.map_err(|error| retryable_error(error.to_string()))?.to_bytes())
     }
 }
 
-/// The system's trust store; a machine without one can do without, if nothing is encrypted.
+/// Returns the TLS configuration. It uses the system's trust store only for encrypted connections, so that a machine
+/// without a trust store can still export over plain HTTP.
 fn tls_config(encrypted: bool) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -99,11 +100,11 @@ fn tls_config(encrypted: bool) -> Result<ClientConfig, rustls::Error> {
     Ok(builder.with_no_client_auth())
 }
 
-fn retryable_error(why: String) -> ExportError {
-    ExportError { message: why, retryable: true }
+fn retryable_error(message: String) -> ExportError {
+    ExportError { message, retryable: true }
 }
 
-/// The statuses after which OTLP has a request sent again.
+/// Returns true for the statuses after which the OTLP specification allows a retry.
 fn is_retryable(status: StatusCode) -> bool {
     matches!(
         status,
@@ -114,7 +115,7 @@ fn is_retryable(status: StatusCode) -> bool {
     )
 }
 
-/// An error with what is behind it: the client's own says only in which step it failed.
+/// Formats an error with all its causes. The outermost error of the client only names the step that failed.
 fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

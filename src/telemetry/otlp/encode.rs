@@ -1,19 +1,19 @@
-//! From our spans to the messages of OTLP. Pure.
+//! Converts spans and metrics to OTLP messages. Pure functions.
 
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as ValueKind;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, ScopeMetrics};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind as OtlpSpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as Told, Status};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status};
 
 use crate::telemetry::{AttributeValue, Span, SpanData, SpanKind};
 
-/// A batch of spans as one request.
+/// Encodes a batch of spans as one request.
 pub(super) fn trace_request(resource: &Resource, spans: &[Span]) -> ExportTraceServiceRequest {
     let scope_spans = vec![ScopeSpans {
         scope: Some(scope()),
@@ -26,7 +26,7 @@ pub(super) fn trace_request(resource: &Resource, spans: &[Span]) -> ExportTraceS
     }
 }
 
-/// Metrics as one request.
+/// Encodes metrics as one request.
 pub(super) fn metrics_request(resource: &Resource, metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
     let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
     let resource = Some(resource.clone());
@@ -35,20 +35,20 @@ pub(super) fn metrics_request(resource: &Resource, metrics: Vec<Metric>) -> Expo
     }
 }
 
-/// Who reports, from keys and values.
+/// Creates the OTLP resource, which identifies this instance, from keys and values.
 pub(super) fn resource<'a>(attributes: impl Iterator<Item = (&'a str, &'a str)>) -> Resource {
     let attributes = attributes.map(|(key, value)| text_attribute(key, value)).collect();
     Resource { attributes, ..Resource::default() }
 }
 
-/// An attribute with a text.
+/// Creates an attribute with a text value.
 pub(super) fn text_attribute(key: &str, value: &str) -> KeyValue {
-    attribute(key, Any::StringValue(value.to_owned()))
+    attribute(key, ValueKind::StringValue(value.to_owned()))
 }
 
-/// Nanoseconds since 1970.
-pub(super) fn unix_nanos(at: Timestamp) -> u64 {
-    u64::try_from(at.as_nanosecond()).unwrap_or_default()
+/// Returns the nanoseconds since the Unix epoch.
+pub(super) fn unix_nanos(timestamp: Timestamp) -> u64 {
+    u64::try_from(timestamp.as_nanosecond()).unwrap_or_default()
 }
 
 fn scope() -> InstrumentationScope {
@@ -56,26 +56,26 @@ fn scope() -> InstrumentationScope {
     InstrumentationScope { name, version, ..InstrumentationScope::default() }
 }
 
-fn encode_span(span: &Span) -> Told {
+fn encode_span(span: &Span) -> OtlpSpan {
     let Span {
-        trace_id: trace,
-        span_id: id,
-        parent_id: parent,
+        trace_id,
+        span_id,
+        parent_id,
         data: SpanData { name, kind, attributes },
         start,
         end,
-        error_type: error,
+        error_type,
     } = span;
-    let told = attributes.iter().map(|(key, value)| match value {
+    let attributes = attributes.iter().map(|(key, value)| match value {
         AttributeValue::Text(value) => text_attribute(key, value),
-        AttributeValue::Number(number) => attribute(key, Any::IntValue(*number)),
+        AttributeValue::Number(number) => attribute(key, ValueKind::IntValue(*number)),
     });
-    let failed = error.iter().map(|error| text_attribute("error.type", error));
-    let status = error.as_ref().map(|_| Status { code: StatusCode::Error.into(), ..Status::default() });
-    Told {
-        trace_id: trace.to_vec(),
-        span_id: id.to_vec(),
-        parent_span_id: parent.map(Vec::from).unwrap_or_default(),
+    let error_attribute = error_type.iter().map(|error_type| text_attribute("error.type", error_type));
+    let status = error_type.as_ref().map(|_| Status { code: StatusCode::Error.into(), ..Status::default() });
+    OtlpSpan {
+        trace_id: trace_id.to_vec(),
+        span_id: span_id.to_vec(),
+        parent_span_id: parent_id.map(Vec::from).unwrap_or_default(),
         name: name.clone(),
         kind: match kind {
             SpanKind::Server => OtlpSpanKind::Server,
@@ -85,12 +85,12 @@ fn encode_span(span: &Span) -> Told {
         .into(),
         start_time_unix_nano: unix_nanos(*start),
         end_time_unix_nano: unix_nanos(*end),
-        attributes: told.chain(failed).collect(),
+        attributes: attributes.chain(error_attribute).collect(),
         status,
-        ..Told::default()
+        ..OtlpSpan::default()
     }
 }
 
-fn attribute(key: &str, value: Any) -> KeyValue {
+fn attribute(key: &str, value: ValueKind) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
 }

@@ -23,20 +23,20 @@ use super::families::{self, MetricTimes};
 use crate::net::{Backoff, Delays, jitter};
 use crate::telemetry::{Span, SpanSender};
 
-/// Spans that wait to be collected; what finds no room is dropped.
+/// The maximum number of spans that wait to be exported. Further spans are dropped.
 const MAX_QUEUED_SPANS: usize = 2_048;
-/// Spans in one request.
+/// The maximum number of spans in one request.
 const MAX_BATCH_SPANS: usize = 512;
-/// Points of metrics in one request.
+/// The maximum number of metric data points in one request.
 const MAX_REQUEST_POINTS: usize = 4_096;
-/// How long one request may take.
+/// The timeout of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// The delays before spans that were not taken are sent again, if the time between two requests is not longer.
+/// The delays before spans are sent again after a failure. The effective delay is at least the export interval.
 const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_secs(30) };
-/// How long everything that is left may take once evenkeel ends.
+/// The timeout for the final export at shutdown.
 const FINAL_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Collects spans and sends them, and the metrics, until evenkeel ends.
+/// Collects spans, and sends them and the metrics to a collector until shutdown.
 #[derive(Debug)]
 pub struct Exporter {
     options: OtlpOptions,
@@ -55,59 +55,54 @@ struct SpanCounters {
     dropped: Counter,
 }
 
-/// Whether a kind of message is taken; said when that changes, and not each time.
+/// The export state of spans or metrics. It logs changes between success and failure, not every failure.
 #[derive(Debug)]
 struct ExportHealth {
     signal: &'static str,
     failing: bool,
     backoff: Backoff,
-    /// When it may be sent again, after it was not taken.
+    /// The earliest time of the next attempt after a retryable failure.
     next_attempt_at: Option<Instant>,
 }
 
 impl Exporter {
-    /// An exporter, and where it takes spans from. An error says why there can be no TLS.
-    pub fn new(options: OtlpOptions, started: Timestamp) -> io::Result<(Self, SpanSender)> {
+    /// Creates an exporter and the sender for its spans. Fails if TLS is needed but cannot be set up.
+    pub fn new(options: OtlpOptions, started_at: Timestamp) -> io::Result<(Self, SpanSender)> {
         let collector =
             CollectorClient::new(options.headers.clone(), options.traces_url.scheme() == "https")?;
-        let counts = SpanCounters::default();
-        let (sink, spans) = SpanSender::channel(MAX_QUEUED_SPANS, counts.dropped.clone());
+        let counters = SpanCounters::default();
+        let (sender, spans) = SpanSender::channel(MAX_QUEUED_SPANS, counters.dropped.clone());
         let instance = Uuid::new_v4().to_string();
-        let named = options.resource_attributes.iter().map(|(key, value)| (&**key, &**value));
-        let resource = encode::resource(named.chain([("service.instance.id", &*instance)]));
-        let [traces, metrics] = ["spans", "metrics"].map(|what| ExportHealth {
-            signal: what,
+        let attributes = options.resource_attributes.iter().map(|(key, value)| (&**key, &**value));
+        let resource = encode::resource(attributes.chain([("service.instance.id", &*instance)]));
+        let [trace_health, metric_health] = ["spans", "metrics"].map(|signal| ExportHealth {
+            signal,
             failing: false,
             backoff: Backoff::default(),
             next_attempt_at: None,
         });
         Ok((
-            Self {
-                options,
-                collector,
-                resource,
-                started_at: started,
-                spans,
-                counters: counts,
-                trace_health: traces,
-                metric_health: metrics,
-            },
-            sink,
+            Self { options, collector, resource, started_at, spans, counters, trace_health, metric_health },
+            sender,
         ))
     }
 
-    /// Puts what is counted of spans into a registry whose prefix is `evenkeel`.
+    /// Registers the counters of exported and dropped spans. The prefix of the registry must be `evenkeel`.
     pub fn register(&self, registry: &mut Registry) {
         let SpanCounters { sent, dropped } = &self.counters;
-        registry.register("otlp_spans", "Spans that the collector took", sent.clone());
-        registry.register("otlp_spans_dropped", "Spans that could not be sent", dropped.clone());
+        registry.register("otlp_spans", "Spans that the collector accepted", sent.clone());
+        registry.register(
+            "otlp_spans_dropped",
+            "Spans that were dropped because they could not be exported",
+            dropped.clone(),
+        );
     }
 
-    /// Sends until evenkeel ends and there will be no more spans, because everything that makes some has ended; then
-    /// what is left, within a bound.
+    /// Exports until `stop` is cancelled and all span senders are dropped. Then exports the rest within
+    /// `FINAL_EXPORT_TIMEOUT`.
     pub async fn run(mut self, registry: Arc<Registry>, stop: CancellationToken) {
         let mut batch = Vec::new();
-        // A request under way is given up: what is not known to be taken is sent once more.
+        // This cancels a request in flight. Spans whose export was not confirmed are sent again below.
         stop.run_until_cancelled(self.export_until_closed(&mut batch, &registry)).await;
         while let Some(span) = self.spans.recv().await {
             if batch.len() < MAX_QUEUED_SPANS {
@@ -116,21 +111,21 @@ impl Exporter {
                 self.counters.dropped.inc();
             }
         }
-        let rest = async {
+        let final_export = async {
             while !batch.is_empty() && !self.trace_health.failing {
-                let later = batch.split_off(batch.len().min(MAX_BATCH_SPANS));
+                let remaining = batch.split_off(batch.len().min(MAX_BATCH_SPANS));
                 self.send_spans(&mut batch).await;
-                batch = later;
+                batch = remaining;
             }
             self.send_metrics(&registry).await;
         };
-        if timeout(FINAL_EXPORT_TIMEOUT, rest).await.is_err() {
+        if timeout(FINAL_EXPORT_TIMEOUT, final_export).await.is_err() {
             let seconds = FINAL_EXPORT_TIMEOUT.as_secs();
-            tracing::warn!("the OTLP collector did not take the last spans and metrics within {seconds} s");
+            tracing::warn!("the OTLP collector did not accept the last spans and metrics within {seconds} s");
         }
     }
 
-    /// Collects and sends, for as long as there may be more.
+    /// Collects and exports until all span senders are dropped.
     async fn export_until_closed(&mut self, batch: &mut Vec<Span>, registry: &Arc<Registry>) {
         let ticks = |period| {
             let mut ticks = interval_at(Instant::now() + period, period);
@@ -146,85 +141,86 @@ impl Exporter {
                     if received == 0 {
                         return;
                     }
-                    // What is not taken now waits for its time.
+                    // After a failure the batch waits for the next tick instead.
                     if batch.len() == MAX_BATCH_SPANS && !self.trace_health.failing {
                         self.send_spans(batch).await;
                     }
                 }
                 _ = spans_due.tick() => {
-                    if self.trace_health.next_attempt_at.is_none_or(|again| again <= Instant::now()) {
+                    if self.trace_health.next_attempt_at.is_none_or(|at| at <= Instant::now()) {
                         self.send_spans(batch).await;
                     }
                 }
-                // Not the same attempt again: what is sent is what is true by then, and as often as was asked for.
+                // Metrics need no backoff: each export sends current values, at the configured interval.
                 _ = metrics_due.tick() => self.send_metrics(registry).await,
             }
         }
     }
 
-    /// Sends a batch. What may be taken later stays in it.
+    /// Sends a batch. Spans stay in it if the failure is retryable.
     async fn send_spans(&mut self, batch: &mut Vec<Span>) {
         if batch.is_empty() {
             return;
         }
         let message = encode::trace_request(&self.resource, batch).encode_to_vec();
-        let answered = self.collector.post(&self.options.traces_url, message, REQUEST_TIMEOUT).await;
+        let response = self.collector.post(&self.options.traces_url, message, REQUEST_TIMEOUT).await;
         let count = u64::try_from(batch.len()).unwrap_or_default();
-        let told = match answered {
-            Ok(answer) => {
+        let result = match response {
+            Ok(body) => {
                 batch.clear();
-                let rejected = rejected_spans(&answer).min(count);
+                let rejected = rejected_spans(&body).min(count);
                 self.counters.sent.inc_by(count - rejected);
                 self.counters.dropped.inc_by(rejected);
                 match rejected {
                     0 => Ok(()),
                     _ => Err(ExportError {
-                        message: format!("{rejected} of {count} were rejected"),
+                        message: format!("{rejected} of {count} spans were rejected"),
                         retryable: false,
                     }),
                 }
             }
-            Err(refused) => {
-                if !refused.retryable {
+            Err(error) => {
+                if !error.retryable {
                     batch.clear();
                     self.counters.dropped.inc_by(count);
                 }
-                Err(refused)
+                Err(error)
             }
         };
-        self.trace_health.record(&told, &self.options);
+        self.trace_health.record(&result, &self.options);
     }
 
     async fn send_metrics(&mut self, registry: &Arc<Registry>) {
-        let (registry, started) = (registry.clone(), self.started_at);
-        // Of a large fleet that is work.
-        let gathered = tokio::task::spawn_blocking(move || gather_metrics(&registry, started)).await;
-        let mut told = Ok(());
-        for group in gathered.unwrap_or_default() {
+        let (registry, started_at) = (registry.clone(), self.started_at);
+        // Encoding the metrics of a large fleet takes long enough to block the runtime.
+        let groups = tokio::task::spawn_blocking(move || gather_metrics(&registry, started_at)).await;
+        let mut result = Ok(());
+        for group in groups.unwrap_or_default() {
             let message = encode::metrics_request(&self.resource, group).encode_to_vec();
-            told = self.collector.post(&self.options.metrics_url, message, REQUEST_TIMEOUT).await.map(|_| ());
-            if told.is_err() {
+            result =
+                self.collector.post(&self.options.metrics_url, message, REQUEST_TIMEOUT).await.map(|_| ());
+            if result.is_err() {
                 break;
             }
         }
-        self.metric_health.record(&told, &self.options);
+        self.metric_health.record(&result, &self.options);
     }
 }
 
 impl ExportHealth {
     fn record(&mut self, result: &Result<(), ExportError>, options: &OtlpOptions) {
-        let (what, collector) = (self.signal, options.origin());
+        let (signal, collector) = (self.signal, options.origin());
         match result {
-            Err(why) if !self.failing => {
-                tracing::warn!(%collector, %why, "the OTLP collector does not take {what}; it is tried again");
+            Err(error) if !self.failing => {
+                tracing::warn!(%collector, %error, "the OTLP collector does not accept {signal}; retrying");
             }
-            Ok(()) if self.failing => tracing::info!(%collector, "the OTLP collector takes {what} again"),
+            Ok(()) if self.failing => tracing::info!(%collector, "the OTLP collector accepts {signal} again"),
             _ => {}
         }
         self.failing = result.is_err();
-        // What is not taken at all makes room for others, which may be.
+        // After a permanent failure the spans were dropped, so the next batch is sent without delay.
         self.next_attempt_at = match result {
-            Err(refused) if refused.retryable => {
+            Err(error) if error.retryable => {
                 Some(Instant::now() + self.backoff.record_failure(RETRY_DELAYS, jitter(), None))
             }
             _ => {
@@ -236,13 +232,13 @@ impl ExportHealth {
 }
 
 fn gather_metrics(registry: &Registry, start: Timestamp) -> Vec<Vec<Metric>> {
-    // Only a native histogram can fail, and there is none.
+    // Encoding fails only for native histograms, and none is registered.
     let families = prometheus_protobuf::encode(registry).unwrap_or_default();
     families::to_otlp_metrics(&families, MetricTimes { start, now: Timestamp::now() }, MAX_REQUEST_POINTS)
 }
 
-/// How many spans of a batch that was taken were not.
-fn rejected_spans(answer: &Bytes) -> u64 {
-    let answer = ExportTraceServiceResponse::decode(&**answer).unwrap_or_default();
-    answer.partial_success.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or_default())
+/// Returns the number of spans of an accepted batch that the collector rejected.
+fn rejected_spans(body: &Bytes) -> u64 {
+    let body = ExportTraceServiceResponse::decode(&**body).unwrap_or_default();
+    body.partial_success.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or_default())
 }

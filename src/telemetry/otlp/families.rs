@@ -1,4 +1,4 @@
-//! From the registry's metrics, as Prometheus has them in protobuf, to those of OTLP. Pure.
+//! Converts the registry's metrics from the Prometheus protobuf format to OTLP. Pure functions.
 
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -12,31 +12,31 @@ use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model as p
 
 use super::encode::{text_attribute, unix_nanos};
 
-/// When what is counted began, and when it was read.
+/// The start of counting and the time of reading.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MetricTimes {
     pub start: Timestamp,
     pub now: Timestamp,
 }
 
-/// The metrics of a registry, in groups of `most` points at most.
+/// Converts the metrics of a registry, in groups of at most `max_points` data points.
 pub(super) fn to_otlp_metrics(
     families: &[MetricFamily],
     times: MetricTimes,
-    most: usize,
+    max_points: usize,
 ) -> Vec<Vec<Metric>> {
     let mut groups = Vec::new();
-    let (mut group, mut room) = (Vec::new(), most);
+    let (mut group, mut room) = (Vec::new(), max_points);
     for family in families {
-        let mut rest = family.metric.as_slice();
-        while !rest.is_empty() {
-            let (points, after) = rest.split_at(rest.len().min(room));
+        let mut remaining = family.metric.as_slice();
+        while !remaining.is_empty() {
+            let (points, unsent) = remaining.split_at(remaining.len().min(room));
             room -= points.len();
             group.push(to_otlp_metric(family, points, times));
-            rest = after;
+            remaining = unsent;
             if room == 0 {
                 groups.push(std::mem::take(&mut group));
-                room = most;
+                room = max_points;
             }
         }
     }
@@ -46,7 +46,7 @@ pub(super) fn to_otlp_metrics(
     groups
 }
 
-/// Some points of a family as one metric.
+/// Converts some data points of a family to one metric.
 fn to_otlp_metric(
     family: &MetricFamily,
     points: &[prometheus::Metric],
@@ -63,28 +63,29 @@ fn to_otlp_metric(
     };
     let data = match family.r#type() {
         MetricType::Counter => {
-            let told = |point: &prometheus::Metric| Some(number(point, start, point.counter.as_ref()?.value));
+            let convert =
+                |point: &prometheus::Metric| Some(number(point, start, point.counter.as_ref()?.value));
             Data::Sum(Sum {
-                data_points: points.iter().filter_map(told).collect(),
+                data_points: points.iter().filter_map(convert).collect(),
                 aggregation_temporality,
                 is_monotonic: true,
             })
         }
         MetricType::Histogram => {
-            let told = |point: &prometheus::Metric| {
+            let convert = |point: &prometheus::Metric| {
                 Some(histogram_point(point.histogram.as_ref()?, attributes(point), start, now))
             };
             Data::Histogram(Histogram {
-                data_points: points.iter().filter_map(told).collect(),
+                data_points: points.iter().filter_map(convert).collect(),
                 aggregation_temporality,
             })
         }
         _ => {
-            let told = |point: &prometheus::Metric| Some(number(point, 0, point.gauge?.value));
-            Data::Gauge(Gauge { data_points: points.iter().filter_map(told).collect() })
+            let convert = |point: &prometheus::Metric| Some(number(point, 0, point.gauge?.value));
+            Data::Gauge(Gauge { data_points: points.iter().filter_map(convert).collect() })
         }
     };
-    // The ending is Prometheus'.
+    // The suffix is a Prometheus convention.
     let name = family.name.strip_suffix("_total").unwrap_or(&family.name);
     let unit = if name.ends_with("_seconds") { "s" } else { "" };
     Metric {
@@ -100,27 +101,27 @@ fn attributes(point: &prometheus::Metric) -> Vec<KeyValue> {
     point.label.iter().map(|label| text_attribute(&label.name, &label.value)).collect()
 }
 
-/// In Prometheus a bucket holds all that is below its bound; in OTLP each holds its own. The last has no bound: the
-/// registry writes the greatest number there is.
+/// Converts a histogram. Prometheus buckets are cumulative, OTLP buckets are not. The last bucket has no bound in OTLP;
+/// the registry encodes its bound as the greatest number.
 fn histogram_point(
-    told: &prometheus::Histogram,
+    histogram: &prometheus::Histogram,
     attributes: Vec<KeyValue>,
     start_time_unix_nano: u64,
     time_unix_nano: u64,
 ) -> HistogramDataPoint {
-    let mut below = 0;
-    let own = told.bucket.iter().map(|bucket| {
-        let before = std::mem::replace(&mut below, bucket.cumulative_count);
-        bucket.cumulative_count.saturating_sub(before)
+    let mut cumulative = 0;
+    let bucket_counts = histogram.bucket.iter().map(|bucket| {
+        let previous = std::mem::replace(&mut cumulative, bucket.cumulative_count);
+        bucket.cumulative_count.saturating_sub(previous)
     });
-    let bounds = told.bucket.iter().map(|bucket| bucket.upper_bound);
+    let bounds = histogram.bucket.iter().map(|bucket| bucket.upper_bound);
     HistogramDataPoint {
         attributes,
         start_time_unix_nano,
         time_unix_nano,
-        count: told.sample_count,
-        sum: Some(told.sample_sum),
-        bucket_counts: own.collect(),
+        count: histogram.sample_count,
+        sum: Some(histogram.sample_sum),
+        bucket_counts: bucket_counts.collect(),
         explicit_bounds: bounds.filter(|bound| *bound < f64::MAX).collect(),
         ..HistogramDataPoint::default()
     }
@@ -130,38 +131,38 @@ fn histogram_point(
 mod tests {
     use prometheus_client::encoding::prometheus_protobuf::encode;
     use prometheus_client::metrics::counter::Counter;
-    use prometheus_client::metrics::family::Family as Many;
-    use prometheus_client::metrics::gauge::Gauge as Level;
-    use prometheus_client::metrics::histogram::Histogram as Durations;
+    use prometheus_client::metrics::family::Family as PromFamily;
+    use prometheus_client::metrics::gauge::Gauge as PromGauge;
+    use prometheus_client::metrics::histogram::Histogram as PromHistogram;
     use prometheus_client::registry::Registry;
 
     use super::*;
 
     const TIMES: MetricTimes = MetricTimes { start: Timestamp::UNIX_EPOCH, now: Timestamp::UNIX_EPOCH };
 
-    fn convert_registry(registry: &Registry, most: usize) -> Vec<Vec<Metric>> {
-        to_otlp_metrics(&encode(registry).unwrap(), TIMES, most)
+    fn convert_registry(registry: &Registry, max_points: usize) -> Vec<Vec<Metric>> {
+        to_otlp_metrics(&encode(registry).unwrap(), TIMES, max_points)
     }
 
     #[test]
     fn registry_metrics_are_converted() {
         let mut registry = Registry::with_prefix("e");
-        let calls = Many::<[(&'static str, String); 2], Counter>::default();
+        let calls = PromFamily::<[(&'static str, String); 2], Counter>::default();
         let odd = "a \"b\" \\ {c}=,\nd";
         calls.get_or_create(&[("server", odd.into()), ("outcome", "ok".into())]).inc_by(3);
         registry.register("calls", "Calls, by \"server\"", calls);
-        let level = Level::<f64, std::sync::atomic::AtomicU64>::default();
+        let level = PromGauge::<f64, std::sync::atomic::AtomicU64>::default();
         level.set(-1.5);
         registry.register("level", "A level", level);
-        let times = Durations::new([0.5, 1.0]);
+        let times = PromHistogram::new([0.5, 1.0]);
         for time in [0.1, 0.2, 0.7, 9.0] {
             times.observe(time);
         }
         registry.register("took_seconds", "How long", times);
-        registry.register("none", "Nothing", Many::<[(&'static str, String); 1], Counter>::default());
+        registry.register("none", "Nothing", PromFamily::<[(&'static str, String); 1], Counter>::default());
 
-        let told = convert_registry(&registry, 100).concat();
-        let [calls, level, took] = &told[..] else { panic!("{told:?}") };
+        let metrics = convert_registry(&registry, 100).concat();
+        let [calls, level, took] = &metrics[..] else { panic!("{metrics:?}") };
         assert_eq!((&*calls.name, &*calls.description), ("e_calls", "Calls, by \"server\"."));
         let Some(Data::Sum(sum)) = &calls.data else { panic!("{calls:?}") };
         assert!(sum.is_monotonic);
@@ -181,7 +182,7 @@ mod tests {
     #[test]
     fn groups_do_not_exceed_the_point_limit() {
         let mut registry = Registry::default();
-        let calls = Many::<[(&'static str, String); 1], Counter>::default();
+        let calls = PromFamily::<[(&'static str, String); 1], Counter>::default();
         for number in 0..25 {
             calls.get_or_create(&[("server", number.to_string())]).inc();
         }

@@ -1,8 +1,8 @@
-//! Sends spans and metrics to an OpenTelemetry collector: OTLP over HTTP, as protobuf.
+//! Exports spans and metrics to an OpenTelemetry collector: OTLP over HTTP, encoded as protobuf.
 //!
-//! Promises that what waits to be sent is bounded, that a collector which is away, slow or hostile delays nothing but
-//! the next batch, and that what is lost is counted and told once. The metrics are those of `/metrics`, of
-//! the same registry.
+//! Promises that the export queue is bounded, that an unreachable, slow or hostile collector delays nothing but the
+//! next batch, and that lost spans are counted and logged once. The metrics are those of `/metrics`, from the same
+//! registry.
 
 mod collector;
 mod encode;

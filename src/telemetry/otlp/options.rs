@@ -3,48 +3,50 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-/// The variables of the OpenTelemetry specification that are read.
+// The supported environment variables of the OpenTelemetry specification.
 const SERVICE_NAME_VAR: &str = "OTEL_SERVICE_NAME";
 const RESOURCE_ATTRIBUTES_VAR: &str = "OTEL_RESOURCE_ATTRIBUTES";
 const HEADERS_VAR: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 const SPAN_DELAY_VAR: &str = "OTEL_BSP_SCHEDULE_DELAY";
 const METRIC_INTERVAL_VAR: &str = "OTEL_METRIC_EXPORT_INTERVAL";
 
-/// Where telemetry goes, and under whose name.
+/// The collector's URLs and headers, the resource attributes, and the export intervals.
 #[derive(Clone, Debug)]
 pub struct OtlpOptions {
     pub(super) traces_url: Url,
     pub(super) metrics_url: Url,
-    /// Of every request; the values are secret.
+    /// The headers of every request. The values are secret.
     pub(super) headers: HeaderMap,
-    /// Who reports: keys and values, without the instance.
+    /// The resource attributes, without `service.instance.id`.
     pub(super) resource_attributes: Vec<(String, String)>,
-    /// How long spans are collected before they are sent.
+    /// The time for which spans are collected before they are sent.
     pub(super) span_delay: Duration,
-    /// The time between two reports of metrics.
+    /// The time between two exports of metrics.
     pub(super) metric_interval: Duration,
 }
 
 impl OtlpOptions {
-    /// What the URL of a collector and the standard variables say. An error is a sentence for the person who set
-    /// them, without the values of headers.
+    /// Parses the URL of a collector and the standard environment variables. The error message is for the person who
+    /// set them and does not contain the values of headers.
     pub fn new(endpoint: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
-        let url = Url::parse(endpoint).map_err(|error| format!("it is not a URL: {error}"))?;
+        let url = Url::parse(endpoint).map_err(|error| format!("not a valid URL: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err("OTLP is sent over HTTP: it must begin with http:// or https://".into());
+            return Err("the URL must start with http:// or https://, because OTLP is sent over HTTP".into());
         }
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return Err(format!("it may hold no user, password or query; say them in {HEADERS_VAR}"));
+            return Err(format!(
+                "the URL must not contain a user name, password or query; set credentials in {HEADERS_VAR}"
+            ));
         }
-        let at = |path: &str| {
-            let mut at = url.clone();
-            at.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
-            at.set_fragment(None);
-            at
+        let url_with_path = |path: &str| {
+            let mut url_with_path = url.clone();
+            url_with_path.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
+            url_with_path.set_fragment(None);
+            url_with_path
         };
         Ok(Self {
-            traces_url: at("v1/traces"),
-            metrics_url: at("v1/metrics"),
+            traces_url: url_with_path("v1/traces"),
+            metrics_url: url_with_path("v1/metrics"),
             headers: parse_headers(&variable(HEADERS_VAR).unwrap_or_default())?,
             resource_attributes: resource_attributes(
                 variable(SERVICE_NAME_VAR),
@@ -59,7 +61,7 @@ impl OtlpOptions {
         })
     }
 
-    /// The collector, for the log.
+    /// Returns the origin of the collector, for the log.
     pub fn origin(&self) -> String {
         self.traces_url.origin().ascii_serialization()
     }
@@ -69,8 +71,8 @@ fn parse_headers(text: &str) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in parse_pairs(HEADERS_VAR, text)? {
         let header = HeaderName::try_from(&name).ok().zip(HeaderValue::try_from(&value).ok());
-        let (header, mut value) =
-            header.ok_or_else(|| format!("{HEADERS_VAR}: {name:?} makes no HTTP header"))?;
+        let (header, mut value) = header
+            .ok_or_else(|| format!("{HEADERS_VAR}: {name:?} with its value is not a valid HTTP header"))?;
         value.set_sensitive(true);
         headers.insert(header, value);
     }
@@ -86,36 +88,36 @@ fn resource_attributes(name: Option<String>, attributes: &str) -> Result<Vec<(St
     }
     let defaults = [(SERVICE_NAME_KEY, "evenkeel"), ("service.version", env!("CARGO_PKG_VERSION"))];
     for (key, value) in defaults {
-        if !resource.iter().any(|(known, _)| known == key) {
+        if !resource.iter().any(|(existing, _)| existing == key) {
             resource.push((key.into(), value.into()));
         }
     }
     Ok(resource)
 }
 
-/// `key=value,key=value`, where values are percent-encoded.
+/// Parses `key=value,key=value` with percent-encoded values.
 fn parse_pairs(variable: &str, text: &str) -> Result<Vec<(String, String)>, String> {
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     parts
         .map(|part| {
-            let wrong = || format!("{variable} must be a list such as key=value,key2=value2");
-            let (key, value) = part.split_once('=').ok_or_else(wrong)?;
-            let decoded = percent_decode(value.trim()).ok_or_else(wrong)?;
+            let invalid = || format!("{variable} must be a list such as key=value,key2=value2");
+            let (key, value) = part.split_once('=').ok_or_else(invalid)?;
+            let decoded = percent_decode(value.trim()).ok_or_else(invalid)?;
             let key = key.trim();
-            if key.is_empty() { Err(wrong()) } else { Ok((key.to_owned(), decoded)) }
+            if key.is_empty() { Err(invalid()) } else { Ok((key.to_owned(), decoded)) }
         })
         .collect()
 }
 
 fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, others @ ..] = rest {
-        rest = others;
+    let mut remaining = text.as_bytes();
+    while let [first, tail @ ..] = remaining {
+        remaining = tail;
         if *first == b'%' {
-            let (digits, others) = others.split_at_checked(2)?;
+            let (digits, tail) = tail.split_at_checked(2)?;
             bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-            rest = others;
+            remaining = tail;
         } else {
             bytes.push(*first);
         }
@@ -128,8 +130,8 @@ fn parse_millis(variable: &str, text: Option<String>, default: Duration) -> Resu
         return Ok(default);
     };
     let number = text.parse().ok().filter(|number| (100..=3_600_000).contains(number));
-    let wrong = || format!("{variable} must be a number of milliseconds from 100 to 3600000");
-    number.map(Duration::from_millis).ok_or_else(wrong)
+    let invalid = || format!("{variable} must be a number of milliseconds from 100 to 3600000");
+    number.map(Duration::from_millis).ok_or_else(invalid)
 }
 
 #[cfg(test)]
@@ -137,10 +139,9 @@ mod tests {
     use super::*;
 
     fn parse_options(endpoint: &str, variables: &[(&str, &str)]) -> Result<OtlpOptions, String> {
-        let found = |name: &str| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        };
-        OtlpOptions::new(endpoint, found)
+        let variable =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        OtlpOptions::new(endpoint, variable)
     }
 
     #[test]
@@ -154,21 +155,21 @@ mod tests {
             assert_eq!(options.traces_url.as_str(), traces);
             assert!(options.metrics_url.path().ends_with("/v1/metrics"));
         }
-        for (endpoint, said) in [
+        for (endpoint, expected) in [
             ("localhost:4318", "http://"),
-            ("collector", "not a URL"),
+            ("collector", "not a valid URL"),
             ("grpc://localhost:4317", "http://"),
             ("http://me:hunter2@localhost", "OTEL_EXPORTER_OTLP_HEADERS"),
             ("http://localhost?key=hunter2", "OTEL_EXPORTER_OTLP_HEADERS"),
         ] {
             let error = parse_options(endpoint, &[]).unwrap_err();
-            assert!(error.contains(said) && !error.contains("hunter2"), "{error}");
+            assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
         }
     }
 
     #[test]
     fn standard_variables_are_parsed() {
-        let given = parse_options(
+        let options = parse_options(
             "http://localhost",
             &[
                 (HEADERS_VAR, "authorization=Basic%20aHVudGVyMg==, x-team = a"),
@@ -178,14 +179,14 @@ mod tests {
             ],
         )
         .unwrap();
-        assert_eq!(given.headers["authorization"], "Basic aHVudGVyMg==");
-        assert_eq!(given.headers["x-team"], "a");
-        assert!(!format!("{given:?}").contains("aHVudGVyMg"));
-        let resource: Vec<_> =
-            given.resource_attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(options.headers["authorization"], "Basic aHVudGVyMg==");
+        assert_eq!(options.headers["x-team"], "a");
+        assert!(!format!("{options:?}").contains("aHVudGVyMg"));
+        let attributes: Vec<_> =
+            options.resource_attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let version = concat!("service.version=", env!("CARGO_PKG_VERSION"));
-        assert_eq!(resource, ["deployment.environment.name=a,b", "service.name=mine", version]);
-        assert_eq!((given.span_delay.as_millis(), given.metric_interval.as_secs()), (250, 60));
+        assert_eq!(attributes, ["deployment.environment.name=a,b", "service.name=mine", version]);
+        assert_eq!((options.span_delay.as_millis(), options.metric_interval.as_secs()), (250, 60));
     }
 
     #[test]

@@ -35,14 +35,14 @@ const PROTOCOL_VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protoco
 const METHOD_HEADER: HeaderName = HeaderName::from_static("mcp-method");
 const NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
 
-/// How much of an error's body is read.
+/// The maximum bytes of an error response's body that are read.
 pub(super) const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
-/// How long it may take to come: the status says enough without it.
+/// The timeout for that body. The status is sufficient without it.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the end of a session may take.
+/// The timeout for the DELETE of a session and for each message posted in the background.
 pub(super) const BACKGROUND_REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A server behind a URL. Cheap to clone.
+/// An HTTP client for one server. Cheap to clone.
 #[derive(Clone)]
 pub(in crate::wire) struct HttpClient(pub(super) Arc<Inner>);
 
@@ -53,32 +53,32 @@ pub(super) struct Inner {
     credentials: Credentials,
     closed: AtomicBool,
     pub(super) retry_after: RetryAfter,
-    /// The fleet's: waited for when evenkeel ends.
+    /// The tasks of the connection, which the fleet waits for on shutdown.
     pub(super) tasks: TaskTracker,
     pub(super) notifications: NotificationDispatcher,
     pub(super) post_queue: PostQueue,
-    /// Made when a response first leaves open whether the server knows the session.
+    /// Created when a response first leaves open whether the session is valid.
     pub(super) session_check: OnceLock<Box<SessionCheck>>,
 }
 
-/// How requests are made. Changes only while the handshake goes on, which makes one request after another.
+/// The parts of requests that stay the same. Changes only during the handshake, which sends one request at a time.
 #[derive(Clone)]
 pub(super) struct RequestTemplate {
-    /// `None` until the handshake has agreed on one.
+    /// The negotiated era; `None` during the handshake.
     era: Option<Era>,
-    /// Path and query; another one after the server redirected within its origin.
+    /// The path and query. Updated after a redirect within the origin.
     pub(super) target: Uri,
-    /// What every request carries.
+    /// The headers of every request.
     pub(super) headers: HeaderMap,
-    /// A list that the server has, to be asked for where it does not answer a `ping`.
+    /// A list that the server has. It is requested to check the session if `ping` is rejected.
     pub(super) fallback_list: Option<ListKind>,
 }
 
 impl HttpClient {
     pub(in crate::wire) fn new(
         endpoint: &HttpEndpoint,
-        ears: NotificationDispatcher,
-        process: &ConnectionContext,
+        notifications: NotificationDispatcher,
+        context: &ConnectionContext,
     ) -> Result<Self, ConnectionError> {
         let invalid = |message: String| ConnectionError::new(Reason::InvalidSpec, message);
         let mut headers = HeaderMap::new();
@@ -89,10 +89,10 @@ impl HttpClient {
         let host = endpoint.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         headers.insert(
             HOST,
-            HeaderValue::from_str(&host).map_err(|_| invalid(format!("{host:?} is not a host")))?,
+            HeaderValue::from_str(&host).map_err(|_| invalid(format!("{host:?} is not a valid host")))?,
         );
-        let target =
-            request_target(&endpoint.url).ok_or_else(|| invalid("the url's path cannot be used".into()))?;
+        let target = request_target(&endpoint.url)
+            .ok_or_else(|| invalid("the path of the url is not valid in an HTTP request".into()))?;
         Ok(Self(Arc::new(Inner {
             pool: ConnectionPool::new(Connector::new(endpoint)?),
             url: endpoint.url.clone(),
@@ -104,42 +104,43 @@ impl HttpClient {
             }),
             credentials: Credentials::from_endpoint(endpoint)?,
             closed: AtomicBool::new(false),
-            retry_after: process.retry_after.clone(),
-            tasks: process.tasks.clone(),
-            notifications: ears,
+            retry_after: context.retry_after.clone(),
+            tasks: context.tasks.clone(),
+            notifications,
             post_queue: PostQueue::default(),
             session_check: OnceLock::new(),
         })))
     }
 
-    /// Until when the server wants to be left alone.
+    /// Returns the server's Retry-After.
     pub(super) fn retry_after(&self) -> &RetryAfter {
         &self.0.retry_after
     }
 
-    /// Where goes what the server says unasked.
+    /// Returns the receiver of messages that belong to no request.
     pub(in crate::wire) fn notifications(&self) -> &NotificationDispatcher {
         &self.0.notifications
     }
 
-    /// Takes over what the handshake agreed on, for every request from now on.
-    pub(in crate::wire) fn apply_handshake(&self, peer: &HandshakeResult) {
-        self.update_template(|manner| {
-            manner.era = Some(peer.era);
-            manner.fallback_list = peer.capabilities.offered_lists().next();
-            if let Ok(version) = HeaderValue::from_str(&peer.description.protocol_version) {
-                manner.headers.insert(PROTOCOL_VERSION_HEADER, version);
+    /// Applies the result of the handshake to all later requests.
+    pub(in crate::wire) fn apply_handshake(&self, handshake: &HandshakeResult) {
+        self.update_template(|template| {
+            template.era = Some(handshake.era);
+            template.fallback_list = handshake.capabilities.offered_lists().next();
+            if let Ok(version) = HeaderValue::from_str(&handshake.description.protocol_version) {
+                template.headers.insert(PROTOCOL_VERSION_HEADER, version);
             }
         });
     }
 
+    /// Changes the template of all later requests.
     pub(super) fn update_template(&self, change: impl FnOnce(&mut RequestTemplate)) {
-        let mut manner = RequestTemplate::clone(&self.0.template.load());
-        change(&mut manner);
-        self.0.template.store(Arc::new(manner));
+        let mut template = RequestTemplate::clone(&self.0.template.load());
+        change(&mut template);
+        self.0.template.store(Arc::new(template));
     }
 
-    /// True until the handshake has agreed on how to go on.
+    /// True until the handshake has completed.
     pub(super) fn is_handshaking(&self) -> bool {
         self.0.template.load().era.is_none()
     }
@@ -148,11 +149,11 @@ impl HttpClient {
         self.0.template.load().headers.contains_key(SESSION_ID_HEADER)
     }
 
-    /// Posts a notification, or an answer to a request of the server.
+    /// Posts a notification, or a response to a request of the server.
     pub(in crate::wire) async fn notify(&self, method: &str, message: Bytes) -> Result<(), ConnectionError> {
         let response = self.send(&Method::POST, self.request_headers(method, None), &message).await?;
         if response.status().is_success() {
-            // The status is the answer. A body, which some servers send, is read over before the connection is used again.
+            // The status is sufficient. A body, which some servers send, is skipped before the connection is reused.
             response.into_body().recycle();
             return Ok(());
         }
@@ -167,6 +168,8 @@ impl HttpClient {
         }
     }
 
+    /// Sends an HTTP request with the credentials. Fails without sending while a Retry-After is in effect. Follows one
+    /// redirect within the origin during the handshake.
     pub(super) async fn send(
         &self,
         method: &Method,
@@ -177,20 +180,20 @@ impl HttpClient {
             return Err(error);
         }
         self.0.credentials.authorize(&mut headers);
-        // Where the server is shows in the first request; no later one is kept to be sent elsewhere.
-        let again = self.is_handshaking().then(|| headers.clone());
+        // Redirects are followed during the handshake only, so that later requests need no copy of their headers.
+        let redirectable = self.is_handshaking().then(|| headers.clone());
         let target = self.0.template.load().target.clone();
         let response = self.0.pool.send(build_request(method, target, headers, body)).await?;
-        match again.zip(self.redirect_target(&response)) {
+        match redirectable.zip(self.redirect_target(&response)) {
             None => Ok(response),
             Some((headers, to)) => {
-                self.update_template(|manner| manner.target = to.clone());
+                self.update_template(|template| template.target = to.clone());
                 self.0.pool.send(build_request(method, to, headers, body)).await
             }
         }
     }
 
-    /// Where the server redirects to, if that is within its own origin and keeps the method.
+    /// Returns the target of a redirect that stays within the origin and keeps the method (307, 308).
     fn redirect_target(&self, response: &Response<PooledBody>) -> Option<Uri> {
         if !matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
             return None;
@@ -199,15 +202,16 @@ impl HttpClient {
         (to.origin() == self.0.url.origin()).then(|| request_target(&to)).flatten()
     }
 
+    /// Returns the headers of a request, without the credentials. `name` is the tool, prompt or URI for `Mcp-Name`.
     pub(super) fn request_headers(&self, method: &str, name: Option<&str>) -> HeaderMap {
-        let manner = self.0.template.load();
-        let mut headers = manner.headers.clone();
-        // Before the agreement the probe is modern; `initialize` and its confirmation are legacy.
-        let probes = manner.era.is_none() && method == "server/discover";
-        if probes {
+        let template = self.0.template.load();
+        let mut headers = template.headers.clone();
+        // During the handshake the probe is a modern request; `initialize` and `initialized` are legacy ones.
+        let is_probe = template.era.is_none() && method == "server/discover";
+        if is_probe {
             headers.insert(PROTOCOL_VERSION_HEADER, HeaderValue::from_static(MODERN_VERSION));
         }
-        if probes || manner.era == Some(Era::Modern) {
+        if is_probe || template.era == Some(Era::Modern) {
             if let Ok(method) = HeaderValue::from_str(method) {
                 headers.insert(METHOD_HEADER, method);
             }
@@ -218,45 +222,45 @@ impl HttpClient {
         headers
     }
 
-    /// What a response that says no success means; `body` is its start.
+    /// Interprets a response with an error status. `body` is the start of its body.
     pub(super) fn error_response(&self, head: &Parts, body: &Bytes) -> RequestError {
-        if let Some(wait) = retry_after(&head.headers, Timestamp::now()) {
-            self.0.retry_after.extend(wait);
+        if let Some(delay) = retry_after(&head.headers, Timestamp::now()) {
+            self.0.retry_after.extend(delay);
         }
         let is_text =
             head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
         let text = match server_message::classify(body) {
-            // What these say is for who connects, and not for who asked.
+            // These statuses concern the connection, so their message is not passed to the caller as a response.
             Ok(ServerMessage::Response(_, RpcResponse::Error(raw))) if rejects_every_request(head.status) => {
                 server_message::error_message(&raw).unwrap_or_default()
             }
-            Ok(ServerMessage::Response(_, reply @ RpcResponse::Error(_))) => {
-                return RequestError::Response(reply);
+            Ok(ServerMessage::Response(_, response @ RpcResponse::Error(_))) => {
+                return RequestError::Response(response);
             }
             _ if is_text => String::from_utf8_lossy(body).into_owned(),
             _ => String::new(),
         };
-        let Inner { notifications: ears, credentials, .. } = &*self.0;
+        let Inner { notifications, credentials, .. } = &*self.0;
         if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !self.is_handshaking() {
-            ears.request_health_check();
+            notifications.request_health_check();
         }
         RequestError::Connection(status_error(
             head.status,
             &head.headers,
             &text,
-            ears.mask(),
+            notifications.mask(),
             !credentials.is_empty(),
             Timestamp::now(),
         ))
     }
 
-    /// Closes the idle connections that cannot be used again after a pause: a server that is not called costs no
-    /// buffers.
+    /// Closes the idle connections that would have expired once `pause` has passed. A server that is not called then
+    /// uses no buffers.
     pub(in crate::wire) fn close_idle_connections(&self, pause: Duration) {
         self.0.pool.close_idle(pause);
     }
 
-    /// Ends the session, if there is one, and every idle connection.
+    /// Ends the session, if there is one, and closes all idle connections.
     pub(in crate::wire) async fn close(&self) {
         if self.0.closed.swap(true, Ordering::AcqRel) {
             return;
@@ -264,18 +268,18 @@ impl HttpClient {
         self.0.post_queue.close();
         if self.has_session() {
             let headers = self.request_headers("", None);
-            let nothing = Bytes::new();
-            let goodbye = self.send(&Method::DELETE, headers, &nothing);
-            // 405 says that sessions end by themselves; whatever else happens, we are gone.
-            if let Ok(Err(error)) = tokio::time::timeout(BACKGROUND_REQUEST_TIMEOUT, goodbye).await {
-                debug!(%error, "the session was not ended");
+            let no_body = Bytes::new();
+            let delete = self.send(&Method::DELETE, headers, &no_body);
+            // 405 means that clients cannot end sessions. Other errors are ignored as well.
+            if let Ok(Err(error)) = tokio::time::timeout(BACKGROUND_REQUEST_TIMEOUT, delete).await {
+                debug!(%error, "the DELETE of the session failed");
             }
         }
         self.0.pool.close_idle(Duration::MAX);
     }
 }
 
-/// True for a status that refuses every request alike: credentials are missing or wrong, or the server is busy.
+/// True for a status that applies to every request: the credentials are missing or wrong, or the server is busy.
 fn rejects_every_request(status: StatusCode) -> bool {
     matches!(
         status,
@@ -286,15 +290,17 @@ fn rejects_every_request(status: StatusCode) -> bool {
     )
 }
 
+/// The outcome of a request with an error status.
 pub(super) enum RequestError {
-    /// A JSON-RPC error that answers the request.
+    /// A JSON-RPC error as the response to the request.
     Response(RpcResponse),
+    /// Any other error.
     Connection(ConnectionError),
 }
 
 impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Client")
+        f.write_str("HttpClient")
     }
 }
 
@@ -306,13 +312,13 @@ fn build_request(method: &Method, target: Uri, headers: HeaderMap, body: &Bytes)
     request
 }
 
-/// Path and query of a URL, as they stand in a request line.
+/// Returns the path and query of a URL, as in a request line.
 fn request_target(url: &Url) -> Option<Uri> {
     let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
     Uri::try_from(format!("{}{query}", url.path())).ok()
 }
 
-/// What there is of the body of an error, if it comes in time.
+/// Waits for the body of an error response; `None` after [`ERROR_BODY_TIMEOUT`].
 pub(super) async fn with_error_body_timeout<T>(body: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(ERROR_BODY_TIMEOUT, body).await.ok()
 }

@@ -21,16 +21,16 @@ use crate::resource::{HttpEndpoint, Reason};
 /// A socket to a server, encrypted or not.
 pub(super) type ServerSocket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// How long one address may take to accept.
+/// The timeout for the TCP connection to one address, and for the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes sockets to one origin.
+/// Opens sockets to one origin.
 #[derive(Debug)]
 pub(super) struct Connector {
     host: Host<String>,
     port: u16,
     tls: Option<Arc<ClientConfig>>,
-    /// For messages: `host:port`.
+    /// The `host:port`, for messages.
     authority: String,
 }
 
@@ -49,22 +49,22 @@ impl Connector {
         Ok(Self { host, port, tls, authority: name })
     }
 
-    /// Connects to the first address that accepts. Addresses of the link itself, where clouds keep their
-    /// metadata services, are refused after the name was resolved.
+    /// Connects to the first address that accepts. Rejects link-local and metadata service addresses, after the name is
+    /// resolved.
     pub(super) async fn connect(&self) -> Result<ServerSocket, ConnectionError> {
         let addresses = match &self.host {
             Host::Ipv4(address) => vec![(*address).into()],
             Host::Ipv6(address) => vec![(*address).into()],
             Host::Domain(name) => tokio::net::lookup_host((name.as_str(), self.port))
                 .await
-                .map_err(|error| self.connect_error(&format!("the name could not be resolved: {error}")))?
+                .map_err(|error| self.connect_error(&format!("cannot resolve the name: {error}")))?
                 .map(|address| address.ip())
                 .collect(),
         };
-        let mut last = self.connect_error("the name has no address");
+        let mut last_error = self.connect_error("the name has no address");
         for address in addresses {
             if is_link_local_or_metadata(address) {
-                last = ConnectionError::new(
+                last_error = ConnectionError::new(
                     Reason::PolicyDenied,
                     format!(
                         "{} is {address}, a link-local or metadata address, which is not allowed",
@@ -75,13 +75,14 @@ impl Connector {
             }
             match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((address, self.port))).await {
                 Ok(Ok(socket)) => return self.wrap_tls(socket).await,
-                Ok(Err(error)) => last = self.connect_error(&describe_io_error(&error)),
+                Ok(Err(error)) => last_error = self.connect_error(&describe_io_error(&error)),
                 Err(_) => {
-                    last = self.connect_error(&format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))
+                    last_error =
+                        self.connect_error(&format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))
                 }
             }
         }
-        Err(last)
+        Err(last_error)
     }
 
     async fn wrap_tls(&self, socket: TcpStream) -> Result<ServerSocket, ConnectionError> {
@@ -106,21 +107,21 @@ impl Connector {
         }
     }
 
-    fn connect_error(&self, why: &str) -> ConnectionError {
-        ConnectionError::new(Reason::ConnectFailed, format!("cannot connect to {}: {why}", self.authority))
+    fn connect_error(&self, reason: &str) -> ConnectionError {
+        ConnectionError::new(Reason::ConnectFailed, format!("cannot connect to {}: {reason}", self.authority))
     }
 }
 
 fn describe_io_error(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused; nothing listens there".into(),
+        io::ErrorKind::ConnectionRefused => "connection refused; no process listens on this port".into(),
         _ => error.to_string(),
     }
 }
 
-/// Addresses that are only for the machine's own network segment, metadata services among them.
+/// True for link-local, unspecified and broadcast addresses, and for those of cloud metadata services.
 fn is_link_local_or_metadata(address: IpAddr) -> bool {
-    /// The metadata service of EC2 over IPv6.
+    /// The IPv6 address of EC2's metadata service.
     const EC2_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     match address.to_canonical() {
         IpAddr::V4(address) => address.is_link_local() || address.is_unspecified() || address.is_broadcast(),
@@ -130,24 +131,25 @@ fn is_link_local_or_metadata(address: IpAddr) -> bool {
     }
 }
 
-/// One configuration for all servers: reading the system's trust store is slow and its copy is large.
+/// Returns the TLS configuration with the system's trust store. All servers share it: the store is slow to read and its
+/// copy is large.
 fn system_tls_config() -> Result<Arc<ClientConfig>, ConnectionError> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if let Some(config) = CONFIG.get() {
         return Ok(config.clone());
     }
-    let failed = |error: rustls::Error| {
-        ConnectionError::new(
-            Reason::ConnectFailed,
-            format!("the system's trust store cannot be used: {error}"),
-        )
+    let trust_store_error = |error: rustls::Error| {
+        ConnectionError::new(Reason::ConnectFailed, format!("cannot load the system's trust store: {error}"))
     };
-    let config = tls_config_builder()?.with_platform_verifier().map_err(failed)?.with_no_client_auth();
+    let config =
+        tls_config_builder()?.with_platform_verifier().map_err(trust_store_error)?.with_no_client_auth();
     Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
+/// Returns a TLS configuration that trusts only the certificates in `pem`.
 fn custom_ca_tls_config(pem: &str) -> Result<ClientConfig, ConnectionError> {
-    let invalid = |why: String| ConnectionError::new(Reason::InvalidSpec, format!("tls.caSecretRef: {why}"));
+    let invalid =
+        |reason: String| ConnectionError::new(Reason::InvalidSpec, format!("tls.caSecretRef: {reason}"));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
         let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
@@ -157,7 +159,7 @@ fn custom_ca_tls_config(pem: &str) -> Result<ClientConfig, ConnectionError> {
         return Err(invalid("holds no PEM certificate".into()));
     }
     let mut config = tls_config_builder()?.with_root_certificates(roots).with_no_client_auth();
-    // It is one server's alone, and the room for 32 that there would be takes 20 KiB.
+    // The configuration serves one server; the default of 32 sessions would take 20 KiB.
     config.resumption = Resumption::in_memory_sessions(1);
     Ok(config)
 }
@@ -166,7 +168,7 @@ fn tls_config_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::Wa
 {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| {
-        ConnectionError::new(Reason::ConnectFailed, format!("TLS cannot be set up: {error}"))
+        ConnectionError::new(Reason::ConnectFailed, format!("cannot configure TLS: {error}"))
     })
 }
 

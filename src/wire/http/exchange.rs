@@ -4,7 +4,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::super::MESSAGE_LIMIT;
+use super::super::MAX_MESSAGE_BYTES;
 use super::super::error::{ConnectionEnd, ConnectionError};
 use super::super::response::{ResponseMessage, RpcResponse};
 use super::super::server_message::{self, ServerMessage};
@@ -15,7 +15,7 @@ use super::response::{ResponseKind, next_event};
 use super::session::{SessionState, rpc_error, session_lost_error, session_state};
 use crate::resource::Reason;
 
-/// A request under way, and its response.
+/// A request in flight and its response.
 #[derive(Debug)]
 pub(in crate::wire) struct HttpExchange {
     client: HttpClient,
@@ -23,48 +23,48 @@ pub(in crate::wire) struct HttpExchange {
 }
 
 impl HttpClient {
-    /// Posts a request; what comes of it is read from what this gives. Nothing is sent before that.
+    /// Prepares a request. It is sent when the exchange is first polled, and its response is read from the exchange.
     ///
-    /// A connection that cannot be made, or a session that the server forgot, is the end of the link, and is
-    /// marked so in `lost`.
+    /// If the server cannot be reached or the session is lost, the connection has ended; this is recorded in `end`.
     pub(in crate::wire) fn request(
         &self,
         method: &str,
         name: Option<&str>,
-        mirrored: Vec<(HeaderName, HeaderValue)>,
+        param_headers: Vec<(HeaderName, HeaderValue)>,
         message: Bytes,
-        lost: Arc<ConnectionEnd>,
+        end: Arc<ConnectionEnd>,
     ) -> HttpExchange {
         let mut headers = self.request_headers(method, name);
-        headers.extend(mirrored);
+        headers.extend(param_headers);
         let client = self.clone();
         let sending = async move {
-            let opening = client.is_handshaking();
+            let is_handshaking = client.is_handshaking();
             let result = client.post_request(headers, &message).await;
-            if let (Err(error), false) = (&result, opening)
+            if let (Err(error), false) = (&result, is_handshaking)
                 && error.ends_connection()
             {
-                lost.mark(error.clone());
+                end.mark(error.clone());
             }
             result
         };
         HttpExchange::new(self.clone(), Box::pin(sending))
     }
 
+    /// Posts a request and determines the kind of its response. Checks the session if the status makes it uncertain.
     async fn post_request(
         &self,
         headers: HeaderMap,
         message: &Bytes,
     ) -> Result<ResponseKind, ConnectionError> {
         let response = self.send(&Method::POST, headers, message).await?;
-        // Only the handshake opens a session, and only one.
+        // Only the handshake starts a session, and only once.
         if self.is_handshaking()
             && !self.has_session()
             && let Some(session) = response.headers().get(SESSION_ID_HEADER)
-            // A copy: the value as it came holds on to the whole read buffer.
+            // Copied: the received value keeps the whole read buffer alive.
             && let Ok(session) = HeaderValue::from_bytes(session.as_bytes())
         {
-            self.update_template(|manner| drop(manner.headers.insert(SESSION_ID_HEADER, session)));
+            self.update_template(|template| drop(template.headers.insert(SESSION_ID_HEADER, session)));
         }
         if response.status().is_success() {
             return Ok(ResponseKind::from_response(response));
@@ -74,16 +74,16 @@ impl HttpClient {
             .await
             .and_then(Result::ok)
             .unwrap_or_default();
-        let refused = self.error_response(&head, &body);
-        let forgotten = !self.is_handshaking()
+        let outcome = self.error_response(&head, &body);
+        let session_lost = !self.is_handshaking()
             && match session_state(head.status, self.has_session(), rpc_error(&body).as_deref()) {
                 SessionState::Valid => false,
                 SessionState::Uncertain => !self.is_session_valid().await,
                 SessionState::Lost => true,
             };
-        match refused {
-            _ if forgotten => Err(session_lost_error(head.status)),
-            RequestError::Response(reply) => Ok(ResponseKind::Done(Some(reply))),
+        match outcome {
+            _ if session_lost => Err(session_lost_error(head.status)),
+            RequestError::Response(rpc_response) => Ok(ResponseKind::Done(Some(rpc_response))),
             RequestError::Connection(error) => Err(error),
         }
     }
@@ -97,18 +97,18 @@ impl HttpExchange {
         Self { client, response: ResponseKind::Sending(sending) }
     }
 
-    /// Sends the request, if that is still to do, and waits for the head of the response. Cancel safe.
+    /// Sends the request, if it is not sent yet, and waits for the head of the response. Cancel safe.
     async fn receive_head(&mut self) -> Result<(), ConnectionError> {
         if let ResponseKind::Sending(sending) = &mut self.response {
-            let form = sending.await;
-            // Done in any case: a finished future must not be asked again.
+            let response = sending.await;
+            // Reset on an error too: a completed future must not be polled again.
             self.response = ResponseKind::Done(None);
-            self.response = form?;
+            self.response = response?;
         }
         Ok(())
     }
 
-    /// The next message that concerns the request with this id. Cancel safe.
+    /// Returns the next message for the request with this id. Cancel safe.
     pub(in crate::wire) async fn next(&mut self, id: u64) -> Result<ResponseMessage, ConnectionError> {
         self.receive_head().await?;
         let mask = self.client.notifications().mask();
@@ -117,45 +117,46 @@ impl HttpExchange {
                 .into_dispatched())
         };
         match &mut self.response {
-            ResponseKind::Done(reply) => match reply.take() {
-                Some(reply) => Ok(ResponseMessage::Response(reply)),
-                None => unusable("the answer was read already".into()),
+            ResponseKind::Done(rpc_response) => match rpc_response.take() {
+                Some(rpc_response) => Ok(ResponseMessage::Response(rpc_response)),
+                None => unusable("the response was read already".into()),
             },
-            ResponseKind::Unusable(why) => unusable(std::mem::take(why)),
+            ResponseKind::Unusable(message) => unusable(std::mem::take(message)),
             ResponseKind::Json(body) => {
-                let body = body.read_to_end(MESSAGE_LIMIT).await?;
+                let body = body.read_to_end(MAX_MESSAGE_BYTES).await?;
                 match server_message::classify(&body) {
-                    Ok(ServerMessage::Response(_, reply)) => {
-                        if let RpcResponse::Error(error) = &reply {
+                    Ok(ServerMessage::Response(_, rpc_response)) => {
+                        if let RpcResponse::Error(error) = &rpc_response {
                             self.client.inspect_error_for_session_loss(error);
                         }
-                        Ok(ResponseMessage::Response(reply))
+                        Ok(ResponseMessage::Response(rpc_response))
                     }
-                    Ok(_) => unusable("the server answered with a message that is no answer".into()),
-                    Err(error) => unusable(format!("the server answered with {error}")),
+                    Ok(_) => unusable("the server returned a message that is not a response".into()),
+                    Err(error) => unusable(format!("the server returned {error}")),
                 }
             }
             ResponseKind::Sending(_) | ResponseKind::Stream(..) => self.next_from_stream(id).await,
         }
     }
 
+    /// Returns the next message for the request from an event stream, and dispatches the others. Cancel safe.
     async fn next_from_stream(&mut self, id: u64) -> Result<ResponseMessage, ConnectionError> {
         let ResponseKind::Stream(body, events) = &mut self.response else {
-            return Err(ConnectionError::new(Reason::ConnectFailed, "not a stream"));
+            return Err(ConnectionError::new(Reason::ConnectFailed, "the response is not an event stream"));
         };
         loop {
             while let Some(message) = next_event(events)? {
                 self.client.notifications().mark_received();
                 match server_message::classify(&message) {
-                    Ok(ServerMessage::Response(number, reply))
-                        if number == Some(id) || matches!(reply, RpcResponse::Error(_)) =>
+                    Ok(ServerMessage::Response(request_id, rpc_response))
+                        if request_id == Some(id) || matches!(rpc_response, RpcResponse::Error(_)) =>
                     {
-                        if let RpcResponse::Error(error) = &reply {
+                        if let RpcResponse::Error(error) = &rpc_response {
                             self.client.inspect_error_for_session_loss(error);
                         }
-                        return Ok(ResponseMessage::Response(reply));
+                        return Ok(ResponseMessage::Response(rpc_response));
                     }
-                    // Not the caller's alone.
+                    // These concern the whole connection, not only this request.
                     Ok(kind @ (ServerMessage::ListChanged(_) | ServerMessage::ResourceUpdated(_))) => {
                         self.client.notifications().dispatch(&kind, &message);
                     }
@@ -171,15 +172,15 @@ impl HttpExchange {
                         }
                         return Ok(ResponseMessage::Notification(message));
                     }
-                    Ok(ServerMessage::Request(question, method)) => {
+                    Ok(ServerMessage::Request(request_id, method)) => {
                         self.client.post_in_background(
                             "",
-                            server_message::response_to(&question, &method),
+                            server_message::response_to(&request_id, &method),
                             None,
                         );
                     }
                     Ok(ServerMessage::Response(..)) => {
-                        tracing::debug!("an answer to another request was skipped")
+                        tracing::debug!("a response to another request was skipped")
                     }
                     Err(error) => self.client.notifications().log_malformed(&error),
                 }
@@ -187,13 +188,13 @@ impl HttpExchange {
             if let Some(chunk) = body.chunk().await? {
                 events.push(&chunk);
             } else {
-                let message = "the server ended the stream before the answer";
+                let message = "the server ended the stream before the response";
                 return Err(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched());
             }
         }
     }
 
-    /// After the answer: gives the connection back.
+    /// Returns the pooled HTTP connection of an event stream to the pool. Call it after the response.
     pub(in crate::wire) fn recycle(self) {
         if let ResponseKind::Stream(body, _) = self.response {
             body.recycle();

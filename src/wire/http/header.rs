@@ -1,17 +1,17 @@
 use base64::Engine;
 use http::HeaderValue;
 
-/// A name as a header value; what a header cannot hold is wrapped in base64 (2026-07-28, transports).
+/// Encodes a name as a header value. Uses base64 for names that are not valid in a header (2026-07-28, transports).
 pub(in crate::wire) fn encode_header_value(name: &str) -> Option<HeaderValue> {
-    let plain = name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    let is_plain = name.bytes().all(|byte| matches!(byte, b' '..=b'~'))
         && !name.starts_with(' ')
         && !name.ends_with(' ');
-    let wrapped = name.starts_with("=?base64?") && name.ends_with("?=");
-    if plain && !wrapped {
+    let looks_encoded = name.starts_with("=?base64?") && name.ends_with("?=");
+    if is_plain && !looks_encoded {
         return HeaderValue::from_str(name).ok();
     }
-    let text = base64::engine::general_purpose::STANDARD.encode(name);
-    HeaderValue::from_str(&format!("=?base64?{text}?=")).ok()
+    let encoded = base64::engine::general_purpose::STANDARD.encode(name);
+    HeaderValue::from_str(&format!("=?base64?{encoded}?=")).ok()
 }
 
 #[cfg(test)]

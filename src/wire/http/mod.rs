@@ -1,4 +1,4 @@
-//! MCP over streamable HTTP, on connections that the calling task drives itself.
+//! MCP over streamable HTTP. The calling task drives the HTTP connection itself, without a task per connection.
 
 mod client;
 mod connect;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::super::error::{ConnectionError, FailureSource};
 use super::super::server_message::{self, LISTEN_METHOD, ServerMessage};
 
-use super::super::{HandshakeResult, JsonEdit, MESSAGE_LIMIT, rewrite, sse};
+use super::super::{HandshakeResult, JsonEdit, MAX_MESSAGE_BYTES, rewrite, sse};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, RequestError, with_error_body_timeout};
 use super::response::{is_event_stream, next_event};
 use super::session::{SessionState, rpc_error, session_lost_error, session_state};
@@ -19,38 +19,37 @@ use crate::net::{Backoff, Delays, jitter};
 use crate::resource::Reason;
 use crate::wire::Era;
 
-/// Shortest and longest wait before a stream that ended, or was refused, is opened again.
+/// The shortest and longest delay before a stream that ended or was rejected is reopened.
 const REOPEN_DELAYS: Delays = Delays { initial: Duration::from_millis(500), max: Duration::from_mins(5) };
-/// A stream that was open for so long is opened again without delay: proxies and serverless platforms end streams after
-/// a fixed time, and that is no fault.
+/// The lifetime of a stream after which its end resets the backoff. Proxies and serverless platforms end streams after
+/// a fixed time, which is not a failure.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// How often idle connections are looked through.
+/// The interval at which expired idle connections are closed.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The stream on which a server tells that its lists changed: GET in the legacy era, `subscriptions/listen` in the
-/// modern one.
+/// The notification stream of a server: GET in the legacy era, `subscriptions/listen` in the modern one.
 ///
-/// Opens it again whenever it ends or is refused, with a backoff that only a stream that stayed open resets; only a
-/// server that says that there is none (405, or 404 without a session) is not asked again. After each gap the lists
-/// count as changed. All its methods are cancel safe: a pause or a request under way goes on where it was.
+/// It is reopened whenever it ends or is rejected, with a backoff that only a stream that stayed open resets. It is not
+/// reopened if the server has no such stream (405, 404 without a session, or an unknown method). After each gap the
+/// lists count as changed. All methods are cancel safe: a delay or a request in flight continues where it was.
 #[derive(Debug)]
 pub(in crate::wire) struct NotificationStream {
     client: HttpClient,
     state: StreamState,
     backoff: Backoff,
-    /// True if the server has opened it before.
+    /// True if the stream was open before.
     was_open: bool,
-    /// True if lists were read while the stream was closed, so that a change may have been missed.
+    /// True if a change may have been missed because lists were read while the stream was closed.
     changes_missed: bool,
 }
 
 enum StreamState {
-    /// To be opened at this time.
+    /// Closed, to be opened at this time.
     Closed(Instant),
-    /// The request is under way.
+    /// The request is in flight.
     Opening(Pin<Box<dyn Future<Output = Result<Option<StreamingBody>, ConnectionError>> + Send>>),
     Open(Box<OpenStream>),
-    /// The server offers none.
+    /// The server has no notification stream.
     NotOffered,
 }
 
@@ -62,70 +61,71 @@ struct OpenStream {
 }
 
 impl NotificationStream {
-    /// Makes a stream that is not opened yet.
-    pub(in crate::wire) fn new(client: HttpClient, peer: &HandshakeResult) -> Self {
-        let wanted = peer.era == Era::Legacy || peer.listen_filter().is_some();
-        let state = if wanted { StreamState::Closed(Instant::now()) } else { StreamState::NotOffered };
+    /// Returns a stream that is not open yet.
+    pub(in crate::wire) fn new(client: HttpClient, handshake: &HandshakeResult) -> Self {
+        let is_offered = handshake.era == Era::Legacy || handshake.listen_filter().is_some();
+        let state = if is_offered { StreamState::Closed(Instant::now()) } else { StreamState::NotOffered };
         Self { client, state, backoff: Backoff::default(), was_open: false, changes_missed: false }
     }
 
-    /// Tries once to open the stream, so that lists read afterwards miss no change. A refusal is no error: [`Self::read`]
-    /// tries again.
+    /// Tries once to open the stream, so that no change is missed for lists that are read afterwards. A rejection is
+    /// not an error: [`Self::run`] tries again.
     pub(in crate::wire) async fn open(
         &mut self,
-        peer: &HandshakeResult,
+        handshake: &HandshakeResult,
         mut next_id: impl FnMut() -> u64,
     ) -> Result<(), ConnectionError> {
         while matches!(self.state, StreamState::Opening(_))
             || (matches!(self.state, StreamState::Closed(_)) && self.backoff.failures() == 0)
         {
-            self.advance(peer, &mut next_id).await?;
+            self.advance(handshake, &mut next_id).await?;
         }
         Ok(())
     }
 
-    /// Notes that the lists were read now: if the stream is closed, they are to be read again once it opens.
+    /// Records that the lists were read now. If the stream is closed, they count as changed once it opens.
     pub(in crate::wire) fn mark_lists_read(&mut self) {
         self.changes_missed = !matches!(self.state, StreamState::Open(_));
     }
 
-    /// Reads notices for as long as the connection is there. Gives the reason of its end.
+    /// Reads notifications until the connection ends, and returns the reason.
     pub(in crate::wire) async fn run(
         &mut self,
-        peer: &HandshakeResult,
+        handshake: &HandshakeResult,
         mut next_id: impl FnMut() -> u64,
     ) -> ConnectionError {
         loop {
-            if let Err(error) = self.advance(peer, &mut next_id).await {
+            if let Err(error) = self.advance(handshake, &mut next_id).await {
                 return error;
             }
         }
     }
 
-    /// Waits for the next thing to happen and takes it up. An error is the end of the connection.
+    /// Waits for the next step of the stream and handles it. An error is the end of the connection.
     async fn advance(
         &mut self,
-        peer: &HandshakeResult,
+        handshake: &HandshakeResult,
         next_id: &mut impl FnMut() -> u64,
     ) -> Result<(), ConnectionError> {
         match &mut self.state {
             StreamState::Closed(at) => {
-                // A timer takes a millisecond at least, which the first opening has no reason to wait for.
+                // A timer takes at least a millisecond; the first attempt need not wait for that.
                 if *at > Instant::now() {
                     sleep_until(*at).await;
                 }
                 self.client.retry_after().wait_until_over().await;
-                let request = peer.listen_filter().map(|filter| listen_request(peer, &filter, next_id()));
+                let request =
+                    handshake.listen_filter().map(|filter| listen_request(handshake, &filter, next_id()));
                 self.state = StreamState::Opening(Box::pin(
                     self.client.open_notification_stream(request, self.was_open),
                 ));
             }
             StreamState::Opening(opening) => {
-                let opened = opening.await;
-                self.handle_open_result(opened, peer)?;
+                let result = opening.await;
+                self.handle_open_result(result, handshake)?;
             }
             StreamState::Open(open) => {
-                let OpenStream { body, events, opened_at: since } = &mut **open;
+                let OpenStream { body, events, opened_at } = &mut **open;
                 let chunk = tokio::select! {
                     chunk = body.chunk() => chunk,
                     () = sleep(IDLE_CHECK_INTERVAL) => {
@@ -137,11 +137,11 @@ impl NotificationStream {
                     events.push(&chunk);
                     match dispatch_events(events, &self.client) {
                         Ok(()) => return Ok(()),
-                        Err(error) => tracing::debug!(%error, "the notice stream is not usable"),
+                        Err(error) => tracing::debug!(%error, "the notification stream cannot be used"),
                     }
                 }
-                self.backoff.record_end(since.elapsed(), STABLE_AFTER);
-                // Notices sent while it is closed are lost: the lists are read again then.
+                self.backoff.record_end(opened_at.elapsed(), STABLE_AFTER);
+                // Notifications are lost while the stream is closed: the lists count as changed once it opens.
                 self.changes_missed = true;
                 self.schedule_reopen();
             }
@@ -153,61 +153,62 @@ impl NotificationStream {
         Ok(())
     }
 
-    /// Takes up the response to the request that opens the stream.
+    /// Handles the result of opening the stream.
     fn handle_open_result(
         &mut self,
-        opened: Result<Option<StreamingBody>, ConnectionError>,
-        peer: &HandshakeResult,
+        result: Result<Option<StreamingBody>, ConnectionError>,
+        handshake: &HandshakeResult,
     ) -> Result<(), ConnectionError> {
-        match opened {
+        match result {
             Ok(Some(body)) => {
                 self.was_open = true;
-                let (events, since) = (sse::SseDecoder::new(MESSAGE_LIMIT), Instant::now());
-                self.state = StreamState::Open(Box::new(OpenStream { body, events, opened_at: since }));
+                let (events, opened_at) = (sse::SseDecoder::new(MAX_MESSAGE_BYTES), Instant::now());
+                self.state = StreamState::Open(Box::new(OpenStream { body, events, opened_at }));
             }
             Ok(None) => self.state = StreamState::NotOffered,
             Err(error) if error.ends_connection() => return Err(error),
             Err(error) => {
-                tracing::debug!(%error, "the notice stream could not be opened");
+                tracing::debug!(%error, "the notification stream could not be opened");
                 self.schedule_reopen();
                 return Ok(());
             }
         }
-        // A server that never had a stream missed nothing by it.
+        // If the server never had a stream, no notification was lost.
         if std::mem::take(&mut self.changes_missed) && self.was_open {
-            peer.capabilities
+            handshake
+                .capabilities
                 .offered_lists()
                 .for_each(|list| self.client.notifications().mark_list_changed(list));
         }
         Ok(())
     }
 
-    /// Leaves the stream closed until the backoff has passed.
+    /// Closes the stream until the backoff delay has passed.
     fn schedule_reopen(&mut self) {
-        let wait = self.backoff.record_failure(REOPEN_DELAYS, jitter(), None);
-        self.state = StreamState::Closed(Instant::now() + wait);
+        let delay = self.backoff.record_failure(REOPEN_DELAYS, jitter(), None);
+        self.state = StreamState::Closed(Instant::now() + delay);
     }
 }
 
 impl HttpClient {
-    /// Opens the stream of notices: by GET in the legacy era, in the modern one with this request. Gives `None` if the
-    /// server says that it has none: by 405, by 404 outside a session, or in the modern era as an unknown method.
+    /// Opens the notification stream: by GET in the legacy era, with `request` in the modern one. Returns `None` if the
+    /// server has none: on 405, on 404 outside a session, or in the modern era on an unknown method.
     ///
-    /// `again` says that the server had one: then 404 in a session says that the session is gone. Servers without a
-    /// route for GET answer 404 too.
+    /// `was_open` is true if the server had a stream before. Only then does 404 within a session mean that the session
+    /// is lost: servers without a route for GET return 404 too.
     pub(super) fn open_notification_stream(
         &self,
         request: Option<Bytes>,
-        again: bool,
+        was_open: bool,
     ) -> impl Future<Output = Result<Option<StreamingBody>, ConnectionError>> + Send + 'static {
         let client = self.clone();
-        async move { client.request_notification_stream(request, again).await }
+        async move { client.request_notification_stream(request, was_open).await }
     }
 
     async fn request_notification_stream(
         &self,
         request: Option<Bytes>,
-        again: bool,
+        was_open: bool,
     ) -> Result<Option<StreamingBody>, ConnectionError> {
         let (method, headers) = if request.is_some() {
             (Method::POST, self.request_headers(LISTEN_METHOD, None))
@@ -234,14 +235,14 @@ impl HttpClient {
         match head.status {
             StatusCode::METHOD_NOT_ALLOWED => return Ok(None),
             StatusCode::NOT_FOUND if !self.has_session() => return Ok(None),
-            StatusCode::NOT_FOUND if again => return Err(session_lost_error(head.status)),
+            StatusCode::NOT_FOUND if was_open => return Err(session_lost_error(head.status)),
             _ if request.is_some() && unknown_method() => return Ok(None),
             _ => {}
         }
-        let refused = if head.status.is_success() {
+        let outcome = if head.status.is_success() {
             RequestError::Connection(ConnectionError::new(
                 Reason::ConnectFailed,
-                "the response is no event stream",
+                "the response is not an event stream",
             ))
         } else {
             self.error_response(&head, &body)
@@ -250,15 +251,12 @@ impl HttpClient {
         {
             self.0.notifications.request_health_check();
         }
-        let sign = FailureSource::Status(head.status);
-        Err(match refused {
-            RequestError::Connection(error) => ConnectionError { failure_source: sign, ..error },
+        let failure_source = FailureSource::Status(head.status);
+        Err(match outcome {
+            RequestError::Connection(error) => ConnectionError { failure_source, ..error },
             RequestError::Response(_) => {
-                let message = "the server answered with an error, and not with an event stream";
-                ConnectionError {
-                    failure_source: sign,
-                    ..ConnectionError::new(Reason::ConnectFailed, message)
-                }
+                let message = "the server returned an error instead of an event stream";
+                ConnectionError { failure_source, ..ConnectionError::new(Reason::ConnectFailed, message) }
             }
         })
     }
@@ -270,20 +268,21 @@ impl fmt::Debug for StreamState {
             Self::Closed(_) => "Closed",
             Self::Opening(_) => "Opening",
             Self::Open(_) => "Open",
-            Self::NotOffered => "None",
+            Self::NotOffered => "NotOffered",
         })
     }
 }
 
-fn listen_request(peer: &HandshakeResult, filter: &str, id: u64) -> Bytes {
-    let (meta, _) = peer.request_meta(None, id, None);
+/// Builds the `subscriptions/listen` request.
+fn listen_request(handshake: &HandshakeResult, filter: &str, id: u64) -> Bytes {
+    let (meta, _) = handshake.request_meta(None, id, None);
     let meta = meta.unwrap_or_else(|| "{}".into());
     let params = [JsonEdit::Set("notifications", filter), JsonEdit::Set("_meta", &meta)];
     let params = rewrite("{}", &params).unwrap_or_default();
     server_message::message(Some(id), LISTEN_METHOD, Some(&params))
 }
 
-/// Takes up the events that have come whole.
+/// Handles all complete events.
 fn dispatch_events(events: &mut sse::SseDecoder, client: &HttpClient) -> Result<(), ConnectionError> {
     while let Some(message) = next_event(events)? {
         client.notifications().mark_received();
@@ -291,7 +290,7 @@ fn dispatch_events(events: &mut sse::SseDecoder, client: &HttpClient) -> Result<
             Ok(ServerMessage::Request(id, method)) => {
                 client.post_in_background("", server_message::response_to(&id, &method), None)
             }
-            Ok(unasked) => client.notifications().dispatch(&unasked, &message),
+            Ok(kind) => client.notifications().dispatch(&kind, &message),
             Err(error) => client.notifications().log_malformed(&error),
         }
     }

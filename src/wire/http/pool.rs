@@ -18,25 +18,25 @@ use super::super::ConnectionError;
 use super::connect::{Connector, ServerSocket};
 use crate::resource::Reason;
 
-/// How long an idle connection may be used again; less if the server said so with Keep-Alive.
+/// The time for which an idle connection may be reused. A shorter `Keep-Alive` of the server takes precedence.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Idle connections kept per server.
+/// The maximum number of idle connections kept per server.
 const MAX_IDLE_CONNECTIONS: usize = 64;
 
 type Driver = http1::Connection<TokioIo<ServerSocket>, Full<Bytes>>;
 
-/// One HTTP/1.1 connection. No task stands behind it: whoever uses it drives it, so that a call needs no
-/// hop to another task, and an idle connection costs its buffers alone.
+/// One HTTP/1.1 connection. It has no task: its user drives it, so a call needs no switch to another task, and an idle
+/// connection costs only its buffers.
 #[derive(Debug)]
 struct PooledConnection {
     sender: SendRequest<Full<Bytes>>,
     driver: Pin<Box<Driver>>,
     usable_until: Instant,
-    /// What is left of the last response after its answer: commonly the end of an event stream.
+    /// The unread part of the last response, usually the end of an event stream.
     unread_body: Option<Incoming>,
 }
 
-/// What an idle connection is good for.
+/// The state of an idle connection.
 #[derive(PartialEq, Eq)]
 enum IdleState {
     Usable,
@@ -45,7 +45,7 @@ enum IdleState {
     Closed,
 }
 
-/// The idle connections of one server, and the way to make more.
+/// The idle connections of one server, and the connector for new ones.
 #[derive(Debug)]
 pub(super) struct ConnectionPool {
     connector: Connector,
@@ -57,8 +57,8 @@ impl ConnectionPool {
         Arc::new(Self { connector, idle: Mutex::new(Vec::new()) })
     }
 
-    /// Sends a request and waits for the head of the response. A request that an idle connection could
-    /// not take, because the server had closed it, goes to a new one; nothing is ever sent twice.
+    /// Sends a request and waits for the head of the response. If an idle connection turns out to be closed before the
+    /// request was sent, another connection is used. A request is never sent twice.
     pub(super) async fn send(
         self: &Arc<Self>,
         mut request: Request<Full<Bytes>>,
@@ -75,12 +75,12 @@ impl ConnectionPool {
             Err(SendError::Failed(error)) => Err(error),
             Err(SendError::NotSent(_)) => Err(ConnectionError::new(
                 Reason::ConnectFailed,
-                "the server closed the connection before the request",
+                "the server closed the connection before the request was sent",
             )),
         }
     }
 
-    /// A connection that the pool has nothing to do with.
+    /// Opens a socket that does not belong to the pool.
     pub(super) async fn connect(&self) -> Result<ServerSocket, ConnectionError> {
         self.connector.connect().await
     }
@@ -99,7 +99,7 @@ impl ConnectionPool {
         })
     }
 
-    /// The connection that was used last among those that can be used now.
+    /// Takes the most recently used one of the usable connections.
     fn take_idle(&self) -> Option<PooledConnection> {
         let now = Instant::now();
         let mut idle = self.idle.lock();
@@ -113,6 +113,7 @@ impl ConnectionPool {
         None
     }
 
+    /// Returns a connection to the pool. Closes it if the pool is full.
     fn put_idle(&self, connection: PooledConnection) {
         let mut idle = self.idle.lock();
         if idle.len() < MAX_IDLE_CONNECTIONS {
@@ -120,7 +121,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Closes the idle connections that cannot be used again after a pause.
+    /// Closes the idle connections that would have expired once `pause` has passed.
     pub(super) fn close_idle(&self, pause: Duration) {
         let now = Instant::now();
         let mut idle = self.idle.lock();
@@ -133,24 +134,24 @@ impl ConnectionPool {
 }
 
 enum SendError {
-    /// Nothing of it was written.
+    /// Nothing of the request was written; the request is returned.
     NotSent(Box<Request<Full<Bytes>>>),
     Failed(ConnectionError),
 }
 
 impl PooledConnection {
-    /// Looks, without waiting, what the connection is good for.
+    /// Determines the state of the connection without waiting.
     fn idle_state(&mut self, now: Instant) -> IdleState {
         let mut context = Context::from_waker(std::task::Waker::noop());
         if self.usable_until <= now || self.driver.as_mut().poll(&mut context).is_ready() {
             return IdleState::Closed;
         }
-        while let Some(rest) = &mut self.unread_body {
-            match Pin::new(rest).poll_frame(&mut context) {
+        while let Some(body) = &mut self.unread_body {
+            match Pin::new(body).poll_frame(&mut context) {
                 Poll::Pending => return IdleState::Busy,
                 Poll::Ready(None) => {
                     self.unread_body = None;
-                    // The driver learns that the response is over.
+                    // Polled once more, so that the driver processes the end of the response.
                     if self.driver.as_mut().poll(&mut context).is_ready() {
                         return IdleState::Closed;
                     }
@@ -170,8 +171,8 @@ impl PooledConnection {
         let mut sent = pin!(self.sender.try_send_request(request));
         let driver = &mut self.driver;
         let result = poll_fn(|context| {
-            // The driver first: it writes the request and reads the response. When it ends, the
-            // response is there or never comes, and the second look tells.
+            // The driver comes first: it writes the request and reads the response. Once it has ended, the response is
+            // either available or will never arrive; polling `sent` shows which.
             let ended = driver.as_mut().poll(context);
             match (sent.as_mut().poll(context), ended) {
                 (Poll::Ready(result), _) => Poll::Ready(Some(result)),
@@ -180,15 +181,15 @@ impl PooledConnection {
             }
         })
         .await;
-        let failed = |why: String| {
-            let message = format!("the connection broke before the answer: {why}");
+        let failed = |reason: String| {
+            let message = format!("the connection broke before the response: {reason}");
             SendError::Failed(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched())
         };
         match result {
             Some(Ok(response)) => {
                 let (head, incoming) = response.into_parts();
-                if let Some(idle) = keep_alive_timeout(&head.headers) {
-                    self.usable_until = Instant::now() + idle.min(IDLE_TIMEOUT);
+                if let Some(keep_alive) = keep_alive_timeout(&head.headers) {
+                    self.usable_until = Instant::now() + keep_alive.min(IDLE_TIMEOUT);
                 } else {
                     self.usable_until = Instant::now() + IDLE_TIMEOUT;
                 }
@@ -204,7 +205,7 @@ impl PooledConnection {
     }
 }
 
-/// The time that `Keep-Alive: timeout=5` allows, less a second for the way.
+/// Returns the timeout of a header such as `Keep-Alive: timeout=5`, minus one second for network latency.
 fn keep_alive_timeout(headers: &http::HeaderMap) -> Option<Duration> {
     let value = headers.get("keep-alive")?.to_str().ok()?;
     let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
@@ -220,14 +221,14 @@ pub(super) struct PooledBody {
 }
 
 impl PooledBody {
-    /// The next piece, `None` at the end. Cancel safe.
+    /// Returns the next chunk; `None` at the end. Cancel safe.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, ConnectionError> {
         poll_fn(|context| self.poll_chunk(context)).await
     }
 
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ConnectionError>> {
         let broken = |error: hyper::Error| {
-            let message = format!("the connection broke within the answer: {error}");
+            let message = format!("the connection broke during the response: {error}");
             Err(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched())
         };
         let mut driven = false;
@@ -242,7 +243,7 @@ impl PooledBody {
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Pending if driven => return Poll::Pending,
                 Poll::Pending => {
-                    // What the driver reads shows in the body: drive, then look once more.
+                    // Driving the connection makes data available in the body: drive it, then poll the body again.
                     driven = true;
                     if let Some(connection) = &mut self.connection
                         && connection.driver.as_mut().poll(context).is_ready()
@@ -254,12 +255,12 @@ impl PooledBody {
         }
     }
 
-    /// Reads to the end and gives the connection back; a body longer than `limit` is an error.
+    /// Reads the body to its end and returns the connection to the pool. A body longer than `limit` is an error.
     pub(super) async fn collect(self, limit: usize) -> Result<Bytes, ConnectionError> {
         CollectedBody::new(self).read_to_end(limit).await
     }
 
-    /// Gives the connection back. What is left of the response is read over before it is used again.
+    /// Returns the connection to the pool. The rest of the response is skipped before it is reused.
     pub(super) fn recycle(self) {
         let Self { incoming, connection, pool } = self;
         if let Some(mut connection) = connection {
@@ -273,9 +274,9 @@ impl PooledBody {
 #[derive(Debug)]
 pub(super) struct CollectedBody {
     body: Option<PooledBody>,
-    /// The first piece as it came; commonly the only one.
+    /// The first chunk, without a copy. Usually the only one.
     first_chunk: Bytes,
-    /// All pieces, once there are several.
+    /// All chunks, once there is more than one.
     joined: BytesMut,
 }
 
@@ -284,14 +285,14 @@ impl CollectedBody {
         Self { body: Some(body), first_chunk: Bytes::new(), joined: BytesMut::new() }
     }
 
-    /// The whole body, once. Cancel safe: what was read stays.
+    /// Reads and returns the whole body; empty on a second call. Cancel safe: bytes read so far are kept.
     pub(super) async fn read_to_end(&mut self, limit: usize) -> Result<Bytes, ConnectionError> {
         while let Some(body) = &mut self.body {
             let Some(chunk) = body.chunk().await? else {
                 break;
             };
             if self.first_chunk.len().max(self.joined.len()) + chunk.len() > limit {
-                let message = format!("the answer is longer than {} MiB", limit >> 20);
+                let message = format!("the response is longer than {} MiB", limit >> 20);
                 return Err(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched());
             }
             if self.first_chunk.is_empty() && self.joined.is_empty() {

@@ -5,16 +5,16 @@ use std::fmt;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// The most messages that wait at once.
+/// The maximum number of queued messages.
 const MAX_MESSAGES: usize = 1024;
-/// The most bytes of messages that wait at once: an answer repeats the id that the server chose.
+/// The maximum bytes of queued messages. A response repeats the id that the server chose, which determines its size.
 const MAX_QUEUED_BYTES: usize = 1 << 20;
 
-/// Messages of one connection that are posted one after another, with nobody waiting: cancellations and answers to
-/// the server's requests.
+/// The queue of messages of one connection that are posted one at a time in the background: cancellations, and
+/// responses to the server's requests.
 ///
-/// Promises that a server cannot have more than one of them under way, nor more than [`MESSAGES`] or [`BYTES`] of them
-/// in memory: what is beyond is dropped. Costs nothing while it is empty: the task that posts and the queue are made for
+/// Promises that at most one of them is in flight per server, and at most [`MAX_MESSAGES`] and [`MAX_QUEUED_BYTES`] are
+/// in memory. Further ones are dropped. Costs nothing while it is empty: the posting task and the queue are created for
 /// the first message and end with the last.
 #[derive(Debug, Default)]
 pub(super) struct PostQueue(Mutex<State>);
@@ -35,24 +35,24 @@ struct Queue {
     bytes: usize,
 }
 
-/// A notification, or an answer to a request of the server.
+/// A notification, or a response to a request of the server.
 pub(super) struct PostMessage {
-    /// The method of a notification; empty for an answer.
+    /// The method of a notification; empty for a response.
     pub(super) method: &'static str,
     /// The whole JSON-RPC message.
     pub(super) body: Bytes,
-    /// Dropped once the message was posted or given up.
+    /// A value that is dropped once the message was posted or discarded.
     pub(super) drop_after_post: Option<Box<dyn Any + Send>>,
 }
 
-/// Tells whether a message was queued.
+/// The result of adding a message to the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum QueueResult {
-    /// It waits for the task that is posting.
+    /// The message is queued for the running posting task.
     Queued,
-    /// It waits, and a task must be started to post it.
+    /// The message is queued, and the caller must start the posting task.
     StartPosting,
-    /// There is no room, or the connection is closed.
+    /// The queue is full or the connection is closed.
     Dropped,
 }
 
@@ -70,7 +70,7 @@ impl PostQueue {
             }
         };
         let bytes = queue.bytes + message.body.len();
-        // The first is always taken, so that the task that posts has one.
+        // The first message is always accepted, so that the posting task has one.
         if queued == QueueResult::Queued && (queue.messages.len() >= MAX_MESSAGES || bytes > MAX_QUEUED_BYTES)
         {
             return QueueResult::Dropped;
@@ -80,7 +80,7 @@ impl PostQueue {
         queued
     }
 
-    /// Takes the next message to post. `None` ends the posting task.
+    /// Removes the next message to post. `None` ends the posting task.
     pub(super) fn pop(&self) -> Option<PostMessage> {
         let mut state = self.0.lock();
         let State::Posting(queue) = &mut *state else { return None };
@@ -92,17 +92,17 @@ impl PostQueue {
         message
     }
 
-    /// Drops the messages that wait.
+    /// Drops all queued messages.
     pub(super) fn clear(&self) {
         let dropped = match &mut *self.0.lock() {
             State::Posting(queue) => std::mem::take(&mut **queue),
             State::Empty | State::Closed => Queue::default(),
         };
-        // Outside the lock: what a message holds may take locks of its own when it is dropped.
+        // Dropped outside the lock: dropping a message may take other locks.
         drop(dropped);
     }
 
-    /// Drops the messages that wait and all that would come.
+    /// Drops all queued messages and rejects later ones.
     pub(super) fn close(&self) {
         let dropped = std::mem::replace(&mut *self.0.lock(), State::Closed);
         drop(dropped);
@@ -111,7 +111,7 @@ impl PostQueue {
 
 impl fmt::Debug for PostMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Message({:?}, {} bytes)", self.method, self.body.len())
+        write!(f, "PostMessage({:?}, {} bytes)", self.method, self.body.len())
     }
 }
 
@@ -125,33 +125,28 @@ mod tests {
 
     #[test]
     fn messages_are_posted_in_order_by_one_task() {
-        let outbox = PostQueue::default();
-        assert_eq!(outbox.push(message(1)), QueueResult::StartPosting);
-        assert_eq!(outbox.push(message(2)), QueueResult::Queued);
-        assert_eq!(outbox.pop().unwrap().body.len(), 1);
-        assert_eq!(outbox.push(message(3)), QueueResult::Queued, "the task is still posting");
-        assert_eq!([outbox.pop().unwrap().body.len(), outbox.pop().unwrap().body.len()], [2, 3]);
-        assert!(outbox.pop().is_none());
-        assert_eq!(outbox.push(message(4)), QueueResult::StartPosting, "the task has ended");
+        let queue = PostQueue::default();
+        assert_eq!(queue.push(message(1)), QueueResult::StartPosting);
+        assert_eq!(queue.push(message(2)), QueueResult::Queued);
+        assert_eq!(queue.pop().unwrap().body.len(), 1);
+        assert_eq!(queue.push(message(3)), QueueResult::Queued, "the task is still posting");
+        assert_eq!([queue.pop().unwrap().body.len(), queue.pop().unwrap().body.len()], [2, 3]);
+        assert!(queue.pop().is_none());
+        assert_eq!(queue.push(message(4)), QueueResult::StartPosting, "the task has ended");
     }
 
     #[test]
     fn messages_beyond_the_limits_are_dropped() {
-        let outbox = PostQueue::default();
-        let pushed =
-            (0..MAX_MESSAGES * 3).filter(|_| outbox.push(message(1)) != QueueResult::Dropped).count();
+        let queue = PostQueue::default();
+        let pushed = (0..MAX_MESSAGES * 3).filter(|_| queue.push(message(1)) != QueueResult::Dropped).count();
         assert_eq!(pushed, MAX_MESSAGES);
-        outbox.clear();
-        assert!(outbox.pop().is_none());
-        assert_eq!(
-            outbox.push(message(MAX_QUEUED_BYTES)),
-            QueueResult::StartPosting,
-            "the room is free again"
-        );
-        assert_eq!(outbox.push(message(1)), QueueResult::Dropped);
-        outbox.pop();
-        assert_eq!(outbox.push(message(1)), QueueResult::Queued);
-        outbox.close();
-        assert_eq!(outbox.push(message(1)), QueueResult::Dropped, "closed");
+        queue.clear();
+        assert!(queue.pop().is_none());
+        assert_eq!(queue.push(message(MAX_QUEUED_BYTES)), QueueResult::StartPosting, "there is room again");
+        assert_eq!(queue.push(message(1)), QueueResult::Dropped);
+        queue.pop();
+        assert_eq!(queue.push(message(1)), QueueResult::Queued);
+        queue.close();
+        assert_eq!(queue.push(message(1)), QueueResult::Dropped, "closed");
     }
 }

@@ -1,4 +1,4 @@
-//! Posts what waits in the outbox.
+//! Posts the messages of the post queue in the background.
 
 use std::any::Any;
 
@@ -9,17 +9,19 @@ use super::client::{BACKGROUND_REQUEST_TIMEOUT, HttpClient};
 use super::post_queue::{PostMessage, QueueResult};
 
 impl HttpClient {
-    /// Posts a notification, or an answer to a request of the server, in the background, after those before it. Does
-    /// not wait; `held` is dropped after it. It is dropped if the server is too far behind with those before it.
+    /// Queues a notification, or a response to a request of the server, and returns at once. Messages are posted in
+    /// order. `drop_after_post` is dropped after the post. The message is dropped if the queue is full.
     pub(in crate::wire) fn post_in_background(
         &self,
         method: &'static str,
         body: Bytes,
-        held: Option<Box<dyn Any + Send>>,
+        drop_after_post: Option<Box<dyn Any + Send>>,
     ) {
-        match self.0.post_queue.push(PostMessage { method, body, drop_after_post: held }) {
+        match self.0.post_queue.push(PostMessage { method, body, drop_after_post }) {
             QueueResult::Queued => {}
-            QueueResult::Dropped => debug!(method, "too many messages wait for the server; one was dropped"),
+            QueueResult::Dropped => {
+                debug!(method, "the queue of messages for the server is full; one is dropped")
+            }
             QueueResult::StartPosting => {
                 let client = self.clone();
                 self.0.tasks.spawn(async move { client.drain_post_queue().await });
@@ -27,17 +29,21 @@ impl HttpClient {
         }
     }
 
+    /// Posts messages until the queue is empty. After a timeout all queued messages are dropped.
     async fn drain_post_queue(&self) {
-        while let Some(PostMessage { method, body, drop_after_post: held }) = self.0.post_queue.pop() {
+        while let Some(PostMessage { method, body, drop_after_post }) = self.0.post_queue.pop() {
             match tokio::time::timeout(BACKGROUND_REQUEST_TIMEOUT, self.notify(method, body)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(method, %error, "a notification was not taken"),
+                Ok(Err(error)) => debug!(method, %error, "posting a message in the background failed"),
                 Err(_) => {
-                    debug!(method, "a notification was not taken in time; those behind it are dropped");
+                    debug!(
+                        method,
+                        "posting a message in the background timed out; the messages queued after it are dropped"
+                    );
                     self.0.post_queue.clear();
                 }
             }
-            drop(held);
+            drop(drop_after_post);
         }
     }
 }

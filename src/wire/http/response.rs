@@ -1,4 +1,4 @@
-//! What a response to a request holds.
+//! The kinds of HTTP response to a JSON-RPC request.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,38 +9,38 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::super::error::ConnectionError;
 use super::super::response::RpcResponse;
-use super::super::{MESSAGE_LIMIT, sse};
+use super::super::{MAX_MESSAGE_BYTES, sse};
 use super::pool::{CollectedBody, PooledBody};
 use crate::resource::Reason;
 
-/// What a response consists of, as far as it is known.
+/// The kind and state of a response.
 pub(super) enum ResponseKind {
-    /// The head of the response has not come yet.
+    /// The head of the response has not arrived yet.
     Sending(Pin<Box<dyn Future<Output = Result<Self, ConnectionError>> + Send>>),
     /// One JSON message.
     Json(CollectedBody),
-    /// Messages one by one.
+    /// An event stream of JSON messages.
     Stream(PooledBody, sse::SseDecoder),
-    /// Read already.
+    /// The response was read already; holds a message that was not returned yet.
     Done(Option<RpcResponse>),
-    /// Not something that holds an answer.
+    /// A response that holds no JSON-RPC message. Holds the error message.
     Unusable(String),
 }
 
 impl ResponseKind {
-    /// What a response that says success holds.
+    /// Determines the kind of a response with a success status.
     pub(super) fn from_response(response: Response<PooledBody>) -> Self {
         let (head, body) = response.into_parts();
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if is_event_stream(&head.headers) {
-            Self::Stream(body, sse::SseDecoder::new(MESSAGE_LIMIT))
+            Self::Stream(body, sse::SseDecoder::new(MAX_MESSAGE_BYTES))
         } else if kind.starts_with("application/json") {
             Self::Json(CollectedBody::new(body))
         } else if head.status == StatusCode::ACCEPTED {
-            Self::Unusable("the server took the request without answering it (HTTP 202)".into())
+            Self::Unusable("the server accepted the request without a response (HTTP 202)".into())
         } else {
             Self::Unusable(format!(
-                "the server answered with {kind:?}, which is neither JSON nor an event stream"
+                "the response has content type {kind:?}, which is neither JSON nor an event stream"
             ))
         }
     }
@@ -58,15 +58,15 @@ impl fmt::Debug for ResponseKind {
     }
 }
 
-/// True if a response is an event stream.
+/// True for the headers of an event stream.
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
-/// Takes the next message out of an event stream; `None` if more bytes are needed.
+/// Returns the next message of an event stream; `None` if more bytes are needed.
 pub(super) fn next_event(events: &mut sse::SseDecoder) -> Result<Option<Bytes>, ConnectionError> {
     events.next().map_err(|sse::EventTooLong| {
-        let message = format!("the server sent an event longer than {} MiB", MESSAGE_LIMIT >> 20);
+        let message = format!("the server sent an event longer than {} MiB", MAX_MESSAGE_BYTES >> 20);
         ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
     })
 }

@@ -11,27 +11,27 @@ use super::super::response::RpcResponse;
 use super::super::server_message::{self, ServerMessage};
 use crate::resource::Reason;
 
-/// Requests that show whether the server still knows the session.
+/// The state of the requests that check whether the session is still valid.
 #[derive(Debug, Default)]
 pub(super) struct SessionCheck {
-    /// Held while one is under way.
+    /// Held while a check is in flight.
     pub(super) lock: Mutex<()>,
-    /// Makes their ids.
+    /// The number in the id of the next check.
     pub(super) next_id: AtomicU64,
 }
 
-/// How a response bears on the session in which its request was sent.
+/// The state of a session, as far as a response shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SessionState {
-    /// It says nothing against the session.
+    /// Nothing indicates that the session is lost.
     Valid,
-    /// The server may have forgotten the session; another request has to show it.
+    /// The session may be lost; another request has to show it.
     Uncertain,
-    /// The server has forgotten the session.
+    /// The server does not recognize the session any more.
     Lost,
 }
 
-/// A JSON-RPC error, as far as it tells about the session.
+/// The members of a JSON-RPC error that are relevant to the session.
 #[derive(Debug, Deserialize)]
 struct RpcError {
     #[serde(default)]
@@ -40,18 +40,18 @@ struct RpcError {
     message: String,
 }
 
-/// Judges what a response says of the session; `error` is the JSON of its JSON-RPC error, if it holds one.
+/// Determines the state of the session from a response. `error` is the JSON of its JSON-RPC error, if there is one.
 ///
-/// The specification has servers answer 404 (2025-11-25, Transports, Session Management). Others answer 400 or another
-/// client error with a JSON-RPC error of any code, or an error in a response that says success; to those a request that
-/// is wrong for another reason looks alike, so that they only raise a doubt.
+/// The specification requires 404 for a lost session (2025-11-25, Transports, Session Management). Some servers return
+/// 400 or another client error with a JSON-RPC error of any code, or an error with a success status. A request that is
+/// invalid for another reason can get the same response, so those only make the session uncertain.
 pub(super) fn session_state(status: StatusCode, has_session: bool, error: Option<&[u8]>) -> SessionState {
     let error = error.and_then(|raw| serde_json::from_slice::<RpcError>(raw).ok());
     let unknown_method =
         error.as_ref().is_some_and(|error| error.code == i64::from(ErrorCode::METHOD_NOT_FOUND.0));
-    let says_so = error.as_ref().is_some_and(|error| mentions_session(&error.message));
+    let is_about_session = error.as_ref().is_some_and(|error| mentions_session(&error.message));
     match status {
-        // Of the credentials, of one request alone, or of the time at which it came.
+        // These concern the credentials, one request only, or the time of the request.
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
         | StatusCode::REQUEST_TIMEOUT
@@ -60,13 +60,13 @@ pub(super) fn session_state(status: StatusCode, has_session: bool, error: Option
         | StatusCode::TOO_MANY_REQUESTS => SessionState::Valid,
         StatusCode::NOT_FOUND if has_session && !unknown_method => SessionState::Lost,
         status if has_session && status.is_client_error() => SessionState::Uncertain,
-        _ if says_so && !unknown_method => SessionState::Uncertain,
+        _ if is_about_session && !unknown_method => SessionState::Uncertain,
         _ => SessionState::Valid,
     }
 }
 
-/// Says whether a request that was sent for no other reason shows that the session is forgotten: its response holds no
-/// result, and does not say either that only the method is unknown.
+/// True if the response to a session check shows that the session is lost: its error is not "method not found", and
+/// [`session_state`] is not `Valid`.
 pub(super) fn shows_session_lost(status: StatusCode, has_session: bool, error: Option<&[u8]>) -> bool {
     let unknown_method = error
         .and_then(|raw| serde_json::from_slice::<RpcError>(raw).ok())
@@ -80,16 +80,16 @@ fn mentions_session(message: &str) -> bool {
     message.contains("session") || message.contains("initializ")
 }
 
-/// The end of a link whose session the server forgot. Nothing was done with the request that met it.
+/// Returns the error that ends a connection whose session is lost. The server did not process the request.
 pub(super) fn session_lost_error(status: StatusCode) -> ConnectionError {
-    let message = format!("the server no longer knows the session (HTTP {status})");
+    let message = format!("the server does not recognize the session any more (HTTP {status})");
     ConnectionError {
         failure_source: FailureSource::Session,
         ..ConnectionError::new(Reason::ConnectFailed, message)
     }
 }
 
-/// The JSON-RPC error that a body holds, if it holds one.
+/// Returns the JSON-RPC error in a body, if there is one.
 pub(super) fn rpc_error(body: &Bytes) -> Option<Bytes> {
     match server_message::classify(body) {
         Ok(ServerMessage::Response(_, RpcResponse::Error(raw))) => Some(raw),

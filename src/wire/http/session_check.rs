@@ -1,4 +1,4 @@
-//! Finds out whether the server still knows the session, where a response left that open.
+//! Checks whether the session is still valid after a response that leaves it open.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tracing::debug;
 use super::super::error::ConnectionError;
 use super::super::response::RpcResponse;
 use super::super::server_message::{self, ServerMessage};
-use super::super::{ListKind, MESSAGE_LIMIT, sse};
+use super::super::{ListKind, MAX_MESSAGE_BYTES, sse};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, with_error_body_timeout};
 use super::pool::PooledBody;
 use super::response::{is_event_stream, next_event};
@@ -18,21 +18,21 @@ use super::session::{
     SessionCheck, SessionState, rpc_error, session_lost_error, session_state, shows_session_lost,
 };
 
-/// How long a request may take that shows whether the server knows the session.
+/// The timeout of one request that checks the session.
 const SESSION_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl HttpClient {
-    /// Asks whether the server still knows the session, where a response left that open: by a `ping`, and if that is
-    /// refused, by a list that the server has. Silence and a connection that breaks show nothing.
+    /// Checks whether the session is still valid: by a `ping`, and if that is rejected, by requesting a list that the
+    /// server has. A timeout or a broken connection is no evidence, so the session counts as valid then.
     pub(super) async fn is_session_valid(&self) -> bool {
-        // One request after another is enough for all calls that were refused together.
-        let _one = self.session_check().lock.lock().await;
-        let list = self.0.template.load().fallback_list;
-        for method in std::iter::once("ping").chain(list.map(ListKind::method)) {
-            let shows =
+        // One check at a time is enough for all calls that failed together.
+        let _lock = self.session_check().lock.lock().await;
+        let fallback_list = self.0.template.load().fallback_list;
+        for method in std::iter::once("ping").chain(fallback_list.map(ListKind::method)) {
+            let session_lost =
                 tokio::time::timeout(SESSION_CHECK_TIMEOUT, self.probe_shows_session_lost(method)).await;
-            if !matches!(shows, Ok(Ok(true))) {
-                debug!(method, ?shows, "nothing shows that the server forgot the session");
+            if !matches!(session_lost, Ok(Ok(true))) {
+                debug!(method, ?session_lost, "the session check found no evidence that the session is lost");
                 return true;
             }
         }
@@ -43,6 +43,7 @@ impl HttpClient {
         self.0.session_check.get_or_init(Box::default)
     }
 
+    /// Sends one request and returns true if its response shows that the session is lost.
     async fn probe_shows_session_lost(&self, method: &str) -> Result<bool, ConnectionError> {
         let id = self.session_check().next_id.fetch_add(1, Ordering::Relaxed);
         let message = format!(r#"{{"jsonrpc":"2.0","id":"session-{id}","method":"{method}"}}"#);
@@ -51,7 +52,7 @@ impl HttpClient {
         let error = if head.status.is_success() && is_event_stream(&head.headers) {
             first_response_error(body).await?
         } else if head.status.is_success() {
-            rpc_error(&body.collect(MESSAGE_LIMIT).await?)
+            rpc_error(&body.collect(MAX_MESSAGE_BYTES).await?)
         } else {
             with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES))
                 .await
@@ -61,7 +62,7 @@ impl HttpClient {
         Ok(shows_session_lost(head.status, self.has_session(), error.as_deref()))
     }
 
-    /// Takes up an error that answers a request with a status that says success.
+    /// Requests a health check if an error in a response with a success status may mean that the session is lost.
     pub(super) fn inspect_error_for_session_loss(&self, error: &[u8]) {
         if !self.is_handshaking()
             && session_state(StatusCode::OK, self.has_session(), Some(error)) != SessionState::Valid
@@ -70,21 +71,22 @@ impl HttpClient {
         }
     }
 
-    /// The end of the link, if an error that answers a health check says that the session is unknown.
+    /// Returns the error that ends the connection if the JSON-RPC error of a health check shows that the session is
+    /// lost.
     pub(in crate::wire) fn health_check_session_error(&self, error: &[u8]) -> Option<ConnectionError> {
         shows_session_lost(StatusCode::OK, self.has_session(), Some(error))
             .then(|| session_lost_error(StatusCode::OK))
     }
 }
 
-/// Gives the JSON-RPC error of the first answer in an event stream, if that is an error.
+/// Returns the first response in an event stream if it is a JSON-RPC error.
 async fn first_response_error(mut body: PooledBody) -> Result<Option<Bytes>, ConnectionError> {
-    let mut events = sse::SseDecoder::new(MESSAGE_LIMIT);
+    let mut events = sse::SseDecoder::new(MAX_MESSAGE_BYTES);
     while let Some(chunk) = body.chunk().await? {
         events.push(&chunk);
         while let Some(message) = next_event(&mut events)? {
-            if let Ok(ServerMessage::Response(_, reply)) = server_message::classify(&message) {
-                return Ok(match reply {
+            if let Ok(ServerMessage::Response(_, response)) = server_message::classify(&message) {
+                return Ok(match response {
                     RpcResponse::Error(raw) => Some(raw),
                     RpcResponse::Result(_) => None,
                 });

@@ -9,31 +9,34 @@ use super::super::{ConnectionError, FailureSource};
 use crate::resource::Reason;
 use crate::text;
 
-/// What an HTTP status that is no success means.
+/// Builds the error for an HTTP status other than success.
 ///
-/// `credentials` tells whether the declaration sends headers of its own: rejected credentials and missing
-/// ones need different hands. `body` is what the response's body says to people; `mask` is for the server's words.
+/// `has_credentials` is true if the declaration has headers. Rejected and missing credentials get different reasons,
+/// because different people must act. `body` is the text of the response's body; `mask` redacts it.
 pub(super) fn status_error(
     status: StatusCode,
     headers: &HeaderMap,
     body: &str,
     mask: &SecretMask,
-    credentials: bool,
+    has_credentials: bool,
     now: Timestamp,
 ) -> ConnectionError {
-    let said = body_excerpt(&mask.redact(body));
+    let excerpt = body_excerpt(&mask.redact(body));
     let (reason, message) = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if credentials => (
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if has_credentials => (
             Reason::CredentialsRejected,
-            format!("the server rejected the credentials in spec.http.headers (HTTP {status}{said})"),
+            format!("the server rejected the credentials in spec.http.headers (HTTP {status}{excerpt})"),
         ),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            let asks =
-                if headers.contains_key(WWW_AUTHENTICATE) { "; it asks for authorization" } else { "" };
+            let challenge = if headers.contains_key(WWW_AUTHENTICATE) {
+                "; it requests authorization (WWW-Authenticate)"
+            } else {
+                ""
+            };
             (
                 Reason::AuthRequired,
                 format!(
-                    "the server wants credentials (HTTP {status}{said}){asks}; set spec.http.headers with a secretKeyRef"
+                    "the server requires credentials (HTTP {status}{excerpt}){challenge}; set spec.http.headers with a secretKeyRef"
                 ),
             )
         }
@@ -42,37 +45,39 @@ pub(super) fn status_error(
             let to = to.map(|to| format!(" to {}", mask.redact(to))).unwrap_or_default();
             (
                 Reason::ConnectFailed,
-                format!("the server redirects{to} (HTTP {status}); set spec.http.url to where the server is"),
+                format!(
+                    "the server redirects{to} (HTTP {status}); set spec.http.url to the server's actual URL"
+                ),
             )
         }
-        _ => (Reason::ConnectFailed, format!("the server answered HTTP {status}{said}")),
+        _ => (Reason::ConnectFailed, format!("the server answered HTTP {status}{excerpt}")),
     };
     let mut error = ConnectionError::new(reason, message);
-    // A server or a proxy that fails may have done the work before.
+    // A server or a proxy may have processed the request before it failed.
     error.dispatched = status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE;
     error.failure_source = FailureSource::Status(status);
     error.retry_after = retry_after(headers, now);
     error
 }
 
-/// How long the server wants to be left alone: seconds, or a date (RFC 9110 §10.2.3). At most a day, so that nobody can
-/// park a server for good.
+/// Parses Retry-After: seconds or a date (RFC 9110 §10.2.3). At most a day, so that a server cannot suspend requests
+/// indefinitely.
 pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    let wait = if let Ok(seconds) = value.trim().parse::<u64>() {
+    let delay = if let Ok(seconds) = value.trim().parse::<u64>() {
         Duration::from_secs(seconds)
     } else {
         let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;
         Duration::try_from(at.duration_since(now)).unwrap_or_default()
     };
-    Some(wait.min(Duration::from_hours(24)))
+    Some(delay.min(Duration::from_hours(24)))
 }
 
 fn without_query(location: &str) -> &str {
     location.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// The first line of what a body says, for the message.
+/// Returns the first line of a body for an error message, after `: `. Empty if there is none or it looks like HTML.
 fn body_excerpt(body: &str) -> String {
     let line = text::sanitize(body.lines().next().unwrap_or_default(), 120);
     if line.is_empty() || line.starts_with('<') { String::new() } else { format!(": {line}") }
@@ -115,7 +120,7 @@ mod tests {
             ("-1", None),
         ] {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
-            assert_eq!(retry_after(&headers, now()).map(|wait| wait.as_secs()), expected, "{value}");
+            assert_eq!(retry_after(&headers, now()).map(|delay| delay.as_secs()), expected, "{value}");
         }
     }
 

@@ -12,44 +12,44 @@ use super::super::ConnectionError;
 use super::connect::ServerSocket;
 use crate::resource::Reason;
 
-/// The longest head of a response, and the longest line that frames a piece of its body.
+/// The maximum size of a response's head, and of a chunk's size line.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// The most headers of a response.
+/// The maximum number of headers of a response.
 const MAX_HEADERS: usize = 100;
-/// Read from the socket at once.
+/// The bytes of one read from the socket.
 const READ_BUFFER_BYTES: usize = 4096;
 
-/// The body of a response that lasts as long as its connection, such as a stream of notices.
+/// The body of a response that lasts as long as its connection, such as a notification stream.
 ///
-/// Read straight from the socket: an HTTP client's buffers, 25 KiB, would wait for hours beside each
-/// server. This one holds what came and was not asked for yet, commonly nothing.
+/// Reads from the socket directly: an HTTP client would hold 25 KiB of buffers per server for hours. This type holds
+/// only received bytes that were not read yet, usually none.
 pub(super) struct StreamingBody {
     socket: ServerSocket,
     unread: BytesMut,
     framing: Framing,
 }
 
-/// How the end of a body is known (RFC 9112 §6.3), and where in it we are.
+/// The framing of a body (RFC 9112 §6.3) and the position in it.
 #[derive(Debug, PartialEq, Eq)]
 enum Framing {
-    /// A chunk's size comes next.
+    /// The size line of a chunk comes next.
     ChunkSize,
-    /// So much of a chunk is to come, and the end of its line.
+    /// This many bytes of a chunk are left, and the end of its line.
     ChunkData(u64),
     /// The end of a chunk's line comes next.
     ChunkEnd,
-    /// So much is to come.
+    /// This many bytes are left.
     Length(u64),
-    /// Until the connection ends.
+    /// The body lasts until the connection ends.
     UntilClose,
     End,
 }
 
-/// What bytes that came amount to.
+/// The next piece of a body.
 #[derive(Debug, PartialEq, Eq)]
 enum BodyPiece {
     Data(Bytes),
-    /// Not enough to tell.
+    /// More bytes are needed.
     Incomplete,
     End,
 }
@@ -65,16 +65,16 @@ impl StreamingBody {
         body: &[u8],
     ) -> Result<Response<Self>, ConnectionError> {
         let request = encode_request(method, target, headers, body);
-        let broken = |why: &dyn std::fmt::Display| {
-            let message = format!("the connection broke before the answer: {why}");
+        let broken = |reason: &dyn std::fmt::Display| {
+            let message = format!("the connection broke before the response: {reason}");
             ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
         };
         socket.write_all(&request).await.map_err(|error| broken(&error))?;
         drop(request);
         let mut unread = BytesMut::new();
         let head = loop {
-            if let Some(head) = parse_head(&mut unread).map_err(|why| broken(&why))? {
-                // Informational ones come before the real one (RFC 9110 §15.2).
+            if let Some(head) = parse_head(&mut unread).map_err(|reason| broken(&reason))? {
+                // Informational responses precede the final one (RFC 9110 §15.2).
                 if !head.status.is_informational() {
                     break head;
                 }
@@ -86,10 +86,10 @@ impl StreamingBody {
         Ok(Response::from_parts(head, Self { socket, unread, framing }))
     }
 
-    /// The next piece, `None` at the end. Cancel safe.
+    /// Returns the next chunk; `None` at the end. Cancel safe.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, ConnectionError> {
-        let broken = |why: &dyn std::fmt::Display| {
-            let message = format!("the connection broke within the answer: {why}");
+        let broken = |reason: &dyn std::fmt::Display| {
+            let message = format!("the connection broke during the response: {reason}");
             ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
         };
         loop {
@@ -97,7 +97,7 @@ impl StreamingBody {
                 Ok(BodyPiece::Data(data)) => return Ok(Some(data)),
                 Ok(BodyPiece::End) => return Ok(None),
                 Ok(BodyPiece::Incomplete) => {}
-                Err(InvalidFraming) => return Err(broken(&"its chunks are not HTTP")),
+                Err(InvalidFraming) => return Err(broken(&"invalid chunk framing")),
             }
             if read_available(&mut self.socket, &mut self.unread).await.map_err(|error| broken(&error))? == 0
             {
@@ -109,7 +109,7 @@ impl StreamingBody {
         }
     }
 
-    /// The start of the body, at most about `limit` bytes: for the message of an error.
+    /// Reads the start of the body, about `limit` bytes at most, for an error message.
     pub(super) async fn read_prefix(mut self, limit: usize) -> Bytes {
         let mut start = BytesMut::new();
         while start.len() < limit
@@ -123,11 +123,11 @@ impl StreamingBody {
 
 impl std::fmt::Debug for StreamingBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Trickle({:?})", self.framing)
+        write!(f, "StreamingBody({:?})", self.framing)
     }
 }
 
-/// Reads what has come, without a buffer that waits for it.
+/// Reads available bytes. Allocates no buffer while it waits.
 async fn read_available(socket: &mut ServerSocket, into: &mut BytesMut) -> std::io::Result<usize> {
     poll_fn(|context| {
         let mut space = [0; READ_BUFFER_BYTES];
@@ -168,19 +168,21 @@ fn encode_request(method: &Method, target: &Uri, headers: &HeaderMap, body: &[u8
     request
 }
 
-/// The head of a response, once it has come whole; takes it out of `unread`.
+/// Parses the head of a response once it is complete, and removes it from `unread`.
 fn parse_head(unread: &mut BytesMut) -> Result<Option<Parts>, String> {
     let mut space = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut space);
     let length = match parsed.parse(unread) {
         Ok(Status::Complete(length)) => length,
-        Ok(Status::Partial) if unread.len() > MAX_HEAD_BYTES => return Err("its head is too long".to_owned()),
+        Ok(Status::Partial) if unread.len() > MAX_HEAD_BYTES => {
+            return Err("the response's head is too long".to_owned());
+        }
         Ok(Status::Partial) => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
     let (mut head, ()) = Response::new(()).into_parts();
     let code = parsed.code.unwrap_or_default();
-    head.status = StatusCode::from_u16(code).map_err(|_| format!("{code} is not an HTTP status"))?;
+    head.status = StatusCode::from_u16(code).map_err(|_| format!("{code} is not a valid HTTP status"))?;
     for field in parsed.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|error| error.to_string())?;
         let value = HeaderValue::from_bytes(field.value).map_err(|error| error.to_string())?;
@@ -205,7 +207,7 @@ impl Framing {
         }
     }
 
-    /// The next piece of what came; takes it out of `unread`.
+    /// Returns the next piece of the body and removes it from `unread`.
     fn next_piece(&mut self, unread: &mut BytesMut) -> Result<BodyPiece, InvalidFraming> {
         loop {
             match self {
@@ -214,7 +216,7 @@ impl Framing {
                 Self::UntilClose => return Ok(BodyPiece::Data(unread.split().freeze())),
                 Self::Length(left) => return Ok(BodyPiece::Data(take_up_to(left, unread))),
                 Self::ChunkSize => match httparse::parse_chunk_size(unread) {
-                    // What may follow the last chunk, trailers, says nothing of use.
+                    // Trailers may follow the last chunk; they are not used.
                     Ok(Status::Complete((_, 0))) => *self = Self::End,
                     Ok(Status::Complete((line, size))) => {
                         unread.advance(line);
@@ -245,7 +247,7 @@ impl Framing {
     }
 }
 
-/// As much as there is of what is left.
+/// Takes the available bytes, at most `left`, and reduces `left` by their number.
 fn take_up_to(left: &mut u64, unread: &mut BytesMut) -> Bytes {
     let size = usize::try_from(*left).unwrap_or(usize::MAX).min(unread.len());
     *left -= size as u64;
@@ -256,7 +258,7 @@ fn take_up_to(left: &mut u64, unread: &mut BytesMut) -> Bytes {
 mod tests {
     use super::*;
 
-    /// Everything that a body holds when its bytes come in pieces of a size; `None` if it never ends.
+    /// Decodes a body whose bytes arrive in chunks of `size`; `None` if it does not end.
     fn decode_body(
         mut framing: Framing,
         bytes: &[u8],
@@ -308,10 +310,10 @@ mod tests {
             let whole = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n");
             let mut unread = BytesMut::from(&whole.as_bytes()[..whole.len() - 1]);
             assert!(parse_head(&mut unread).unwrap().is_none());
-            unread.extend_from_slice(b"\nrest");
+            unread.extend_from_slice(b"\nbody");
             let found = parse_head(&mut unread).unwrap().unwrap();
             assert_eq!((found.status, Framing::from_head(&found)), (StatusCode::OK, framing));
-            assert_eq!(unread, "rest");
+            assert_eq!(unread, "body");
         }
         let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(MAX_HEAD_BYTES));
         assert!(parse_head(&mut BytesMut::from(&*endless)).unwrap_err().contains("too long"));

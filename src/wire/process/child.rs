@@ -14,17 +14,17 @@ use super::guard::ProcessGuard;
 use super::process_mark::ProcessMark;
 use crate::resource::{Reason, StdioEndpoint, is_inherited_variable};
 
-/// How long a child has to end after its stdin was closed, and again after SIGTERM.
+/// The time that a child has to exit after its stdin was closed, and again after SIGTERM.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A running child, the leader of a process group of its own.
+/// A running child process. It leads its own process group.
 #[derive(Debug)]
 pub(in crate::wire) struct ChildProcess {
     pid: u32,
     exit_status: watch::Receiver<Option<ExitStatus>>,
 }
 
-/// Starts the child with piped stdio. It leads a new process group, so that what it starts ends with it.
+/// Starts the child with piped stdio. It leads a new process group, so that its descendants can be killed with it.
 pub(in crate::wire) fn spawn(
     endpoint: &StdioEndpoint,
     mark: Option<&ProcessMark>,
@@ -46,7 +46,7 @@ pub(in crate::wire) fn spawn(
     }
     command.spawn().map_err(|error| {
         let name = &endpoint.command;
-        // A missing working directory looks like a missing command.
+        // The system returns the same error for a missing working directory as for a missing program.
         let missing_cwd = endpoint.cwd.as_ref().filter(|cwd| !cwd.is_dir());
         match (error.kind(), missing_cwd) {
             (ErrorKind::NotFound, Some(cwd)) => ConnectionError::new(
@@ -58,19 +58,17 @@ pub(in crate::wire) fn spawn(
             }
             (ErrorKind::PermissionDenied, _) if Path::new(name).is_dir() => ConnectionError::new(
                 Reason::CommandNotFound,
-                format!("{name:?} is a directory, and no program"),
+                format!("{name:?} is a directory, not a program"),
             ),
             (ErrorKind::PermissionDenied, _) => {
                 ConnectionError::new(Reason::CommandNotFound, format!("{name:?} is not executable"))
             }
-            _ => {
-                ConnectionError::new(Reason::ConnectFailed, format!("{name:?} could not be started: {error}"))
-            }
+            _ => ConnectionError::new(Reason::ConnectFailed, format!("cannot start {name:?}: {error}")),
         }
     })
 }
 
-/// Why the system found no program: either it is not there, or what it says it must be run with is not.
+/// Describes why the system did not find a program: either the file or its interpreter is missing.
 fn describe_not_found(endpoint: &StdioEndpoint) -> String {
     let name = &endpoint.command;
     let file = if name.contains('/') {
@@ -84,17 +82,15 @@ fn describe_not_found(endpoint: &StdioEndpoint) -> String {
     };
     match (file.map(|file| shebang_interpreter(&file)), name.contains('/')) {
         (Some(Some(interpreter)), _) => {
-            format!(
-                "{name:?} is to be run by {interpreter:?}, as its first line says, and there is no such program"
-            )
+            format!("the interpreter {interpreter:?} in the first line of {name:?} does not exist")
         }
-        (Some(None), _) => format!("{name:?} is there, but the loader that it was built for is not"),
-        (None, true) => format!("there is no program at {name:?}"),
+        (Some(None), _) => format!("{name:?} exists, but the dynamic loader that it requires does not"),
+        (None, true) => format!("{name:?} does not exist"),
         (None, false) => format!("{name:?} was not found on PATH"),
     }
 }
 
-/// The program that the first line of a script names.
+/// Returns the interpreter in the first line of a script.
 fn shebang_interpreter(script: &Path) -> Option<String> {
     let mut start = Vec::new();
     std::fs::File::open(script).ok()?.take(256).read_to_end(&mut start).ok()?;
@@ -104,8 +100,8 @@ fn shebang_interpreter(script: &Path) -> Option<String> {
 }
 
 impl ChildProcess {
-    /// Watches over a child: reaps it, and then ends what is left of its group, and what left it. The future ends
-    /// when nothing is left; it must be driven.
+    /// Supervises a child. The returned future reaps it and then kills the rest of its group and the marked processes
+    /// that left the group. It completes when none is left, and must be polled.
     pub(in crate::wire) fn supervise(
         mut child: Child,
         guard: Option<(ProcessGuard, ProcessMark)>,
@@ -114,7 +110,7 @@ impl ChildProcess {
         if let Some((guard, _)) = &guard {
             guard.add_group(pid);
         }
-        let (sender, exited) = watch::channel(None);
+        let (sender, exit_status) = watch::channel(None);
         let reap = async move {
             let status = child.wait().await.unwrap_or_default();
             signal_group(pid, Signal::KILL);
@@ -124,17 +120,17 @@ impl ChildProcess {
                 mark.kill_marked().await;
             }
         };
-        (Self { pid, exit_status: exited }, reap)
+        (Self { pid, exit_status }, reap)
     }
 
-    /// How the child ended, once it has.
+    /// Waits for the exit of the child. Cancel safe.
     pub(in crate::wire) async fn exit_status(&self) -> ExitStatus {
-        let mut exited = self.exit_status.clone();
-        let status = exited.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+        let mut exit_status = self.exit_status.clone();
+        let status = exit_status.wait_for(Option::is_some).await.ok().and_then(|status| *status);
         status.unwrap_or_default()
     }
 
-    /// After stdin was closed: waits, then SIGTERM, then SIGKILL to the group.
+    /// Terminates the child after its stdin was closed: waits, sends SIGTERM to the group, waits, and sends SIGKILL.
     pub(in crate::wire) async fn terminate(&self) -> ExitStatus {
         for escalation in [Signal::TERM, Signal::KILL] {
             if let Ok(status) = tokio::time::timeout(EXIT_TIMEOUT, self.exit_status()).await {
@@ -157,25 +153,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         for (name, mode) in [("script", 0o755), ("plain", 0o644)] {
-            // Not written from here: a copy of a file that is open for writing, which a process that another test is
-            // starting holds for a moment, would keep it from being run.
+            // Written by another process: a child that another test forks at the same time could inherit a descriptor
+            // that is open for writing, and then the system refuses to run the file (ETXTBSY).
             let write = ["-c", "echo '#! /no/such -x' > \"$0\"", &path(name)];
             assert!(std::process::Command::new("sh").args(write).status().unwrap().success());
             std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        for (command, says) in [
-            (path("script"), "is to be run by \"/no/such\", as its first line says"),
-            ("script".into(), "is to be run by \"/no/such\", as its first line says"),
+        for (command, expected) in [
+            (path("script"), "the interpreter \"/no/such\" in the first line of"),
+            ("script".into(), "the interpreter \"/no/such\" in the first line of"),
             (path("plain"), "is not executable"),
             (path(""), "is a directory"),
-            (path("absent"), "there is no program at"),
+            (path("absent"), "does not exist"),
             ("absent".into(), "was not found on PATH"),
         ] {
             let env = vec![("PATH".to_owned(), path("").into())];
             let endpoint = StdioEndpoint { command: command.clone(), args: Vec::new(), cwd: None, env };
             let problem = spawn(&endpoint, None).unwrap_err().problem;
             assert_eq!(problem.reason, Reason::CommandNotFound, "{command}: {problem}");
-            assert!(problem.message.contains(says), "{command}: {problem}");
+            assert!(problem.message.contains(expected), "{command}: {problem}");
         }
     }
 }

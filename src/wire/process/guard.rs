@@ -16,23 +16,24 @@ use super::group::{process_group, signal_group};
 use super::process_mark::{ProcessMark, ProcessMarks, marked_processes};
 use crate::net::{Backoff, Delays, jitter};
 
-/// How long process groups have between SIGTERM and SIGKILL once evenkeel is gone.
+/// The time between SIGTERM and SIGKILL to the process groups after the death of evenkeel.
 const TERM_TIMEOUT: Duration = Duration::from_secs(1);
-/// The delays before a guard is started that takes the place of one which did not last.
+/// The delays before a guard that exited early is replaced.
 const RESTART_DELAYS: Delays = Delays { initial: Duration::from_millis(100), max: Duration::from_secs(10) };
-/// A guard that lasted so long began well.
+/// The lifetime of a guard after which its exit resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// The time between two looks at what is left.
+/// The interval between scans for remaining processes.
 const SCAN_INTERVAL: Duration = Duration::from_millis(50);
-/// So many looks, and what SIGKILL did not end is left.
+/// The maximum number of scans. Processes that survive SIGKILL for longer are left.
 const MAX_SCANS: u32 = 100;
 
-/// A small process that ends our children's process groups when evenkeel dies without doing so.
+/// A handle to the guard: a small process that kills the process groups of the children if evenkeel dies without doing
+/// so.
 ///
-/// It holds the read end of a pipe; the kernel closes the write end with evenkeel, however that ends.
-/// Parent-death signals would not do: they follow the spawning thread and miss grandchildren. Promises that
-/// a killed guard is replaced at once. What left its group (`setsid`), or was started in the very moment in
-/// which evenkeel was killed, is known by a mark in its environment, where `/proc` shows that (Linux).
+/// The guard holds the read end of a pipe. The kernel closes the write end when evenkeel dies, for whatever reason.
+/// Parent-death signals are not sufficient: they depend on the spawning thread and do not reach grandchildren. Promises
+/// that a killed guard is replaced at once. Processes that left their group (`setsid`), or were started at the moment
+/// when evenkeel was killed, are found by a mark in their environment, which `/proc` shows (Linux only).
 #[derive(Clone, Debug)]
 pub struct ProcessGuard(Arc<Inner>);
 
@@ -40,48 +41,48 @@ pub struct ProcessGuard(Arc<Inner>);
 struct Inner {
     program: PathBuf,
     args: Vec<String>,
-    /// Of this evenkeel and no other.
+    /// The marks of this evenkeel instance.
     marks: ProcessMarks,
     state: Mutex<GuardState>,
 }
 
 #[derive(Debug, Default)]
 struct GuardState {
-    /// The write end; `None` while there is no guard.
+    /// The write end of the pipe; `None` while there is no guard.
     pipe: Option<File>,
     groups: BTreeSet<u32>,
 }
 
 impl ProcessGuard {
-    /// Starts the guard: `program` with `args` must call [`watch`] on its stdin. The future replaces it
-    /// whenever it ends; it must be driven for as long as evenkeel runs.
+    /// Starts the guard: `program` with `args` must call [`guard_children`] on its stdin. The returned future replaces
+    /// the guard whenever it ends, and must be polled for as long as evenkeel runs.
     pub fn start(program: PathBuf, args: Vec<String>) -> std::io::Result<(Self, impl Future<Output = ()>)> {
         let marks = ProcessMarks::new();
         let guard = Self(Arc::new(Inner { program, args, marks, state: Mutex::default() }));
         let mut child = guard.spawn()?;
-        let keeper = guard.clone();
-        let keep = async move {
+        let handle = guard.clone();
+        let replace = async move {
             let mut backoff = Backoff::default();
             loop {
                 let started = Instant::now();
                 let ended = child.wait().await;
-                warn!(?ended, "the guard process ended; starting another");
-                keeper.0.state.lock().pipe = None;
+                warn!(?ended, "the guard process exited; starting another");
+                handle.0.state.lock().pipe = None;
                 backoff.record_end(started.elapsed(), STABLE_AFTER);
                 child = loop {
-                    let wait = backoff.record_failure(RESTART_DELAYS, jitter(), None);
-                    // At once, unless the last one did not last either.
+                    let delay = backoff.record_failure(RESTART_DELAYS, jitter(), None);
+                    // Without delay, unless the previous guard exited early as well.
                     if backoff.failures() > 1 {
-                        sleep(wait).await;
+                        sleep(delay).await;
                     }
-                    match keeper.spawn() {
+                    match handle.spawn() {
                         Ok(child) => break child,
-                        Err(error) => warn!(%error, "the guard process could not be started"),
+                        Err(error) => warn!(%error, "cannot start the guard process; retrying"),
                     }
                 };
             }
         };
-        Ok((guard, keep))
+        Ok((guard, replace))
     }
 
     fn spawn(&self) -> std::io::Result<Child> {
@@ -91,7 +92,7 @@ impl ProcessGuard {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // Out of reach of Ctrl-C in the terminal.
+            // A group of its own: Ctrl-C in the terminal must not reach the guard.
             .process_group(0)
             .spawn()?;
         let stdin = child.stdin.take().ok_or_else(|| std::io::Error::other("no pipe"))?;
@@ -106,19 +107,19 @@ impl ProcessGuard {
         Ok(child)
     }
 
-    /// What tells which processes are ours, and of one child.
+    /// Returns the mark for one more child.
     pub(in crate::wire) fn next_mark(&self) -> ProcessMark {
         self.0.marks.next_mark()
     }
 
-    /// Puts a process group under guard.
+    /// Adds a process group to the guard.
     pub(in crate::wire) fn add_group(&self, group: u32) {
         let mut state = self.0.state.lock();
         state.groups.insert(group);
         state.send_line(format_args!("+{group}\n"));
     }
 
-    /// Takes out a process group that has ended.
+    /// Removes a process group that has ended.
     pub(in crate::wire) fn remove_group(&self, group: u32) {
         let mut state = self.0.state.lock();
         state.groups.remove(&group);
@@ -127,22 +128,22 @@ impl ProcessGuard {
 }
 
 impl GuardState {
-    /// A few bytes into a pipe that is always read: written at once, so that no moment is lost.
+    /// Writes a line to the guard. Blocks only briefly: it is a few bytes, and the guard always reads.
     fn send_line(&mut self, line: std::fmt::Arguments<'_>) {
         let written = self.pipe.as_mut().map(|pipe| pipe.write_all(line.to_string().as_bytes()));
         if let Some(Err(error)) = written {
-            // Its successor is told everything.
-            debug!(%error, "the guard process does not listen");
+            // The next guard gets the full list.
+            debug!(%error, "cannot write to the guard process");
         }
     }
 }
 
-/// The guard's own work: keeps the list of process groups, and ends them when `input` closes.
+/// Runs in the guard process: maintains the list of process groups, and kills them when `input` closes.
 pub fn guard_children(input: impl BufRead) {
-    let (mut groups, mut mark) = (BTreeSet::new(), String::new());
+    let (mut groups, mut mark_prefix) = (BTreeSet::new(), String::new());
     for line in input.lines().map_while(Result::ok) {
         match line.split_at_checked(1) {
-            Some(("=", told)) => told.clone_into(&mut mark),
+            Some(("=", prefix)) => prefix.clone_into(&mut mark_prefix),
             Some(("+", group)) => groups.extend(group.parse::<u32>()),
             Some(("-", group)) => {
                 if let Ok(group) = group.parse() {
@@ -155,24 +156,24 @@ pub fn guard_children(input: impl BufRead) {
     for group in &groups {
         signal_group(*group, Signal::TERM);
     }
-    let mut known = HashSet::new();
-    for look in 1..=MAX_SCANS {
-        // One that evenkeel was just starting is not there yet: looking comes after a pause.
+    let mut signaled = HashSet::new();
+    for scan in 1..=MAX_SCANS {
+        // A process that evenkeel was just starting is not visible yet, so the scan comes after a delay.
         sleep_blocking(SCAN_INTERVAL);
-        let late = SCAN_INTERVAL * look > TERM_TIMEOUT;
-        let marked = marked_processes(&mark);
+        let timed_out = SCAN_INTERVAL * scan > TERM_TIMEOUT;
+        let marked = marked_processes(&mark_prefix);
         groups.retain(|pid| process_group(*pid).is_some_and(|group| test_kill_process_group(group).is_ok()));
         if marked.is_empty() && groups.is_empty() {
             return;
         }
         for (pid, _) in marked {
-            let first = known.insert(pid);
-            if first || late {
-                // It may have ended since.
-                let _ = kill_process(pid, if late { Signal::KILL } else { Signal::TERM });
+            let is_new = signaled.insert(pid);
+            if is_new || timed_out {
+                // The process may have ended since the scan.
+                let _ = kill_process(pid, if timed_out { Signal::KILL } else { Signal::TERM });
             }
         }
-        if late {
+        if timed_out {
             for group in &groups {
                 signal_group(*group, Signal::KILL);
             }
@@ -181,6 +182,6 @@ pub fn guard_children(input: impl BufRead) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the guard is a process of its own, without a runtime")]
-fn sleep_blocking(time: Duration) {
-    std::thread::sleep(time);
+fn sleep_blocking(duration: Duration) {
+    std::thread::sleep(duration);
 }

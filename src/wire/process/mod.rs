@@ -1,6 +1,7 @@
-//! The child process of a stdio server: its start, its stderr, its end, and the end of all that it started.
+//! The child process of a stdio server: its start, its stderr, and its termination together with all processes that it
+//! started.
 //!
-//! Promises that nothing of a child is left once it was ended, even where evenkeel is killed. Knows nothing of MCP.
+//! Promises that no process of a terminated child is left, even if evenkeel is killed. Never interprets MCP.
 
 mod child;
 mod group;

@@ -4,84 +4,86 @@ use std::time::Duration;
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep};
 
-/// The time between two looks at a process.
+/// The interval between samples of a process.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(25);
-/// So many looks in a row at which it did nothing, and it is at rest.
+/// The number of consecutive idle samples after which a process counts as idle.
 const IDLE_SAMPLES: u32 = 3;
-/// How long a start takes where the system does not tell what a process does.
+/// The delay after which a process counts as idle if the system does not show its activity.
 const FALLBACK_DELAY: Duration = Duration::from_millis(250);
 
-/// The process of a connection, once there is one. Cheap to clone.
+/// The activity of a connection's process, once there is one. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessActivity(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Its id, and when it was started.
+    /// The process id and the start time.
     process: OnceLock<(u32, Instant)>,
     first_message_at: SetOnce<Instant>,
 }
 
 impl ProcessActivity {
+    /// Records the process and its start time. Has no effect on a second call.
     pub(in crate::wire) fn set_process(&self, pid: u32) {
-        // Set once: a connection has one process.
+        // A connection has one process.
         let _ = self.0.process.set((pid, Instant::now()));
     }
 
-    /// Gives the time at which the process was started.
+    /// Returns the time at which the process was started.
     pub fn started_at(&self) -> Option<Instant> {
         self.0.process.get().map(|(_, since)| *since)
     }
 
-    /// Notes that the process has sent a message, whichever.
+    /// Records that the process has sent a message of any kind.
     pub(in crate::wire) fn mark_message_received(&self) {
         if !self.0.first_message_at.initialized() {
-            // Set by the one task that reads its messages.
+            // Only one task reads the messages, so this cannot fail.
             let _ = self.0.first_message_at.set(Instant::now());
         }
     }
 
-    /// Waits until the process has sent its first message, and gives the time of it.
+    /// Waits until the process has sent its first message, and returns the time. Cancel safe.
     pub async fn wait_for_first_message(&self) -> Instant {
         *self.0.first_message_at.wait().await
     }
 
-    /// Gives the time at which the process sent its first message; `None` before, and over HTTP.
+    /// Returns the time at which the process sent its first message; `None` before that, and over HTTP.
     pub fn first_message_at(&self) -> Option<Instant> {
         self.0.first_message_at.get().copied()
     }
 
-    /// Waits until the process has come to rest after its start: it waits for something and uses no processor, as
-    /// `/proc` tells (Linux); elsewhere, for a moment.
+    /// Waits until the process is idle after its start: it sleeps and uses no CPU time, according to `/proc` (Linux).
+    /// On other systems it waits for 250 ms.
     pub async fn wait_until_idle(&self) {
-        let (mut before, mut quiet) = (None, 0);
-        while quiet < IDLE_SAMPLES {
+        let (mut previous_ticks, mut idle_samples) = (None, 0);
+        while idle_samples < IDLE_SAMPLES {
             sleep(SAMPLE_INTERVAL).await;
             let Some((pid, _)) = self.0.process.get() else { continue };
             let stat = tokio::fs::read_to_string(format!("/proc/{pid}/stat")).await;
-            let Some(now) = stat.ok().as_deref().and_then(ProcessStat::parse) else {
+            let Some(stat) = stat.ok().as_deref().and_then(ProcessStat::parse) else {
                 return sleep(FALLBACK_DELAY).await;
             };
-            quiet = if before == Some(now.cpu_ticks) && !now.busy { quiet + 1 } else { 0 };
-            before = Some(now.cpu_ticks);
+            let is_idle = previous_ticks == Some(stat.cpu_ticks) && !stat.busy;
+            idle_samples = if is_idle { idle_samples + 1 } else { 0 };
+            previous_ticks = Some(stat.cpu_ticks);
         }
     }
 }
 
-/// What a process does.
+/// The fields of `/proc/PID/stat` that show a process's activity.
 #[derive(Debug, PartialEq, Eq)]
 struct ProcessStat {
-    /// It runs, wants to, or waits for a disk.
+    /// The process is running, runnable or waits for a disk (state `R` or `D`).
     busy: bool,
-    /// The processor time that it has used.
+    /// The CPU time used so far, in clock ticks.
     cpu_ticks: u64,
 }
 
 impl ProcessStat {
-    /// Reads `/proc/PID/stat` (`proc_pid_stat(5)`); the name of the program may hold anything.
+    /// Parses `/proc/PID/stat` (`proc_pid_stat(5)`). The program name may contain any characters.
     fn parse(stat: &str) -> Option<Self> {
-        let (_, rest) = stat.rsplit_once(") ")?;
-        let field = |number: usize| rest.split(' ').nth(number - 3);
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let field = |number: usize| fields.split(' ').nth(number - 3);
         let time = |number| field(number)?.parse::<u64>().ok();
         Some(Self { busy: matches!(field(3)?, "R" | "D"), cpu_ticks: time(14)? + time(15)? })
     }

@@ -1,5 +1,5 @@
-//! How processes are found that left their group (`setsid`): each child gets a variable in its environment, and what
-//! it starts has it too. Where `/proc` shows that (Linux); elsewhere none is found.
+//! Finds processes that left their group (`setsid`): each child gets an environment variable, which its descendants
+//! inherit. Reads it from `/proc` (Linux); on other systems no process is found.
 
 use std::collections::HashSet;
 use std::fs::DirEntry;
@@ -14,30 +14,31 @@ use tracing::debug;
 
 use super::group::process_group;
 
-/// The variable that every child inherits, and passes on.
+/// The environment variable of every child, inherited by its descendants.
 const MARK_VARIABLE: &str = "EVENKEEL_GUARD";
-/// How long such processes have between SIGTERM and SIGKILL.
+/// The time between SIGTERM and SIGKILL to such processes.
 const TERM_TIMEOUT: Duration = Duration::from_secs(1);
-/// The time between two looks at what is left.
+/// The interval between scans for remaining processes.
 const SCAN_INTERVAL: Duration = Duration::from_millis(50);
-/// So many looks after that, and what SIGKILL did not end is left. Not a time: evenkeel itself may stand still for as long.
+/// The maximum number of scans after [`TERM_TIMEOUT`]. Processes that survive SIGKILL for longer are left. A number and
+/// not a time, because evenkeel itself may be suspended meanwhile.
 const MAX_KILL_SCANS: u32 = 40;
 
-/// The marks of one evenkeel's children. Cheap to clone.
+/// The marks of the children of one evenkeel instance. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct ProcessMarks(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// What all of them begin with.
+    /// The common prefix of all marks.
     prefix: String,
     next_number: AtomicU64,
     scans_requested: AtomicU64,
-    /// What the last look found, and which looks that were asked for it stands for.
+    /// The result of the last scan, and the number of the latest scan request that it satisfies.
     last_scan: Mutex<(u64, Arc<[MarkedProcess]>)>,
 }
 
-/// The mark of one child and of what it starts.
+/// The mark of one child and its descendants.
 #[derive(Debug)]
 pub(in crate::wire) struct ProcessMark {
     marks: ProcessMarks,
@@ -48,63 +49,67 @@ type MarkedProcess = (Pid, String);
 
 impl ProcessMarks {
     pub(super) fn new() -> Self {
-        let own = format!("{}/", uuid::Uuid::new_v4());
-        let (given, looks) = (AtomicU64::new(0), AtomicU64::new(0));
+        let prefix = format!("{}/", uuid::Uuid::new_v4());
+        let (next_number, scans_requested) = (AtomicU64::new(0), AtomicU64::new(0));
         Self(Arc::new(Inner {
-            prefix: own,
-            next_number: given,
-            scans_requested: looks,
+            prefix,
+            next_number,
+            scans_requested,
             last_scan: Mutex::new((0, Arc::from([]))),
         }))
     }
 
-    /// What every mark begins with.
+    /// Returns the common prefix of all marks.
     pub(super) fn prefix(&self) -> &str {
         &self.0.prefix
     }
 
-    /// A mark for one more child.
+    /// Returns the mark for one more child.
     pub(super) fn next_mark(&self) -> ProcessMark {
         let number = self.0.next_number.fetch_add(1, Ordering::Relaxed);
         ProcessMark { marks: self.clone(), value: format!("{}{number}", self.0.prefix) }
     }
 
-    /// All marked processes. One look serves all who asked before it began: many children may end at once.
+    /// Returns all marked processes. One scan serves all callers that arrived before it began, because many children
+    /// may exit at once.
     async fn scan(&self) -> Arc<[MarkedProcess]> {
-        let asked = self.0.scans_requested.fetch_add(1, Ordering::AcqRel) + 1;
-        let mut found = self.0.last_scan.lock().await;
-        if found.0 < asked {
-            let (all, own) = (self.0.scans_requested.load(Ordering::Acquire), self.0.prefix.clone());
-            let processes = tokio::task::spawn_blocking(move || marked_processes(&own)).await;
-            *found = (all, processes.unwrap_or_default().into());
+        let request = self.0.scans_requested.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut last_scan = self.0.last_scan.lock().await;
+        if last_scan.0 < request {
+            let (requests, prefix) = (self.0.scans_requested.load(Ordering::Acquire), self.0.prefix.clone());
+            let processes = tokio::task::spawn_blocking(move || marked_processes(&prefix)).await;
+            *last_scan = (requests, processes.unwrap_or_default().into());
         }
-        found.1.clone()
+        last_scan.1.clone()
     }
 }
 
 impl ProcessMark {
-    /// The variable for the child's environment, and its value.
+    /// Returns the name and value of the environment variable for the child.
     pub(super) fn env_var(&self) -> (&'static str, &str) {
         (MARK_VARIABLE, &self.value)
     }
 
-    /// Ends what bears the mark, now that the child and its group have ended: by SIGTERM, and soon by SIGKILL.
+    /// Kills the processes that have the mark, after the child and its group have ended: by SIGTERM, then by SIGKILL.
     pub(super) async fn kill_marked(&self) {
-        let (begun, mut known, mut kills) = (Instant::now(), HashSet::new(), 0);
-        while kills < MAX_KILL_SCANS {
-            let found = self.marks.scan().await;
+        let (start, mut signaled, mut kill_scans) = (Instant::now(), HashSet::new(), 0);
+        while kill_scans < MAX_KILL_SCANS {
+            let marked = self.marks.scan().await;
             let left: Vec<Pid> =
-                found.iter().filter(|(_, mark)| *mark == self.value).map(|(pid, _)| *pid).collect();
+                marked.iter().filter(|(_, mark)| *mark == self.value).map(|(pid, _)| *pid).collect();
             if left.is_empty() {
                 return;
             }
-            let late = begun.elapsed() > TERM_TIMEOUT;
-            kills += u32::from(late);
+            let timed_out = start.elapsed() > TERM_TIMEOUT;
+            kill_scans += u32::from(timed_out);
             for pid in left {
-                if known.insert(pid) || late {
-                    debug!(pid = pid.as_raw_nonzero(), "a process left the group of its server; it is ended");
-                    // It may have ended since.
-                    let _ = kill_process(pid, if late { Signal::KILL } else { Signal::TERM });
+                if signaled.insert(pid) || timed_out {
+                    debug!(
+                        pid = pid.as_raw_nonzero(),
+                        "killing a process that left the process group of its server"
+                    );
+                    // The process may have ended since the scan.
+                    let _ = kill_process(pid, if timed_out { Signal::KILL } else { Signal::TERM });
                 }
             }
             sleep(SCAN_INTERVAL).await;
@@ -112,14 +117,15 @@ impl ProcessMark {
     }
 }
 
-/// The processes whose mark begins so, each with its mark. Blocks.
-#[expect(clippy::disallowed_methods, reason = "called where blocking is right")]
-pub(super) fn marked_processes(own: &str) -> Vec<MarkedProcess> {
-    let begin = format!("{MARK_VARIABLE}={own}");
+/// Returns the processes whose mark starts with `prefix`, each with its mark. Blocks.
+#[expect(clippy::disallowed_methods, reason = "called only where blocking is allowed")]
+pub(super) fn marked_processes(prefix: &str) -> Vec<MarkedProcess> {
+    let start = format!("{MARK_VARIABLE}={prefix}");
     let mark = |process: &DirEntry| {
-        // Those of other users cannot be read, and are not ours.
+        // Environments of other users' processes are not readable; those are not children of evenkeel.
         let environment = std::fs::read(process.path().join("environ")).ok()?;
-        let variable = environment.split(|byte| *byte == 0).find(|one| one.starts_with(begin.as_bytes()))?;
+        let variable =
+            environment.split(|byte| *byte == 0).find(|entry| entry.starts_with(start.as_bytes()))?;
         let (_, value) = std::str::from_utf8(variable).ok()?.split_once('=')?;
         Some(value.to_owned())
     };

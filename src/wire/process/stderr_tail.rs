@@ -7,10 +7,11 @@ use parking_lot::Mutex;
 use super::super::secret_mask::{SecretMask, SecretMaskStream};
 use crate::text;
 
+/// The number of bytes that are kept.
 const MAX_TAIL_BYTES: usize = 8 * 1024;
 
-/// The last few kilobytes that a child wrote to stderr, as they may be told. Never in the child's way: it is always
-/// read. Cheap to clone.
+/// The last few kilobytes of a child's stderr, redacted. Never blocks the child: its stderr is always read. Cheap to
+/// clone.
 #[derive(Clone, Default)]
 pub struct StderrTail(Arc<Mutex<TailBuffer>>);
 
@@ -21,43 +22,43 @@ struct TailBuffer {
 }
 
 impl StderrTail {
-    /// Before anything is written: what is to be taken out of it.
+    /// Sets the mask. Call it before the first output.
     pub(in crate::wire) fn set_mask(&self, mask: SecretMask) {
         self.0.lock().mask_stream = SecretMaskStream::new(mask);
     }
 
-    /// Takes up what was written, and gives what can be told by now.
+    /// Adds output and returns the part that is redacted by now.
     pub(in crate::wire) fn push(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut words = self.0.lock();
-        let told = words.mask_stream.push(bytes);
-        words.append(&told);
-        told
+        let mut buffer = self.0.lock();
+        let redacted = buffer.mask_stream.push(bytes);
+        buffer.append(&redacted);
+        redacted
     }
 
-    /// Nothing more is written: gives the rest of what can be told.
+    /// Returns the redacted rest. Call it at the end of the output.
     pub(in crate::wire) fn finish(&self) -> Vec<u8> {
-        let mut words = self.0.lock();
-        let told = words.mask_stream.finish();
-        words.append(&told);
-        told
+        let mut buffer = self.0.lock();
+        let redacted = buffer.mask_stream.finish();
+        buffer.append(&redacted);
+        redacted
     }
 
-    /// The last lines that are not empty, as the end of a sentence: at most three, cut to a readable length. Empty if
-    /// there are none.
+    /// Returns the last non-empty lines as a suffix for an error message: at most three, each truncated to 200
+    /// characters. Empty if there are none.
     pub fn message_suffix(&self) -> String {
-        let words = self.0.lock();
-        let bytes: Vec<u8> = words.tail.iter().chain(words.mask_stream.pending().iter()).copied().collect();
-        drop(words);
+        let buffer = self.0.lock();
+        let bytes: Vec<u8> = buffer.tail.iter().chain(buffer.mask_stream.pending().iter()).copied().collect();
+        drop(buffer);
         let text = String::from_utf8_lossy(&bytes);
         let mut last: Vec<String> = text.lines().rev().filter_map(printable_line).take(3).collect();
         last.reverse();
-        if last.is_empty() { String::new() } else { format!("; its last words: {}", last.join(" | ")) }
+        if last.is_empty() { String::new() } else { format!("; last stderr output: {}", last.join(" | ")) }
     }
 }
 
 impl TailBuffer {
-    fn append(&mut self, told: &[u8]) {
-        self.tail.extend(told);
+    fn append(&mut self, redacted: &[u8]) {
+        self.tail.extend(redacted);
         let excess = self.tail.len().saturating_sub(MAX_TAIL_BYTES);
         self.tail.drain(..excess);
     }
@@ -65,11 +66,11 @@ impl TailBuffer {
 
 impl fmt::Debug for StderrTail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LastWords")
+        f.write_str("StderrTail")
     }
 }
 
-/// A line that says something, of at most 200 characters.
+/// Returns the printable part of a line, at most 200 characters; `None` if it is empty.
 fn printable_line(line: &str) -> Option<String> {
     Some(text::sanitize(line, 200)).filter(|line| !line.is_empty())
 }
@@ -80,26 +81,26 @@ mod tests {
 
     #[test]
     fn tail_is_bounded_and_keeps_the_last_lines() {
-        let words = StderrTail::default();
+        let tail = StderrTail::default();
         for index in 0..10_000 {
-            words.push(format!("line {index}\n\n").as_bytes());
+            tail.push(format!("line {index}\n\n").as_bytes());
         }
-        assert_eq!(words.message_suffix(), "; its last words: line 9997 | line 9998 | line 9999");
-        assert!(words.0.lock().tail.len() <= MAX_TAIL_BYTES);
+        assert_eq!(tail.message_suffix(), "; last stderr output: line 9997 | line 9998 | line 9999");
+        assert!(tail.0.lock().tail.len() <= MAX_TAIL_BYTES);
         assert_eq!(StderrTail::default().message_suffix(), "");
     }
 
     #[test]
     fn line_without_newline_is_included() {
-        let words = StderrTail::default();
-        words.push(b"one\nPassword: ");
-        assert_eq!(words.message_suffix(), "; its last words: one | Password:");
+        let tail = StderrTail::default();
+        tail.push(b"one\nPassword: ");
+        assert_eq!(tail.message_suffix(), "; last stderr output: one | Password:");
     }
 
     #[test]
     fn escape_characters_are_removed() {
-        let words = StderrTail::default();
-        words.push(b"\x1b[31mred\x1b[0m\n");
-        assert_eq!(words.message_suffix(), "; its last words: [31mred[0m");
+        let tail = StderrTail::default();
+        tail.push(b"\x1b[31mred\x1b[0m\n");
+        assert_eq!(tail.message_suffix(), "; last stderr output: [31mred[0m");
     }
 }

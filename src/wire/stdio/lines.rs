@@ -1,12 +1,12 @@
 use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-/// How much is kept of the start of a line that is too long, and of its end.
+/// The bytes that are kept of each end of a line that is too long.
 const KEPT_END_BYTES: usize = 256;
 
-/// Reads the next line without its end; `None` at the end of the stream.
+/// Reads the next line without its line end; `None` at the end of the stream. Not cancel safe.
 ///
-/// A line longer than `limit` is given as [`StdoutLine::TooLong`], and only its ends are kept.
+/// A line longer than `limit` is returned as [`StdoutLine::TooLong`], and only its start and end are kept.
 pub(super) async fn next_line(
     reader: &mut (impl AsyncBufRead + Unpin),
     limit: usize,
@@ -37,9 +37,9 @@ pub(super) async fn next_line(
 /// A line of a child's output.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StdoutLine {
-    /// Its bytes.
+    /// The bytes of the line.
     Text(Bytes),
-    /// Longer than the limit: its length, its start and its end.
+    /// A line longer than the limit: its length, and its start followed by its end.
     TooLong(usize, Bytes),
 }
 
@@ -66,13 +66,13 @@ mod tests {
     async fn lines_beyond_the_limit_are_reported_as_too_long() {
         let text = b"one\r\n\ntwo\n0123456789\nlast";
         let mut reader = tokio::io::BufReader::with_capacity(3, &text[..]);
-        let mut found = Vec::new();
+        let mut lines = Vec::new();
         while let Some(line) = next_line(&mut reader, 8).await.unwrap() {
-            found.push(line);
+            lines.push(line);
         }
         let text = |text: &'static str| StdoutLine::Text(Bytes::from_static(text.as_bytes()));
         let long = StdoutLine::TooLong(10, Bytes::from_static(b"0123456789"));
-        assert_eq!(found, [text("one"), text(""), text("two"), long, text("last")]);
+        assert_eq!(lines, [text("one"), text(""), text("two"), long, text("last")]);
     }
 
     #[tokio::test]

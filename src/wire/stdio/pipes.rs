@@ -22,28 +22,29 @@ use super::super::notifications::NotificationDispatcher;
 use super::super::process::{self, ChildProcess, ProcessActivity, ProcessGuard, StderrTail};
 use super::super::response::{ResponseMessage, RpcResponse};
 use super::super::server_message::{self, ServerMessage};
-use super::super::{JsonRpcId, MESSAGE_LIMIT};
+use super::super::{JsonRpcId, MAX_MESSAGE_BYTES};
 use super::lines::{self, StdoutLine};
 use crate::resource::{Reason, StdioEndpoint};
 
-/// Notices of one call that wait for their reader; more are dropped, since progress is only told, not owed.
+/// The maximum number of queued notifications of one call. More are dropped: progress notifications are optional.
 const MAX_QUEUED_NOTIFICATIONS: usize = 64;
-/// Messages that wait for the child to read them.
+/// The maximum number of messages queued for the child.
 const MAX_QUEUED_MESSAGES: usize = 64;
-/// How long the pipes are read after the child's end; what it left behind may hold them open.
+/// The time for which the pipes are read after the child's exit. Its descendants may keep them open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
-/// How long a child that closed its stdin or stdout has to end by itself.
+/// The time that a child has to exit after it closed its stdin or stdout.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The pipes of a child process, and the calls that wait for what comes out of them.
+/// The pipes of a child process and the calls that wait for its responses.
 #[derive(Debug)]
 pub(in crate::wire) struct StdioPipes {
     outgoing: mpsc::Sender<Bytes>,
     calls: PendingCalls,
     end: Arc<ConnectionEnd>,
-    /// Ends the writer, which closes the child's stdin, and starts the way down to SIGKILL. Dropping does so too.
+    /// Cancelling it, or dropping the guard, ends the writer task, which closes the child's stdin, and starts the
+    /// termination of the child.
     close_guard: DropGuard,
-    /// Done when the child is reaped and the pumps have ended.
+    /// Cancelled when the child is reaped and the tasks that read its pipes have ended.
     finished: CancellationToken,
 }
 
@@ -54,7 +55,7 @@ struct PendingCalls(Arc<Mutex<HashMap<u64, CallSender>>>);
 struct CallSender {
     response: oneshot::Sender<Result<RpcResponse, ConnectionError>>,
     notifications: Option<mpsc::Sender<Bytes>>,
-    /// It is a request to listen, which its server may end by a notification.
+    /// True for `subscriptions/listen`, which the server may end by `notifications/cancelled`.
     is_listen: bool,
 }
 
@@ -64,114 +65,121 @@ impl PendingCalls {
     }
 }
 
-/// Starts the child and, on the host's tasks, what pumps its pipes and watches over it.
+/// Starts the child and, on [`ConnectionContext::tasks`], the tasks that read and write its pipes and supervise it.
 pub(in crate::wire) fn start(
     endpoint: &StdioEndpoint,
-    lost: &Arc<ConnectionEnd>,
-    ears: NotificationDispatcher,
-    host: &ConnectionContext,
+    end: &Arc<ConnectionEnd>,
+    notifications: NotificationDispatcher,
+    context: &ConnectionContext,
 ) -> Result<StdioPipes, ConnectionError> {
-    let words = host.stderr_tail.clone();
-    words.set_mask(ears.mask().clone());
-    let mark = host.guard.as_ref().map(ProcessGuard::next_mark);
+    let stderr_tail = context.stderr_tail.clone();
+    stderr_tail.set_mask(notifications.mask().clone());
+    let mark = context.guard.as_ref().map(ProcessGuard::next_mark);
     let mut child = process::spawn(endpoint, mark.as_ref())?;
-    let begun = Instant::now();
+    let started_at = Instant::now();
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(ConnectionError::new(
             Reason::ConnectFailed,
-            "the pipes of the child could not be opened",
+            "cannot open the pipes of the child process",
         ));
     };
-    host.process_activity.set_process(child.id().unwrap_or_default());
-    let tasks = &host.tasks;
+    context.process_activity.set_process(child.id().unwrap_or_default());
+    let tasks = &context.tasks;
     let (outgoing, queue) = mpsc::channel(MAX_QUEUED_MESSAGES);
-    let (process, reap) = ChildProcess::supervise(child, host.guard.clone().zip(mark));
+    let (process, reap) = ChildProcess::supervise(child, context.guard.clone().zip(mark));
     let calls = PendingCalls::default();
-    let (hang_up, over) = (CancellationToken::new(), CancellationToken::new());
+    let (closing, finished) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);
-    let (closed, mut closes) = mpsc::channel(2);
-    tasks.spawn(write_messages(stdin, queue, hang_up.clone(), closed.clone()));
-    let errors = tasks.spawn(read_stderr(stderr, StderrLines::new(host.log.clone(), words.clone())));
-    let heard = MessageReceiver { notifications: ears, process_activity: host.process_activity.clone() };
-    let answers = tasks.spawn(read_messages(stdout, calls.clone(), outgoing.clone(), heard, closed));
-    let pumps = [errors.abort_handle(), answers.abort_handle()];
+    let (closed_pipe, mut closed_pipes) = mpsc::channel(2);
+    tasks.spawn(write_messages(stdin, queue, closing.clone(), closed_pipe.clone()));
+    let stderr_task =
+        tasks.spawn(read_stderr(stderr, StderrLines::new(context.log.clone(), stderr_tail.clone())));
+    let receiver = MessageReceiver { notifications, process_activity: context.process_activity.clone() };
+    let stdout_task =
+        tasks.spawn(read_messages(stdout, calls.clone(), outgoing.clone(), receiver, closed_pipe));
+    let readers = [stderr_task.abort_handle(), stdout_task.abort_handle()];
     tasks.spawn({
-        let (lost, calls) = (lost.clone(), calls.clone());
-        let (hang_up, over, command) = (hang_up.clone(), over.clone(), endpoint.command.clone());
+        let (end, calls) = (end.clone(), calls.clone());
+        let (closing, finished, command) = (closing.clone(), finished.clone(), endpoint.command.clone());
         async move {
             let status = tokio::select! {
                 status = process.exit_status() => status,
-                () = hang_up.cancelled() => process.terminate().await,
-                Some(pipe) = closes.recv() => {
+                () = closing.cancelled() => process.terminate().await,
+                Some(pipe) = closed_pipes.recv() => {
                     if let Ok(status) = tokio::time::timeout(EXIT_TIMEOUT, process.exit_status()).await {
                         status
                     } else {
-                        // Whatever it goes on with, nobody can talk with it any more.
-                        let message =
-                            format!("{command:?} closed its {pipe} and was ended{}", words.message_suffix());
-                        let failure_source = FailureSource::Exit(begun.elapsed());
-                        lost.mark(ConnectionError { failure_source, ..ConnectionError::new(Reason::Exited, message) });
+                        // The process is alive, but communication with it is impossible.
+                        let output = stderr_tail.message_suffix();
+                        let message = format!("{command:?} closed its {pipe} and was terminated{output}");
+                        let error = ConnectionError::new(Reason::Exited, message);
+                        let failure_source = FailureSource::Exit(started_at.elapsed());
+                        end.mark(ConnectionError { failure_source, ..error });
                         calls.with(HashMap::clear);
-                        hang_up.cancel();
+                        closing.cancel();
                         process.terminate().await
                     }
                 }
             };
-            let lived = begun.elapsed();
-            // What the child wrote before it ended is still in the pipes.
-            let rest = async { tokio::join!(errors, answers) };
-            if tokio::time::timeout(DRAIN_TIMEOUT, rest).await.is_err() {
-                pumps.iter().for_each(AbortHandle::abort);
+            let failure_source = FailureSource::Exit(started_at.elapsed());
+            // Output that the child wrote before its exit is still in the pipes.
+            let drain = async { tokio::join!(stderr_task, stdout_task) };
+            if tokio::time::timeout(DRAIN_TIMEOUT, drain).await.is_err() {
+                readers.iter().for_each(AbortHandle::abort);
             }
-            lost.mark(ConnectionError { failure_source: FailureSource::Exit(lived), ..exit_error(&command, status, &words) });
+            end.mark(ConnectionError { failure_source, ..exit_error(&command, status, &stderr_tail) });
             calls.with(HashMap::clear);
-            hang_up.cancel();
-            over.cancel();
+            closing.cancel();
+            finished.cancel();
         }
     });
-    Ok(StdioPipes { outgoing, calls, end: lost.clone(), close_guard: hang_up.drop_guard(), finished: over })
+    Ok(StdioPipes { outgoing, calls, end: end.clone(), close_guard: closing.drop_guard(), finished })
 }
 
 impl StdioPipes {
+    /// Queues a message for the child and waits for room in the queue.
     pub(in crate::wire) async fn send(&self, message: Bytes) -> Result<(), ConnectionError> {
         self.outgoing.send(message).await.map_err(|_| self.end_error())
     }
 
-    /// Sends without waiting; dropped if the child does not read.
+    /// Queues a message without waiting. Drops it if the queue is full because the child does not read.
     pub(in crate::wire) fn try_send(&self, message: Bytes) {
         if self.outgoing.try_send(message).is_err() {
-            trace!("the child does not read; a cancellation was not sent");
+            trace!("the queue of messages for the child is full; a cancellation is dropped");
         }
     }
 
+    /// Sends a request. `wants_notifications` is true if the call takes notifications; `is_listen` for
+    /// `subscriptions/listen`.
     pub(in crate::wire) async fn request(
         &self,
         id: u64,
-        (notices, listens): (bool, bool),
+        (wants_notifications, is_listen): (bool, bool),
         message: Bytes,
     ) -> Result<PendingCall, ConnectionError> {
-        let (answer, answered) = oneshot::channel();
-        let (notices, noticed) = notices.then(|| mpsc::channel(MAX_QUEUED_NOTIFICATIONS)).unzip();
+        let (response_sender, response) = oneshot::channel();
+        let (notification_sender, notifications) =
+            wants_notifications.then(|| mpsc::channel(MAX_QUEUED_NOTIFICATIONS)).unzip();
         self.calls.with(|calls| {
-            calls.insert(id, CallSender { response: answer, notifications: notices, is_listen: listens })
+            calls.insert(
+                id,
+                CallSender { response: response_sender, notifications: notification_sender, is_listen },
+            )
         });
-        let waiting = PendingCall {
-            id,
-            calls: self.calls.clone(),
-            response: answered,
-            notifications: noticed,
-            end: self.end.clone(),
-        };
+        let call =
+            PendingCall { id, calls: self.calls.clone(), response, notifications, end: self.end.clone() };
         self.send(message).await?;
-        Ok(waiting)
+        Ok(call)
     }
 
+    /// Terminates the child and waits until it is reaped.
     pub(in crate::wire) async fn close(&self) {
         self.close_guard.token().cancel();
         self.finished.cancelled().await;
     }
 
+    /// Returns the error that ended the connection.
     fn end_error(&self) -> ConnectionError {
         self.end
             .get()
@@ -180,7 +188,7 @@ impl StdioPipes {
     }
 }
 
-/// A call that waits for its answer.
+/// A call that waits for its response.
 #[derive(Debug)]
 pub(in crate::wire) struct PendingCall {
     id: u64,
@@ -191,19 +199,20 @@ pub(in crate::wire) struct PendingCall {
 }
 
 impl PendingCall {
+    /// Returns the next message for the call. Cancel safe.
     pub(in crate::wire) async fn next(&mut self) -> Result<ResponseMessage, ConnectionError> {
-        let notice = async {
+        let notification = async {
             match &mut self.notifications {
-                Some(noticed) => noticed.recv().await,
+                Some(notifications) => notifications.recv().await,
                 None => None,
             }
         };
-        // Notices first: those that came before the answer are told before it.
+        // Notifications come first: those that arrived before the response are returned before it.
         tokio::select! {
             biased;
-            Some(notice) = notice => Ok(ResponseMessage::Notification(notice)),
-            answer = &mut self.response => match answer {
-                Ok(answer) => answer.map(ResponseMessage::Response),
+            Some(message) = notification => Ok(ResponseMessage::Notification(message)),
+            response = &mut self.response => match response {
+                Ok(response) => response.map(ResponseMessage::Response),
                 Err(_) => Err(self.end.wait().await.into_dispatched()),
             },
         }
@@ -216,22 +225,22 @@ impl Drop for PendingCall {
     }
 }
 
-/// Writes messages to the child until told to hang up, which closes its stdin.
+/// Writes messages to the child's stdin until `closing` is cancelled, and then closes it.
 ///
-/// Where the system says so (Linux), it is noticed at once that the child closed its end, else with the next message.
+/// On Linux it detects at once that the child closed its stdin, on other systems with the next message.
 async fn write_messages(
     stdin: ChildStdin,
     mut queue: mpsc::Receiver<Bytes>,
-    hang_up: CancellationToken,
-    closed: mpsc::Sender<&'static str>,
+    closing: CancellationToken,
+    closed_pipe: mpsc::Sender<&'static str>,
 ) {
     let pump = async {
         let mut stdin = pipe::Sender::from_owned_fd(stdin.into_owned_fd()?)?;
         loop {
             let message = tokio::select! {
                 message = queue.recv() => message,
-                broken = stdin.ready(Interest::ERROR) => {
-                    return broken.and(Err(std::io::ErrorKind::BrokenPipe.into()));
+                error_ready = stdin.ready(Interest::ERROR) => {
+                    return error_ready.and(Err(std::io::ErrorKind::BrokenPipe.into()));
                 }
             };
             let Some(message) = message else { return std::io::Result::Ok(()) };
@@ -239,81 +248,82 @@ async fn write_messages(
             stdin.write_all(b"\n").await?;
         }
     };
-    if let Some(Err(error)) = hang_up.run_until_cancelled(pump).await {
-        debug!(%error, "writing to the child failed");
-        // There is room for both.
-        let _ = closed.try_send("stdin");
+    if let Some(Err(error)) = closing.run_until_cancelled(pump).await {
+        debug!(%error, "writing to the child's stdin failed");
+        // The channel has room for stdin and stdout.
+        let _ = closed_pipe.try_send("stdin");
     }
 }
 
-/// Takes note of the child's messages.
+/// The receivers of the child's messages.
 struct MessageReceiver {
     notifications: NotificationDispatcher,
     process_activity: ProcessActivity,
 }
 
-/// Hands every message of the child to whom it concerns.
+/// Reads the child's messages and dispatches each to its call, to the notification dispatcher or to a response.
 async fn read_messages(
     stdout: ChildStdout,
     calls: PendingCalls,
     outgoing: mpsc::Sender<Bytes>,
-    MessageReceiver { notifications: ears, process_activity: started }: MessageReceiver,
-    closed: mpsc::Sender<&'static str>,
+    MessageReceiver { notifications, process_activity }: MessageReceiver,
+    closed_pipe: mpsc::Sender<&'static str>,
 ) {
     let mut reader = BufReader::new(stdout);
-    let settle = |number: Option<u64>, answer| {
-        if let Some(caller) = number.and_then(|number| calls.with(|calls| calls.remove(&number))) {
-            // The caller may have gone.
-            let _ = caller.response.send(answer);
+    let complete = |request_id: Option<u64>, response| {
+        if let Some(call) = request_id.and_then(|id| calls.with(|calls| calls.remove(&id))) {
+            // The call may have been dropped.
+            let _ = call.response.send(response);
         }
     };
     loop {
-        let message = match lines::next_line(&mut reader, MESSAGE_LIMIT).await {
+        let message = match lines::next_line(&mut reader, MAX_MESSAGE_BYTES).await {
             Ok(Some(StdoutLine::Text(line))) => line,
             Ok(Some(StdoutLine::TooLong(length, ends))) => {
-                debug!(length, "the child printed a line beyond the limit; it was skipped");
-                ears.mark_received();
-                let message = format!("the answer is longer than {} MiB", MESSAGE_LIMIT >> 20);
+                debug!(length, "the child wrote a line longer than the limit; it is skipped");
+                notifications.mark_received();
+                let message = format!("the response is longer than {} MiB", MAX_MESSAGE_BYTES >> 20);
                 let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
-                settle(server_message::request_id_of_truncated(&ends), Err(error));
+                complete(server_message::request_id_of_truncated(&ends), Err(error));
                 continue;
             }
             ended => {
                 debug!(?ended, "the child closed its stdout");
-                let _ = closed.try_send("stdout");
+                let _ = closed_pipe.try_send("stdout");
                 return;
             }
         };
         let kind = server_message::classify(&message);
         if kind.is_ok() {
-            ears.mark_received();
-            started.mark_message_received();
+            notifications.mark_received();
+            process_activity.mark_message_received();
         }
         match kind {
-            Ok(ServerMessage::Response(number, reply)) => settle(number, Ok(reply)),
-            Ok(ServerMessage::Progress(number) | ServerMessage::ListenAcknowledged(number)) => {
-                let notices =
-                    calls.with(|calls| calls.get(&number).and_then(|caller| caller.notifications.clone()));
-                if let Some(notices) = notices {
-                    let _ = notices.try_send(message);
+            Ok(ServerMessage::Response(request_id, response)) => complete(request_id, Ok(response)),
+            Ok(ServerMessage::Progress(request_id) | ServerMessage::ListenAcknowledged(request_id)) => {
+                let sender =
+                    calls.with(|calls| calls.get(&request_id).and_then(|call| call.notifications.clone()));
+                if let Some(sender) = sender {
+                    let _ = sender.try_send(message);
                 }
             }
-            Ok(ServerMessage::ListenCancelled(number)) => {
-                let listens = calls.with(|calls| calls.get(&number).is_some_and(|caller| caller.is_listen));
+            Ok(ServerMessage::ListenCancelled(request_id)) => {
+                let is_listen = calls.with(|calls| calls.get(&request_id).is_some_and(|call| call.is_listen));
                 let message = "the server ended the subscription";
                 let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
-                settle(Some(number).filter(|_| listens), Err(error));
+                complete(Some(request_id).filter(|_| is_listen), Err(error));
             }
             Ok(ServerMessage::Request(id, method)) => respond(&outgoing, &id, &method),
-            Ok(unasked) => ears.dispatch(&unasked, &message),
-            Err(error) => ears.log_malformed(&error),
+            Ok(kind) => notifications.dispatch(&kind, &message),
+            Err(error) => notifications.log_malformed(&error),
         }
     }
 }
 
+/// Queues the response to a request of the child without waiting.
 fn respond(outgoing: &mpsc::Sender<Bytes>, id: &JsonRpcId, method: &str) {
     if outgoing.try_send(server_message::response_to(id, method)).is_err() {
-        debug!(method, "the child does not read; its question was not answered");
+        debug!(method, "the queue of messages for the child is full; its request gets no response");
     }
 }
 
@@ -324,12 +334,12 @@ async fn read_stderr(mut stderr: ChildStderr, mut log: StderrLines) {
     }
 }
 
-/// One sentence on how a child ended.
-fn exit_error(command: &str, status: ExitStatus, words: &StderrTail) -> ConnectionError {
-    let how = match (status.code(), status.signal()) {
+/// Returns the error that describes how a child ended.
+fn exit_error(command: &str, status: ExitStatus, stderr_tail: &StderrTail) -> ConnectionError {
+    let outcome = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
-        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended".to_owned(),
     };
-    ConnectionError::new(Reason::Exited, format!("{command:?} {how}{}", words.message_suffix()))
+    ConnectionError::new(Reason::Exited, format!("{command:?} {outcome}{}", stderr_tail.message_suffix()))
 }

@@ -1,10 +1,10 @@
-//! Histories at random: a name never leads to another tool than before.
+//! Random histories of updates: a name never routes to a different tool than before.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Few servers, prefixes and names, so that they meet all the time.
+/// Generates updates with few servers, prefixes and names, so that conflicts are frequent.
 fn history() -> impl Strategy<Value = Vec<Event>> {
     let tools = [
         "t",
@@ -42,22 +42,23 @@ enum Event {
     Remove(Server),
     Settle,
     AdvanceMinutes(u64),
-    /// With what is declared already told before the first server comes, or not.
+    /// A restart; true if the declarations are complete before the first server is published.
     Restart(bool),
 }
 
-/// Whom a name led to, until when it did or that server was declared, and whether the server has not given it up.
+/// The last target of each name: its server and tool, the last instant at which the name was routed or its server
+/// declared, and false if the server released the name.
 type RoutedNames = BTreeMap<(ViewName, String), (ObjectKey, String, Instant, bool)>;
 
-/// Looks where each name leads now. Fails if one leads elsewhere within the hour, or while its server is declared.
+/// Records the target of each name. Fails if a name has a new target within one hour, or while its server is declared.
 fn assert_names_are_stable(
     generation: &Generation,
     declared: &BTreeMap<ObjectKey, CatalogUpdate>,
-    led: &mut RoutedNames,
+    routed: &mut RoutedNames,
 ) {
     let now = generation.created_at;
-    for (server, _, last, stays) in led.values_mut() {
-        if *stays && declared.contains_key(server) && now.duration_since(*last) < RESERVATION_PERIOD {
+    for (server, _, last, is_reserved) in routed.values_mut() {
+        if *is_reserved && declared.contains_key(server) && now.duration_since(*last) < RESERVATION_PERIOD {
             *last = now;
         }
     }
@@ -68,14 +69,14 @@ fn assert_names_are_stable(
             let route = table.route(name).unwrap();
             assert!(Arc::ptr_eq(route, found) || route.item_id() == found.item_id(), "{name}");
             let (server, tool) = (route.section().key.clone(), route.name().to_owned());
-            let leads = (server.clone(), tool.clone(), now, true);
-            let before = led.insert((view.clone(), name.to_owned()), leads);
-            if let Some((last_server, last_tool, last, _)) = before {
+            let target = (server.clone(), tool.clone(), now, true);
+            let previous = routed.insert((view.clone(), name.to_owned()), target);
+            if let Some((last_server, last_tool, last, _)) = previous {
                 let same = last_server == server && last_tool == tool;
-                let over = now.duration_since(last) >= RESERVATION_PERIOD;
+                let expired = now.duration_since(last) >= RESERVATION_PERIOD;
                 assert!(
-                    same || over,
-                    "{view:?} {name} led to {last_server} {last_tool}, and now {server} {tool}"
+                    same || expired,
+                    "{view:?} {name} routed to {last_server} {last_tool}, and now to {server} {tool}"
                 );
             }
         }
@@ -86,10 +87,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_name_never_leads_to_another_tool(history in history()) {
+    fn name_never_routes_to_a_different_tool(history in history()) {
         let all: Vec<_> = ["a", "default"].into_iter()
             .flat_map(|namespace| ["s1", "s2", "s3"].map(|name| ObjectKey::new(namespace, name))).collect();
-        let (mut generation, mut declared, mut led) = (empty_generation(), BTreeMap::new(), RoutedNames::new());
+        let (mut generation, mut declared, mut routed) = (empty_generation(), BTreeMap::new(), RoutedNames::new());
         for event in history {
             let next = match event {
                 Event::Declare((namespace, name), prefix, second) => {
@@ -100,8 +101,8 @@ proptest! {
                 Event::Publish((namespace, name), prefix, tools) => {
                     let key = ObjectKey::new(namespace, name);
                     if generation.section(&key).is_some_and(|section| section.prefix != prefix) {
-                        let given_up = led.values_mut().filter(|(server, ..)| *server == key);
-                        given_up.for_each(|(_, _, _, stays)| *stays = false);
+                        let given_up = routed.values_mut().filter(|(server, ..)| *server == key);
+                        given_up.for_each(|(_, _, _, is_reserved)| *is_reserved = false);
                     }
                     generation.updated([publish(namespace, name, prefix, &tools)])
                 }
@@ -118,23 +119,25 @@ proptest! {
                 }
             };
             for view in [EVERYTHING, ViewName::Namespace("a".into())] {
-                let [before, after] = [&generation, &next].map(|generation| generation.view(&view).table(ListKind::Tools));
-                // Put together once, and again only where the list changed.
+                let table = |generation: &Generation| generation.view(&view).table(ListKind::Tools).clone();
+                let [before, after] = [&generation, &next].map(table);
+                // The first page is built once, and again only if the list changed.
                 prop_assert_eq!(before.page(None).unwrap(), before.page_after(None));
                 let same = before.page_after(None) == after.page_after(None);
                 prop_assert!(same || before.version() < after.version() || next.number() < generation.number());
             }
             generation = next;
-            assert_names_are_stable(&generation, &declared, &mut led);
+            assert_names_are_stable(&generation, &declared, &mut routed);
             let items = generation.sections().map(|section| section.lists.tools.len()).sum::<usize>();
             let table = generation.view(&EVERYTHING).table(ListKind::Tools);
             prop_assert_eq!((table.len(), table.suffixed().count()), (items, items));
         }
     }
 
-    /// A new process, another replica, another order: servers that are declared at the start get the same names.
+    /// A new process, another replica or another order of attaching give servers that are declared at startup the same
+    /// names.
     #[test]
-    fn names_at_a_first_start_do_not_depend_on_who_comes_first(order in Just((0..4_usize).collect::<Vec<_>>()).prop_shuffle()) {
+    fn initial_names_do_not_depend_on_attach_order(order in Just((0..4_usize).collect::<Vec<_>>()).prop_shuffle()) {
         let servers = [("s1", 3, "x"), ("s2", 1, "x"), ("s3", 2, "x"), ("s4", 2, "y")];
         let declared = servers.map(|(name, second, prefix)| declare("default", name, second, prefix));
         let mut generation = generation(declared).updated([CatalogUpdate::DeclarationsComplete]);

@@ -1,8 +1,8 @@
-//! A server in every state, with the conditions and the sentence that it must have.
+//! A server in every state, with its expected conditions and Ready message.
 
 use super::*;
 
-/// A state, and what is told of it.
+/// A state and its expected conditions.
 pub(super) struct StateCase {
     pub name: &'static str,
     pub declared: DeclaredObject<McpServerSpec>,
@@ -11,11 +11,11 @@ pub(super) struct StateCase {
     pub ready_message: &'static str,
 }
 
-/// Every state that there is.
+/// Returns all states.
 pub(super) fn state_cases() -> Vec<StateCase> {
     vec![
         StateCase {
-            name: "new and unseen",
+            name: "new and not applied yet",
             declared: declared_server("a", 1),
             observation: None,
             conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
@@ -60,10 +60,10 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             observation: Some(observation("a", 1, Phase::Idle, Some(1))),
             conditions: "Ready=True/Idle Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
                          Attached=False/Detached",
-            ready_message: "connected by the next call, 3 tools",
+            ready_message: "connects on the next call, 3 tools",
         },
         StateCase {
-            name: "a secret was rotated: the same generation connects anew",
+            name: "a Secret was rotated: the same generation reconnects",
             declared: declared_server("a", 1),
             observation: Some(observation("a", 1, connecting(1, None), Some(1))),
             conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
@@ -84,7 +84,7 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             observation: Some(observation("a", 1, connecting(4, Some(Reason::Timeout)), None)),
             conditions: "Ready=False/Timeout Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
                          Attached=False/Detached Reconciling=True/ProgressingWithRetry",
-            ready_message: "Timeout happened; attempt 4 is under way",
+            ready_message: "Timeout happened; attempt 4 is in progress",
         },
         StateCase {
             name: "stalled: rejected credentials",
@@ -92,18 +92,18 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             observation: Some(observation("a", 1, failed(Reason::CredentialsRejected, None, 1), None)),
             conditions: "Ready=False/CredentialsRejected Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
                          Attached=False/Detached Stalled=True/CredentialsRejected",
-            ready_message: "CredentialsRejected happened; not retried until its declaration or a secret changes",
+            ready_message: "CredentialsRejected happened; not retried until the declaration or a secret changes",
         },
         StateCase {
-            name: "stalled: no such command, and it is looked for again",
+            name: "stalled: no such command, checked again later",
             declared: declared_server("a", 1),
             observation: Some(observation("a", 1, failed(Reason::CommandNotFound, Some(300), 2), None)),
             conditions: "Ready=False/CommandNotFound Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
                          Attached=False/Detached Stalled=True/CommandNotFound",
-            ready_message: "CommandNotFound happened; looking again at 00:05:00 UTC",
+            ready_message: "CommandNotFound happened; next check at 00:05:00 UTC",
         },
         StateCase {
-            name: "draining before it is suspended",
+            name: "draining before suspension",
             declared: suspended(2),
             observation: Some(observation("a", 1, Phase::Draining(Reason::Suspended), Some(1))),
             conditions: "Ready=False/Draining Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
@@ -119,7 +119,7 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             ready_message: "suspended by spec.suspend",
         },
         StateCase {
-            name: "suspended from the first",
+            name: "suspended from the start",
             declared: suspended(1),
             observation: None,
             conditions: "Ready=False/Suspended Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
@@ -127,7 +127,7 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             ready_message: "suspended by spec.suspend",
         },
         StateCase {
-            name: "no longer suspended, not taken up yet",
+            name: "no longer suspended, not applied yet",
             declared: declared_server("a", 3),
             observation: Some(observation("a", 1, Phase::Detached(Reason::Suspended), None)),
             conditions: "Ready=False/Connecting Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
@@ -135,15 +135,15 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             ready_message: "waiting for an attempt to connect",
         },
         StateCase {
-            name: "a secret is missing from the first",
+            name: "a Secret is missing from the start",
             declared: unresolved(1),
             observation: None,
             conditions: "Ready=False/SecretNotFound Accepted=True/Accepted ResolvedRefs=False/SecretNotFound \
                          Attached=False/Detached Reconciling=True/ProgressingWithRetry",
-            ready_message: "SecretNotFound happened; attached as soon as it is there",
+            ready_message: "SecretNotFound happened; the server connects once it exists",
         },
         StateCase {
-            name: "a secret is deleted under a connection",
+            name: "a Secret is deleted while connected",
             declared: unresolved(1),
             observation: Some(observation("a", 1, Phase::Attached, Some(1))),
             conditions: "Ready=True/Attached Accepted=True/Accepted ResolvedRefs=False/SecretNotFound \
@@ -151,15 +151,15 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             ready_message: "attached over stdio, 3 tools",
         },
         StateCase {
-            name: "edited to need a secret that is missing",
+            name: "edited to refer to a missing Secret",
             declared: unresolved(2),
             observation: Some(observation("a", 1, Phase::Attached, Some(1))),
             conditions: "Ready=False/SecretNotFound Accepted=True/Accepted ResolvedRefs=False/SecretNotFound \
                          Attached=True/ServingPreviousGeneration Reconciling=True/ProgressingWithRetry",
-            ready_message: "SecretNotFound happened; attached as soon as it is there",
+            ready_message: "SecretNotFound happened; the server connects once it exists",
         },
         StateCase {
-            name: "its file does not parse, the last good is attached",
+            name: "its file does not parse, the last valid declaration is attached",
             declared: rejected(1, Reason::ParseError, true),
             observation: Some(observation("a", 1, Phase::Attached, Some(1))),
             conditions: "Ready=False/ParseError Accepted=False/ParseError ResolvedRefs=True/ResolvedRefs \
@@ -175,7 +175,7 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             ready_message: "InvalidSpec happened",
         },
         StateCase {
-            name: "deleted and created again: the old object's connection says nothing",
+            name: "deleted and created again: the old object's connection is ignored",
             declared: declared_server("a", 1),
             observation: Some(Observation {
                 uid: "another".into(),

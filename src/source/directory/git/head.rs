@@ -1,17 +1,17 @@
-//! What git says about a tree: the commit that is checked out, and whether git is at work. Read from its files without
-//! running it, except where refs are kept in a reftable, which only git reads.
+//! Reads the checked-out commit of a work tree and whether git is running, from the files of git and without running
+//! it. Only refs in a reftable require the `git` program.
 
 use std::path::{Path, PathBuf};
 
-use super::program::{block_on_with_timeout, git};
+use super::program::{block_on_with_timeout, run_git};
 use crate::source::directory::tree::read_file;
 
-/// Of a pointer: HEAD, a branch, a `.git` file.
+/// The size limit of a pointer file: HEAD, a branch, or a `.git` file.
 const MAX_POINTER_BYTES: u64 = 4 << 10;
 const MAX_PACKED_REFS_BYTES: u64 = 32 << 20;
-/// What stands in HEAD where refs are in a reftable, for programs that only know files.
+/// The content of HEAD if the refs are in a reftable, for programs that only support files.
 const REFTABLE_HEAD_REF: &str = "refs/heads/.invalid";
-/// The tables that hold the refs at a time: others after every change.
+/// The list of the tables that hold the refs; every change of a ref changes it.
 const REFTABLE_LIST_FILE: &str = "reftable/tables.list";
 const MAX_REFTABLE_LIST_BYTES: u64 = 64 << 10;
 
@@ -21,11 +21,11 @@ pub struct GitDirectory {
     /// The work tree.
     work_tree: PathBuf,
     git_dir: PathBuf,
-    /// Where branches are: another folder, if this is one of several work trees.
+    /// The directory that holds the branches: a different one if this is one of several work trees.
     common_dir: PathBuf,
 }
 
-/// The commit that git told last, where it has to be asked, and the tables that held the refs then.
+/// The last commit that the `git` program returned, if it is needed, and the tables that held the refs then.
 #[derive(Debug, Default)]
 pub struct GitHead {
     tables: Vec<Option<Vec<u8>>>,
@@ -33,14 +33,14 @@ pub struct GitHead {
 }
 
 impl GitDirectory {
-    /// Of the work tree that holds `folder`, if it is in one.
+    /// Returns the git directory of the work tree that contains `folder`, if there is one.
     pub fn containing(folder: &Path) -> Option<Self> {
         folder.ancestors().find_map(|tree| {
-            let entry = tree.join(".git");
-            let folder = if entry.is_dir() {
-                entry
+            let dot_git = tree.join(".git");
+            let folder = if dot_git.is_dir() {
+                dot_git
             } else {
-                let pointer = read_pointer(&entry)?;
+                let pointer = read_pointer(&dot_git)?;
                 tree.join(pointer.strip_prefix("gitdir:")?.trim_start())
             };
             let common = read_pointer(&folder.join("commondir"));
@@ -49,8 +49,8 @@ impl GitDirectory {
         })
     }
 
-    /// The commit that is checked out; `None` before the first one. Where refs are in a reftable, git is asked once for
-    /// each state of it, which `last` remembers; blocks then, in a runtime.
+    /// Returns the checked-out commit; `None` before the first commit. If the refs are in a reftable, git runs once for
+    /// each state of it, which `last` caches; the call then blocks and must be in a runtime.
     pub fn head(&self, last: &mut GitHead) -> Option<String> {
         let head = read_pointer(&self.git_dir.join("HEAD"))?;
         let Some(branch) = head.strip_prefix("ref:") else {
@@ -63,40 +63,44 @@ impl GitDirectory {
         if branch.split('/').any(|part| part.is_empty() || part.starts_with('.')) {
             return None;
         }
-        let loose = |folder: &Path| read_pointer(&folder.join(branch)).as_deref().and_then(parse_commit_id);
-        loose(&self.git_dir).or_else(|| loose(&self.common_dir)).or_else(|| {
-            let (_, packed) = read_file(&self.common_dir.join("packed-refs"), MAX_PACKED_REFS_BYTES).ok()?;
-            let text = String::from_utf8_lossy(&packed);
+        let read_loose_ref =
+            |folder: &Path| read_pointer(&folder.join(branch)).as_deref().and_then(parse_commit_id);
+        read_loose_ref(&self.git_dir).or_else(|| read_loose_ref(&self.common_dir)).or_else(|| {
+            let (_, packed_refs) =
+                read_file(&self.common_dir.join("packed-refs"), MAX_PACKED_REFS_BYTES).ok()?;
+            let text = String::from_utf8_lossy(&packed_refs);
             let line = text.lines().find(|line| line.split(' ').nth(1) == Some(branch))?;
             parse_commit_id(line.split(' ').next()?)
         })
     }
 
     fn query_head(&self, last: &mut GitHead) -> Option<String> {
-        let tables = |folder: &Path| {
+        let read_list = |folder: &Path| {
             Some(read_file(&folder.join(REFTABLE_LIST_FILE), MAX_REFTABLE_LIST_BYTES).ok()?.1)
         };
-        let tables = vec![tables(&self.git_dir), tables(&self.common_dir)];
+        let tables = vec![read_list(&self.git_dir), read_list(&self.common_dir)];
         if last.tables != tables {
-            let answer =
-                block_on_with_timeout(git(&self.work_tree, &["rev-parse", "--verify", "--quiet", "HEAD"]))
-                    .flatten();
-            *last = GitHead { tables, commit: answer.and_then(|answer| parse_commit_id(answer.trim())) };
+            let output = block_on_with_timeout(run_git(
+                &self.work_tree,
+                &["rev-parse", "--verify", "--quiet", "HEAD"],
+            ))
+            .flatten();
+            *last = GitHead { tables, commit: output.and_then(|output| parse_commit_id(output.trim())) };
         }
         last.commit.clone()
     }
 
-    /// Whether a git command is changing the work tree now, or died while it did.
+    /// True if a git command is changing the work tree now, or died while it did.
     pub fn is_busy(&self) -> bool {
         self.git_dir.join("index.lock").symlink_metadata().is_ok()
     }
 
-    /// The folder in which [`GitDirectory::signs`] appear.
+    /// Returns the directory that contains the [`GitDirectory::watched_files`].
     pub fn path(&self) -> &Path {
         &self.git_dir
     }
 
-    /// The files whose changes say that a commit was made, or another checked out.
+    /// Returns the files that change when a commit is made or another commit is checked out.
     pub fn watched_files(&self) -> impl Iterator<Item = PathBuf> {
         ["HEAD", "index", "index.lock"].map(|name| self.git_dir.join(name)).into_iter()
     }
@@ -149,9 +153,9 @@ mod tests {
                 Some(TWO),
             ),
             ("before the first commit", &[(".git/HEAD", "ref: refs/heads/b")], None),
-            ("broken", &[(".git/HEAD", "what?")], None),
+            ("broken", &[(".git/HEAD", "invalid")], None),
             ("empty", &[(".git/x", "")], None),
-            ("a name that climbs", &[(".git/HEAD", "ref: ../../x"), ("x", ONE)], None),
+            ("a ref above the directory", &[(".git/HEAD", "ref: ../../x"), ("x", ONE)], None),
             ("none", &[], None),
         ];
         for (name, files, expected) in table {
@@ -163,12 +167,13 @@ mod tests {
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, text).unwrap();
             }
-            let found = GitDirectory::containing(&tree).and_then(|git| git.head(&mut GitHead::default()));
-            assert_eq!(found.as_deref(), *expected, "{name}");
+            let head = GitDirectory::containing(&tree).and_then(|git| git.head(&mut GitHead::default()));
+            assert_eq!(head.as_deref(), *expected, "{name}");
         }
     }
 
-    /// As with a reftable, whatever git is installed: what its files say is beside a repository that git can read.
+    /// Emulates a reftable with any version of git: a stub git directory points to a reftable next to a repository that
+    /// git can read.
     #[tokio::test]
     async fn git_is_run_once_per_state_of_a_reftable() {
         let folder = tempfile::tempdir().unwrap();
@@ -189,20 +194,20 @@ mod tests {
         write("stub/reftable/tables.list", "one\n");
         let (tree, stub) = (folder.path().to_path_buf(), folder.path().join("stub"));
         let mut last = GitHead::default();
-        let mut ask = async || {
+        let mut read_head = async || {
             let git =
                 GitDirectory { work_tree: tree.clone(), git_dir: stub.clone(), common_dir: stub.clone() };
             let mut head = std::mem::take(&mut last);
-            let asked = tokio::task::spawn_blocking(move || (git.head(&mut head), head));
-            let (commit, head) = asked.await.unwrap();
+            let task = tokio::task::spawn_blocking(move || (git.head(&mut head), head));
+            let (commit, head) = task.await.unwrap();
             last = head;
             commit
         };
-        assert_eq!(ask().await, None, "before the first commit");
+        assert_eq!(read_head().await, None, "before the first commit");
         run(&["commit", "-q", "--allow-empty", "-m", "x"]);
         let commit = run(&["rev-parse", "HEAD"]);
-        assert_eq!(ask().await, None, "the tables are the same, so it is not asked again");
+        assert_eq!(read_head().await, None, "the tables are the same, so git is not run again");
         write("stub/reftable/tables.list", "one\ntwo\n");
-        assert_eq!(ask().await, Some(commit));
+        assert_eq!(read_head().await, Some(commit));
     }
 }

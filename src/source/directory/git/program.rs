@@ -1,4 +1,4 @@
-//! Running the `git` program: reading only, and within a bound.
+//! Runs the `git` program: read-only, and within a time limit.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -9,24 +9,25 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::debug;
 
-/// What is asked of git takes no longer.
+/// The time limit of one query.
 const GIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Waits for what is asked of git; `None` if that takes too long. Blocks, in a runtime.
-pub fn block_on_with_timeout<T>(asked: impl Future<Output = T>) -> Option<T> {
+/// Waits for queries of git; returns `None` on timeout. Blocks; must be called in a runtime.
+pub fn block_on_with_timeout<T>(queries: impl Future<Output = T>) -> Option<T> {
     let runtime = Handle::try_current().ok()?;
-    runtime.block_on(async { timeout(GIT_TIMEOUT, asked).await }).ok()
+    runtime.block_on(async { timeout(GIT_TIMEOUT, queries).await }).ok()
 }
 
-/// What git says, reading only: nothing is locked, fetched, or run by its configuration.
-pub async fn git(root: &Path, args: &[&str]) -> Option<String> {
+/// Runs git read-only and returns its output: nothing is locked, fetched, or run by its configuration. Returns `None`
+/// if git fails.
+pub async fn run_git(root: &Path, args: &[&str]) -> Option<String> {
     let mut command = Command::new("git");
     command
         .args(["--no-optional-locks", "--no-pager"])
         .args(
             ["core.fsmonitor=false", "core.quotePath=false", "log.showSignature=false"]
                 .iter()
-                .flat_map(|set| ["-c", set]),
+                .flat_map(|setting| ["-c", setting]),
         )
         .args(args)
         .current_dir(root)

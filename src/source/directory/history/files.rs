@@ -1,7 +1,7 @@
-//! What was seen of each file, and what of it has been taken.
+//! Tracks what was observed of each file and what of it was applied.
 //!
-//! Promises that a file that has not changed is not read again, and that a change or a removal is taken only
-//! when two looks agree on it.
+//! Promises that an unchanged file is not read again, and that a change or a removal is applied only after two scans
+//! agree on it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
@@ -14,100 +14,100 @@ use tokio::time::Instant;
 
 use super::merge::AcceptedObjects;
 use crate::resource::Digest;
-use crate::source::directory::git::{BlobId, CommitFiles, blob};
-use crate::source::directory::tree::{FileStamp, FoundFile, why};
+use crate::source::directory::git::{BlobId, CommitFiles, blob_id};
+use crate::source::directory::tree::{FileStamp, FoundFile, read_failure};
 use crate::source::parse::{ParsedFile, display_path, parse};
 
-/// Two looks this far apart must have seen the same.
+/// The minimum time between the two scans that must observe the same content.
 const CONFIRMATION_INTERVAL: Duration = Duration::from_millis(100);
 
-/// All files of the tree that may hold declarations.
+/// The files of the tree that may contain declarations.
 #[derive(Debug, Default)]
 pub struct DeclarationFiles {
     files: HashMap<Arc<PathBuf>, FileState>,
-    /// Those of which something is still to be taken.
+    /// The files with content that is not applied yet.
     pending: BTreeSet<Arc<PathBuf>>,
     scan_number: u64,
-    /// Of all that was seen, until something else is.
+    /// The digest of all observed content, until the content changes.
     digest: Option<Digest>,
-    /// Grows whenever something else is seen.
+    /// A number that grows whenever the observed content changes.
     version: u64,
 }
 
 #[derive(Debug)]
 struct FileState {
-    /// The round in which it was last met.
+    /// The number of the last scan that visited it.
     last_seen_in: u64,
-    /// As it was when read; `None` if it must be read again.
+    /// Its stamp when it was read; `None` if it must be read again.
     stamp: Option<FileStamp>,
     observed: Observation,
-    /// When it was first seen so.
+    /// The time since which the observation is the same.
     observed_since: Instant,
-    /// It was closed after writing, or moved here, when it was last read.
+    /// True if it was closed after writing, or moved here, before it was last read.
     completed: bool,
-    /// It declares nothing, and something in it is not understood, or it cannot be read.
+    /// True if it declares nothing and part of it is not recognized, or if it cannot be read.
     ambiguous: bool,
     applied: Applied,
 }
 
-/// What the last look saw.
+/// The observation of the last scan.
 #[derive(Debug)]
 enum Observation {
     Gone,
     Unreadable(String),
-    /// The declarations are there until they are taken.
+    /// Holds the parsed declarations until they are applied.
     Content(ContentId, Option<ParsedFile>),
 }
 
-/// A content, by the names that we and git have for it.
+/// The identity of a content: our digest and the object id of git.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ContentId {
     digest: Digest,
     blob: BlobId,
 }
 
-/// What is in the book.
+/// The part of a file that was applied to the accepted objects.
 #[derive(Debug)]
 enum Applied {
     Nothing,
-    /// By an earlier run: the same content adds nothing but its faults.
+    /// Applied by an earlier run: the same content adds only its faults.
     Restored(Digest),
     Unreadable(String),
     Content(Digest),
-    /// What was new in a content, beside what was there before.
+    /// The new objects of a content, in addition to the earlier objects of the file.
     Partial,
 }
 
-/// One look at the tree.
+/// The context of one scan of the tree.
 pub struct ScanContext<'a> {
-    /// When it began.
+    /// The start of the scan.
     pub now: Instant,
-    /// The same by the clock on the wall.
+    /// The start of the scan by the wall clock.
     pub wall_clock: Timestamp,
-    /// The first of this run: what is new is taken as it is.
+    /// True for the first scan of this run: new content is applied at once.
     pub is_first: bool,
-    /// Nothing was heard of the tree for a while, or it was noisy for too long.
+    /// True if no event was received for a while, or if events have been arriving for too long.
     pub settled: bool,
-    /// Files and folders, by their real paths, that were closed after writing or moved here.
+    /// The files and folders, by their real paths, that were closed after writing or moved here.
     pub completed: &'a HashSet<PathBuf>,
 }
 
-/// What was taken.
+/// The result of applying the observed files.
 #[derive(Debug, Default)]
 pub struct FileChanges {
-    /// Something waits for another look.
+    /// True if a change waits for another scan.
     pub needs_rescan: bool,
-    /// Something is held back that would be taken away.
+    /// True if a removal is held.
     pub removals_held: bool,
-    /// The files whose content in the book is another.
+    /// The files whose applied content changed.
     pub changed: BTreeSet<Arc<PathBuf>>,
 }
 
-/// A folder of which not all could be seen, and why.
+/// A folder that could not be read completely, and the reason.
 pub type UnreadableFolder = (PathBuf, String);
 
 impl DeclarationFiles {
-    /// A file whose content an earlier run had taken, or could not read.
+    /// Restores a file whose content an earlier run had applied, or could not read.
     pub fn restore(&mut self, path: &Arc<PathBuf>, digest: Option<Digest>, now: Instant) {
         let file = FileState {
             applied: digest.map_or_else(|| Applied::Unreadable(String::new()), Applied::Restored),
@@ -117,13 +117,13 @@ impl DeclarationFiles {
         self.pending.insert(Arc::clone(path));
     }
 
-    /// A look begins.
+    /// Begins a scan.
     pub fn begin_scan(&mut self) {
         self.scan_number += 1;
     }
 
-    /// The look met a file, which is read if it may have changed.
-    pub fn record_file(&mut self, found: &FoundFile<'_>, moment: &ScanContext<'_>) {
+    /// Records a visited file, and reads it if it may have changed.
+    pub fn record_file(&mut self, found: &FoundFile<'_>, context: &ScanContext<'_>) {
         if let Some(file) = self.files.get_mut(found.path)
             && file.stamp == Some(found.stamp)
         {
@@ -132,17 +132,17 @@ impl DeclarationFiles {
         }
         let (stamp, bytes) = match found.read() {
             Ok(read) => read,
-            // It went since it was listed.
+            // It was deleted after it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => {
-                return self.record_unreadable(found.path, why(&error), moment);
+                return self.record_unreadable(found.path, read_failure(&error), context);
             }
         };
-        let content = ContentId { digest: Digest::of(&bytes), blob: blob(&bytes) };
-        self.observe(found.path, moment, |path, file| {
-            file.stamp = Some(stamp).filter(|stamp| stamp.is_settled(moment.wall_clock));
-            file.completed = found.real_path.ancestors().any(|part| moment.completed.contains(part));
-            if matches!(&file.observed, Observation::Content(seen, _) if *seen == content) {
+        let content = ContentId { digest: Digest::of(&bytes), blob: blob_id(&bytes) };
+        self.observe(found.path, context, |path, file| {
+            file.stamp = Some(stamp).filter(|stamp| stamp.is_settled(context.wall_clock));
+            file.completed = found.real_path.ancestors().any(|part| context.completed.contains(part));
+            if matches!(&file.observed, Observation::Content(observed, _) if *observed == content) {
                 return None;
             }
             let parsed = parse(path, &bytes);
@@ -151,30 +151,35 @@ impl DeclarationFiles {
         });
     }
 
-    /// The look met a file that cannot be read; `why` completes a sentence that begins with it.
-    pub fn record_unreadable(&mut self, path: &PathBuf, why: String, moment: &ScanContext<'_>) {
-        self.observe(path, moment, |_, file| {
+    /// Records a visited file that cannot be read; `reason` completes a sentence that begins with the file.
+    pub fn record_unreadable(&mut self, path: &PathBuf, reason: String, context: &ScanContext<'_>) {
+        self.observe(path, context, |_, file| {
             file.stamp = None;
             file.ambiguous = true;
-            let same = matches!(&file.observed, Observation::Unreadable(seen) if *seen == why);
-            (!same).then_some(Observation::Unreadable(why))
+            let is_same = matches!(&file.observed, Observation::Unreadable(observed) if *observed == reason);
+            (!is_same).then_some(Observation::Unreadable(reason))
         });
     }
 
-    /// The look is over: what it did not meet is gone, unless it is where the look could not see.
-    pub fn end_scan(&mut self, blind: &[UnreadableFolder], moment: &ScanContext<'_>) {
-        let missed = self.files.iter().filter(|(_, file)| file.last_seen_in != self.scan_number);
-        let missed: Vec<_> = missed.map(|(path, _)| Arc::clone(path)).collect();
-        for path in missed {
-            match blind.iter().find(|(folder, _)| path.starts_with(folder)) {
-                Some((folder, why)) if folder.as_os_str().is_empty() => {
-                    self.record_unreadable(&path, format!("is unknown: the directory {why}"), moment);
+    /// Ends a scan: a file that was not visited is gone, unless it is in a folder that could not be read.
+    pub fn end_scan(&mut self, unreadable_folders: &[UnreadableFolder], context: &ScanContext<'_>) {
+        let not_visited = self.files.iter().filter(|(_, file)| file.last_seen_in != self.scan_number);
+        let not_visited: Vec<_> = not_visited.map(|(path, _)| Arc::clone(path)).collect();
+        for path in not_visited {
+            match unreadable_folders.iter().find(|(folder, _)| path.starts_with(folder)) {
+                Some((folder, reason)) if folder.as_os_str().is_empty() => {
+                    self.record_unreadable(
+                        &path,
+                        format!("could not be checked: the directory {reason}"),
+                        context,
+                    );
                 }
-                Some((folder, why)) => {
-                    let why = format!("is unknown: its folder {} {why}", display_path(folder));
-                    self.record_unreadable(&path, why, moment);
+                Some((folder, reason)) => {
+                    let reason =
+                        format!("could not be checked: its folder {} {reason}", display_path(folder));
+                    self.record_unreadable(&path, reason, context);
                 }
-                None => self.observe(&path, moment, |_, file| {
+                None => self.observe(&path, context, |_, file| {
                     file.stamp = None;
                     (!matches!(file.observed, Observation::Gone)).then_some(Observation::Gone)
                 }),
@@ -182,34 +187,39 @@ impl DeclarationFiles {
         }
     }
 
-    /// Puts into the book what may be taken at this moment. If `hold`, nothing is taken away.
-    pub fn apply(&mut self, book: &mut AcceptedObjects, moment: &ScanContext<'_>, hold: bool) -> FileChanges {
-        let mut took = FileChanges::default();
+    /// Applies to `objects` the observations that may be applied now. With `hold`, nothing is removed.
+    pub fn apply(
+        &mut self,
+        objects: &mut AcceptedObjects,
+        context: &ScanContext<'_>,
+        hold: bool,
+    ) -> FileChanges {
+        let mut changes = FileChanges::default();
         for path in std::mem::take(&mut self.pending) {
             let Some(file) = self.files.get_mut(&path) else {
                 continue;
             };
             if hold && matches!(file.observed, Observation::Gone) {
-                took.removals_held = true;
+                changes.removals_held = true;
                 self.pending.insert(path);
                 continue;
             }
-            if file.can_be_applied(moment) {
+            if file.can_be_applied(context) {
                 match &mut file.observed {
                     Observation::Gone => {
-                        book.record_file(&path, ParsedFile::default());
+                        objects.record_file(&path, ParsedFile::default());
                         self.files.remove(&path);
                     }
-                    Observation::Unreadable(why) => {
-                        book.record_file(&path, ParsedFile::unreadable(&path, why));
-                        file.applied = Applied::Unreadable(why.clone());
+                    Observation::Unreadable(reason) => {
+                        objects.record_file(&path, ParsedFile::unreadable(&path, reason));
+                        file.applied = Applied::Unreadable(reason.clone());
                     }
                     Observation::Content(ContentId { digest, .. }, parsed) => {
                         if let Some(parsed) = parsed.take() {
-                            book.record_file(&path, parsed);
+                            objects.record_file(&path, parsed);
                         }
-                        if !matches!(file.applied, Applied::Restored(taken) if taken == *digest) {
-                            took.changed.insert(Arc::clone(&path));
+                        if !matches!(file.applied, Applied::Restored(applied) if applied == *digest) {
+                            changes.changed.insert(Arc::clone(&path));
                         }
                         file.applied = Applied::Content(*digest);
                     }
@@ -219,28 +229,30 @@ impl DeclarationFiles {
             if let Observation::Content(_, Some(parsed)) = &file.observed
                 && file.completed
             {
-                book.record_new_objects(&path, parsed);
+                objects.record_new_objects(&path, parsed);
                 file.applied = Applied::Partial;
             }
-            took.needs_rescan = true;
+            changes.needs_rescan = true;
             self.pending.insert(path);
         }
-        took
+        changes
     }
 
-    /// Whether any file is there, readable or not.
+    /// True if no file exists, readable or not.
     pub fn is_empty(&self) -> bool {
         self.files.values().all(|file| matches!(file.observed, Observation::Gone))
     }
 
-    /// Tells whether no file is there but such as are not understood and have nothing in force: what was declared may have
-    /// gone into those.
-    pub fn is_ambiguous(&self, book: &AcceptedObjects) -> bool {
-        let lost = |path, file: &FileState| file.ambiguous && !book.declares(path);
-        self.files.iter().all(|(path, file)| matches!(file.observed, Observation::Gone) || lost(path, file))
+    /// True if the only existing files are ambiguous ones without accepted objects: removed declarations may have moved
+    /// into them.
+    pub fn is_ambiguous(&self, objects: &AcceptedObjects) -> bool {
+        let is_lost = |path, file: &FileState| file.ambiguous && !objects.declares(path);
+        self.files
+            .iter()
+            .all(|(path, file)| matches!(file.observed, Observation::Gone) || is_lost(path, file))
     }
 
-    /// The content of a file that is in the book.
+    /// Returns the digest of the applied content of a file.
     pub fn applied_digest(&self, path: &Arc<PathBuf>) -> Option<Digest> {
         match self.files.get(path)?.applied {
             Applied::Content(digest) | Applied::Restored(digest) => Some(digest),
@@ -248,7 +260,7 @@ impl DeclarationFiles {
         }
     }
 
-    /// A digest of all that was seen.
+    /// Returns a digest of all observed content.
     pub fn digest(&mut self) -> Digest {
         *self.digest.get_or_insert_with(|| {
             let content = |(path, file): (&Arc<PathBuf>, &FileState)| match &file.observed {
@@ -257,18 +269,18 @@ impl DeclarationFiles {
                 }
                 _ => None,
             };
-            let mut all: Vec<_> = self.files.iter().filter_map(content).collect();
-            all.sort_unstable();
-            Digest::of(all.concat().as_bytes())
+            let mut lines: Vec<_> = self.files.iter().filter_map(content).collect();
+            lines.sort_unstable();
+            Digest::of(lines.concat().as_bytes())
         })
     }
 
-    /// Another number whenever something else was seen.
+    /// Returns a number that changes whenever the observed content changes.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// Whether a file is as a commit has it, which may be that it is not there.
+    /// True if a file is as in the commit, which includes that it exists in neither.
     pub fn is_committed(&self, path: &Path, commits: &CommitFiles) -> bool {
         match self.files.get(&path.to_path_buf()).map(|file| &file.observed) {
             Some(Observation::Content(content, _)) => commits.contains(path, &content.blob),
@@ -277,29 +289,29 @@ impl DeclarationFiles {
         }
     }
 
-    /// Whether all files are as a commit has them, and none is missing.
+    /// True if all files are as in the commit and none is missing.
     pub fn all_committed(&self, commits: &CommitFiles) -> bool {
-        let there = self.files.iter().filter(|(_, file)| !matches!(file.observed, Observation::Gone));
-        let there = there.map(|(path, _)| path.as_path());
-        let mut all = there.chain(commits.paths().map(PathBuf::as_path));
-        all.all(|path| self.is_committed(path, commits))
+        let existing = self.files.iter().filter(|(_, file)| !matches!(file.observed, Observation::Gone));
+        let existing = existing.map(|(path, _)| path.as_path());
+        let mut paths = existing.chain(commits.paths().map(PathBuf::as_path));
+        paths.all(|path| self.is_committed(path, commits))
     }
 
     fn observe(
         &mut self,
         path: &PathBuf,
-        moment: &ScanContext<'_>,
-        now_seen: impl FnOnce(&Arc<PathBuf>, &mut FileState) -> Option<Observation>,
+        context: &ScanContext<'_>,
+        observe_file: impl FnOnce(&Arc<PathBuf>, &mut FileState) -> Option<Observation>,
     ) {
         let path = match self.files.get_key_value(path) {
             Some((path, _)) => Arc::clone(path),
             None => Arc::new(path.clone()),
         };
-        let file = self.files.entry(Arc::clone(&path)).or_insert_with(|| FileState::unobserved(moment.now));
+        let file = self.files.entry(Arc::clone(&path)).or_insert_with(|| FileState::unobserved(context.now));
         file.last_seen_in = self.scan_number;
-        if let Some(seen) = now_seen(&path, file) {
-            file.observed = seen;
-            file.observed_since = moment.now;
+        if let Some(observation) = observe_file(&path, file) {
+            file.observed = observation;
+            file.observed_since = context.now;
             self.digest = None;
             self.version += 1;
         }
@@ -330,17 +342,21 @@ impl FileState {
     fn is_pending(&self) -> bool {
         match (&self.observed, &self.applied) {
             (Observation::Gone, Applied::Nothing) => false,
-            (Observation::Unreadable(seen), Applied::Unreadable(taken)) => seen != taken,
-            (Observation::Content(seen, _), Applied::Content(taken)) => seen.digest != *taken,
+            (Observation::Unreadable(observed), Applied::Unreadable(applied)) => observed != applied,
+            (Observation::Content(observed, _), Applied::Content(applied)) => observed.digest != *applied,
             _ => true,
         }
     }
 
-    fn can_be_applied(&self, moment: &ScanContext<'_>) -> bool {
+    fn can_be_applied(&self, context: &ScanContext<'_>) -> bool {
         match (&self.observed, &self.applied) {
-            (Observation::Content(seen, _), Applied::Restored(taken)) if seen.digest == *taken => true,
-            (_, Applied::Nothing) if moment.is_first => true,
-            _ => moment.settled && moment.now >= self.observed_since + CONFIRMATION_INTERVAL,
+            (Observation::Content(observed, _), Applied::Restored(applied))
+                if observed.digest == *applied =>
+            {
+                true
+            }
+            (_, Applied::Nothing) if context.is_first => true,
+            _ => context.settled && context.now >= self.observed_since + CONFIRMATION_INTERVAL,
         }
     }
 }

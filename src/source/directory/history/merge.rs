@@ -1,8 +1,8 @@
-//! What the files declare, as one set of objects. Pure.
+//! Merges the declarations of all files into one set of objects. Pure.
 //!
-//! Promises that an object keeps its identity while any file declares it, keeps its last good declaration
-//! while the newest cannot be accepted, and keeps its `Arc` while nothing about it changes; and that a
-//! changed file costs its own objects alone.
+//! Promises that an object keeps its identity while any file declares it, keeps its last good declaration while the
+//! latest one cannot be accepted, and keeps its `Arc` while nothing about it changes. The cost of a changed file is
+//! proportional to its own objects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use crate::source::parse::{
 };
 use crate::source::resolve::secret_references;
 
-/// All accepted declarations.
+/// The accepted objects.
 #[derive(Debug, Default)]
 pub struct AcceptedObjects {
     pub servers: AcceptedKind<McpServerSpec>,
@@ -32,22 +32,25 @@ pub struct AcceptedObjects {
 }
 
 impl AcceptedObjects {
-    /// Notes what a file holds now: nothing, if it is gone. It is in force after [`AcceptedObjects::settle`].
+    /// Records the current content of a file, which is empty if the file is gone. It takes effect in
+    /// [`AcceptedObjects::apply`].
     pub fn record_file(&mut self, path: &Arc<PathBuf>, parsed: ParsedFile) {
         let mut faults = parsed.faults;
-        let unread = parsed.unrecognized.map(|fault| {
-            let message = format!("{}; what was declared in this file stays in force", fault.problem.message);
+        let unrecognized = parsed.unrecognized.map(|fault| {
+            let message =
+                format!("{}; the objects that this file declared stay in force", fault.problem.message);
             SourceProblem { problem: Problem::new(fault.problem.reason, message), ..*fault }
         });
-        let told = |fault: &SourceProblem| {
-            let place = fault.location().map(|place| format!("{place}: ")).unwrap_or_default();
-            Problem::new(fault.problem.reason, format!("{place}{}", fault.problem.message))
+        let to_problem = |fault: &SourceProblem| {
+            let location = fault.location().map(|location| format!("{location}: ")).unwrap_or_default();
+            Problem::new(fault.problem.reason, format!("{location}{}", fault.problem.message))
         };
-        let unnamed = parsed.unidentified.or_else(|| unread.as_ref().map(told));
-        let mut frozen = self.servers.record_file(path, parsed.servers, unnamed.as_ref(), &mut faults);
-        frozen |= self.skills.record_file(path, parsed.skills, unnamed.as_ref(), &mut faults);
-        // Where nothing was declared before, it is none of our business.
-        faults.extend(unread.filter(|_| frozen));
+        let unidentified = parsed.unidentified.or_else(|| unrecognized.as_ref().map(to_problem));
+        let mut objects_kept =
+            self.servers.record_file(path, parsed.servers, unidentified.as_ref(), &mut faults);
+        objects_kept |= self.skills.record_file(path, parsed.skills, unidentified.as_ref(), &mut faults);
+        // A file that declared nothing before does not concern evenkeel.
+        faults.extend(unrecognized.filter(|_| objects_kept));
         self.faults.remove(path);
         if !faults.is_empty() {
             self.faults.insert(Arc::clone(path), faults);
@@ -62,21 +65,21 @@ impl AcceptedObjects {
         }
     }
 
-    /// Notes only the good objects of a file whose names nobody declares yet. What else is in it, or is no
-    /// longer, waits for [`AcceptedObjects::note`].
+    /// Records only the valid objects of a file whose names no file declares yet. Other changes of the file wait for
+    /// [`AcceptedObjects::record_file`].
     pub fn record_new_objects(&mut self, path: &Arc<PathBuf>, parsed: &ParsedFile) {
         self.servers.record_new_objects(path, &parsed.servers);
         self.skills.record_new_objects(path, &parsed.skills);
     }
 
-    /// Puts what was noted in force, and gives the files whose objects are others, or have other states.
+    /// Applies the recorded declarations. Returns the files whose objects, or the states of their objects, changed.
     pub fn apply(&mut self, context: &MergeContext<'_>) -> BTreeSet<Arc<PathBuf>> {
         let mut stale = self.servers.apply(context);
         stale.append(&mut self.skills.apply(context));
         stale
     }
 
-    /// Resolves once more the references of the servers that have some.
+    /// Resolves again the references of all servers that have any.
     pub fn resolve_references(&mut self, resolve: &EndpointResolver<'_>) {
         let changed = self.servers.objects.values().filter_map(|server| {
             let spec = server.spec.as_ref()?;
@@ -95,17 +98,17 @@ impl AcceptedObjects {
         }
     }
 
-    /// The secrets that servers refer to, by name and key.
+    /// Returns the secrets that servers refer to, by name and key.
     pub fn secret_references(&self) -> HashSet<(String, String)> {
         let specs = self.servers.objects.values().filter_map(|server| server.spec.as_deref());
-        let place = |reference: &SecretKeyRef| (reference.name.clone(), reference.key.clone());
-        specs.flat_map(secret_references).map(place).collect()
+        let name_and_key = |reference: &SecretKeyRef| (reference.name.clone(), reference.key.clone());
+        specs.flat_map(secret_references).map(name_and_key).collect()
     }
 
-    /// What could not be read, and what lost to another of its name, in the order of the files.
+    /// Returns the faults of the files and the duplicate declarations, in the order of the files.
     pub fn faults(&self) -> Vec<SourceProblem> {
-        let lost = self.servers.duplicates.values().chain(self.skills.duplicates.values());
-        let mut faults: Vec<_> = self.faults.values().chain(lost).flatten().cloned().collect();
+        let duplicates = self.servers.duplicates.values().chain(self.skills.duplicates.values());
+        let mut faults: Vec<_> = self.faults.values().chain(duplicates).flatten().cloned().collect();
         faults.sort_by_key(|fault| {
             let file = fault.origin.as_ref().and_then(Origin::file);
             file.map(|(path, line)| (Arc::clone(path), line))
@@ -113,22 +116,22 @@ impl AcceptedObjects {
         faults
     }
 
-    /// What was read and has no effect, in the order of the files.
+    /// Returns the entries that have no effect, in the order of the files.
     pub fn warnings(&self) -> Vec<SourceProblem> {
         self.warnings.values().flatten().cloned().collect()
     }
 
-    /// Whether nothing is declared.
+    /// True if nothing is declared.
     pub fn is_empty(&self) -> bool {
         self.servers.objects.is_empty() && self.skills.objects.is_empty()
     }
 
-    /// Tells whether a file declares something that is in force.
+    /// True if a file declares an accepted object.
     pub fn declares(&self, path: &Arc<PathBuf>) -> bool {
         self.servers.files.contains_key(path) || self.skills.files.contains_key(path)
     }
 
-    /// Documents of other API groups.
+    /// Returns the number of documents of other API groups.
     pub fn foreign_documents(&self) -> usize {
         self.foreign_documents.values().sum()
     }
@@ -137,7 +140,7 @@ impl AcceptedObjects {
 /// The objects of one kind.
 #[derive(Debug)]
 pub struct AcceptedKind<S> {
-    /// As the source gives them.
+    /// The objects as the source publishes them.
     pub objects: OrdMap<ObjectKey, Arc<DeclaredObject<S>>>,
     slots: HashMap<ObjectKey, DeclarationSlot<S>>,
     files: HashMap<Arc<PathBuf>, BTreeSet<ObjectKey>>,
@@ -145,11 +148,10 @@ pub struct AcceptedKind<S> {
     dirty_keys: BTreeSet<ObjectKey>,
 }
 
-/// Who declares an object: the file in force first.
+/// The files that declare an object; the file in force is the first.
 #[derive(Debug)]
 struct DeclarationSlot<S> {
     claims: Vec<FileClaim<S>>,
-    /// The last good document.
     last_good_document: Option<Arc<str>>,
 }
 
@@ -157,30 +159,30 @@ struct DeclarationSlot<S> {
 struct FileClaim<S> {
     path: Arc<PathBuf>,
     line: u32,
-    /// What is not in force yet.
+    /// The declaration that is not applied yet.
     pending: Option<LatestDeclaration<S>>,
 }
 
-/// What is known of an object from an earlier run.
+/// An object that was restored from an earlier run.
 #[derive(Debug)]
 pub struct RestoredObject<S> {
     pub key: ObjectKey,
     pub line: u32,
     pub uid: Arc<str>,
     pub generation: i64,
-    pub created: Timestamp,
+    pub created_at: Timestamp,
     pub revision: Arc<str>,
-    pub change: Option<Arc<Commit>>,
-    /// Its last good declaration, if it ever had one.
+    pub last_commit: Option<Arc<Commit>>,
+    /// The last good declaration, if there was one.
     pub last_good: Option<ParsedObject<S>>,
 }
 
 impl<S> FileClaim<S> {
-    /// Whether an object is declared here, and well, in so many words.
+    /// True if this is a valid, explicit declaration.
     fn is_explicit(&self) -> bool {
-        let good =
+        let is_valid =
             matches!(&self.pending, Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(_), .. })));
-        good && !is_skill_file(&self.path)
+        is_valid && !is_skill_file(&self.path)
     }
 }
 
@@ -197,18 +199,18 @@ impl<S> Default for AcceptedKind<S> {
 }
 
 impl<S: ObjectSpec> AcceptedKind<S> {
-    /// Takes up an object of an earlier run, as if `path` declared it.
+    /// Restores an object of an earlier run, as if `path` declared it.
     pub fn restore(
         &mut self,
         path: &Arc<PathBuf>,
-        remembered: RestoredObject<S>,
+        restored: RestoredObject<S>,
         resolve: &EndpointResolver<'_>,
     ) {
-        let RestoredObject { key, line, .. } = remembered;
+        let RestoredObject { key, line, .. } = restored;
         if self.slots.contains_key(&key) {
             return;
         }
-        let (labels, annotations, text, spec) = match remembered.last_good {
+        let (labels, annotations, text, spec) = match restored.last_good {
             Some(object) => {
                 (object.labels, object.annotations, Some(object.document), object.spec.ok().map(Arc::new))
             }
@@ -217,14 +219,14 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         let declared = DeclaredObject {
             meta: DeclaredMeta {
                 key: key.clone(),
-                uid: remembered.uid,
-                generation: remembered.generation,
-                created_at: remembered.created,
+                uid: restored.uid,
+                generation: restored.generation,
+                created_at: restored.created_at,
                 labels,
                 annotations,
                 origin: Origin::File { path: Arc::clone(path), line },
-                revision: remembered.revision,
-                last_commit: remembered.change,
+                revision: restored.revision,
+                last_commit: restored.last_commit,
             },
             spec_digest: spec.as_ref().map(Digest::of_json),
             endpoint: spec.as_ref().and_then(|spec| spec.endpoint(path, resolve)),
@@ -238,7 +240,7 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         self.slots.insert(key, slot);
     }
 
-    /// What a file has in force: each object with the line and the last good document.
+    /// Returns the objects that a file has in force: each with its line and its last good document.
     pub fn applied_objects(
         &self,
         path: &Arc<PathBuf>,
@@ -251,15 +253,16 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         })
     }
 
-    /// Notes the objects of a file. True if some that are not found in it stay because of `unnamed`.
+    /// Records the objects of a file. Returns true if objects that are not found in it are kept because of
+    /// `unidentified`.
     fn record_file(
         &mut self,
         path: &Arc<PathBuf>,
         objects: Vec<ParsedObject<S>>,
-        unnamed: Option<&Problem>,
+        unidentified: Option<&Problem>,
         faults: &mut Vec<SourceProblem>,
     ) -> bool {
-        let mut frozen = false;
+        let mut objects_kept = false;
         let missing = self.files.remove(path).unwrap_or_default();
         let mut claims = BTreeSet::new();
         for object in objects {
@@ -273,9 +276,9 @@ impl<S: ObjectSpec> AcceptedKind<S> {
             if claims.contains(&key) {
                 continue;
             }
-            match unnamed {
+            match unidentified {
                 Some(problem) if self.freeze(path, &key, problem) => {
-                    frozen = true;
+                    objects_kept = true;
                     claims.insert(key);
                 }
                 _ => self.remove_claim(path, key),
@@ -284,7 +287,7 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         if !claims.is_empty() {
             self.files.insert(Arc::clone(path), claims);
         }
-        frozen
+        objects_kept
     }
 
     fn record_new_objects(&mut self, path: &Arc<PathBuf>, objects: &[ParsedObject<S>]) {
@@ -304,34 +307,34 @@ impl<S: ObjectSpec> AcceptedKind<S> {
             line: object.line,
             pending: Some(LatestDeclaration::Declared(object)),
         };
-        let incumbents = usize::from(self.objects.contains_key(&key));
+        let in_force_count = usize::from(self.objects.contains_key(&key));
         let slot = self
             .slots
             .entry(key.clone())
             .or_insert_with(|| DeclarationSlot { claims: Vec::new(), last_good_document: None });
-        match slot.claims.iter_mut().find(|known| known.path == claim.path) {
-            Some(known) => *known = claim,
+        match slot.claims.iter_mut().find(|existing| existing.path == claim.path) {
+            Some(existing) => *existing = claim,
             None => slot.claims.push(claim),
         }
-        // The one in force stays first, whatever its path; of the others YAML comes before JSON, then the path
-        // counts. A folder that is declared by where it is gives way to whoever declares it in so many words.
-        if let Some(others) = slot.claims.get_mut(incumbents..) {
+        // The declaration in force stays first, whatever its path. Of the others, YAML precedes JSON, then they are
+        // ordered by path. A skill that is declared by the location of its folder yields to an explicit declaration.
+        if let Some(others) = slot.claims.get_mut(in_force_count..) {
             others.sort_by_cached_key(|claim| (is_json(&claim.path), Arc::clone(&claim.path)));
         }
         if slot.claims.first().is_some_and(|first| is_skill_file(&first.path))
-            && let Some(better) = slot.claims.iter().position(FileClaim::is_explicit)
-            && let Some(until) = slot.claims.get_mut(..=better)
+            && let Some(explicit) = slot.claims.iter().position(FileClaim::is_explicit)
+            && let Some(up_to_explicit) = slot.claims.get_mut(..=explicit)
         {
-            until.rotate_right(1);
+            up_to_explicit.rotate_right(1);
         }
         self.dirty_keys.insert(key);
     }
 
-    /// Leaves an object as it is whose newest form cannot be read; false if this file has it not in force.
+    /// Keeps an object whose latest declaration cannot be read. Returns false if this file does not have it in force.
     fn freeze(&mut self, path: &Arc<PathBuf>, key: &ObjectKey, problem: &Problem) -> bool {
-        let known = self.objects.contains_key(key);
+        let is_accepted = self.objects.contains_key(key);
         let first = self.slots.get_mut(key).and_then(|slot| slot.claims.first_mut());
-        let Some(first) = first.filter(|first| known && first.path == *path) else {
+        let Some(first) = first.filter(|first| is_accepted && first.path == *path) else {
             return false;
         };
         first.pending = Some(LatestDeclaration::Unreadable(problem.clone()));
@@ -363,35 +366,36 @@ impl<S: ObjectSpec> AcceptedKind<S> {
                 Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(spec), .. })) => Some(spec),
                 _ => last.and_then(|last| last.spec.as_deref()),
             };
-            let same =
+            let is_same_subject =
                 |claim: &FileClaim<S>| spec.is_some_and(|spec| spec.refers_to_file(&first.path, &claim.path));
-            let lost = others.iter().filter(|claim| !same(claim));
-            let lost: Vec<_> = lost
+            let duplicates = others.iter().filter(|claim| !is_same_subject(claim));
+            let duplicates: Vec<_> = duplicates
                 .map(|claim| duplicate_problem::<S>(&key, &claim.path, claim.line, &first.path))
                 .collect();
-            if !lost.is_empty() {
-                self.duplicates.insert(key.clone(), lost);
+            if !duplicates.is_empty() {
+                self.duplicates.insert(key.clone(), duplicates);
             }
-            // A folder that is declared by where it is may have to give way, and then comes back.
-            let news = if is_skill_file(&first.path) { first.pending.clone() } else { first.pending.take() };
-            let Some(news) = news else { continue };
+            // A skill that is declared by the location of its folder may have to yield, and is restored later.
+            let declaration =
+                if is_skill_file(&first.path) { first.pending.clone() } else { first.pending.take() };
+            let Some(declaration) = declaration else { continue };
             let path = Arc::clone(&first.path);
-            let text = match &news {
+            let text = match &declaration {
                 LatestDeclaration::Declared(object) if object.spec.is_ok() => {
                     Some(Arc::clone(&object.document))
                 }
                 _ => None,
             };
-            if let Some(new) = next_object(last, &path, news, context) {
+            if let Some(updated) = next_object(last, &path, declaration, context) {
                 if let Some(slot) = self.slots.get_mut(&key)
                     && text.is_some()
                 {
                     slot.last_good_document = text;
                 }
-                if last.is_none_or(|last| !Arc::ptr_eq(last, &new)) {
+                if last.is_none_or(|last| !Arc::ptr_eq(last, &updated)) {
                     stale.extend(before);
                     stale.insert(path);
-                    self.objects.insert(key, new);
+                    self.objects.insert(key, updated);
                 }
             }
         }
@@ -403,12 +407,12 @@ fn duplicate_problem<S: ObjectSpec>(
     key: &ObjectKey,
     path: &Arc<PathBuf>,
     line: u32,
-    winner: &Arc<PathBuf>,
+    in_force_path: &Arc<PathBuf>,
 ) -> SourceProblem {
     let message = format!(
-        "{} {key} is declared in {} already, which stays in force; rename or remove one of them",
+        "{} {key} is already declared in {}, which stays in force; rename or remove one of them",
         S::KIND,
-        display_path(winner)
+        display_path(in_force_path)
     );
     let origin = Origin::File { path: Arc::clone(path), line };
     SourceProblem::new(Some(origin), Problem::new(Reason::DuplicateName, message))

@@ -1,8 +1,8 @@
-//! From what was seen of the files to the declarations that are in force, and what is remembered of them.
+//! Turns the observed files into the accepted declarations, and saves them for the next run.
 //!
-//! Promises that an object keeps its identity and its last good declaration, that a change or a removal counts only when
-//! two looks agree on it, and that all of this outlives a restart. Never looks at the tree, and never decides whether a
-//! removal is meant: it is told.
+//! Promises that an object keeps its identity and its last good declaration, that a change or a removal is applied only
+//! after two scans agree on it, and that all of this survives a restart. Never reads the tree, and never decides
+//! whether a removal is intended: the caller does.
 
 mod files;
 mod merge;
@@ -14,4 +14,4 @@ pub use files::{DeclarationFiles, ScanContext, UnreadableFolder};
 pub use merge::AcceptedObjects;
 pub use next_state::MergeContext;
 pub use records::DeclarationRecords;
-pub use removals::record_removals as note_removals;
+pub use removals::record_removals;

@@ -1,4 +1,4 @@
-//! The next state of one object, from its last and from what its file says now. Pure.
+//! Computes the next state of one object from its last state and the latest content of its file. Pure.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,36 +8,37 @@ use jiff::Timestamp;
 use crate::resource::{Commit, DeclaredMeta, DeclaredObject, Digest, Origin, Problem, same_endpoint};
 use crate::source::parse::{EndpointResolver, ObjectSpec, ParsedObject};
 
-/// What the newest look at a file said about an object.
+/// The latest declaration of an object, as found by a scan.
 #[derive(Clone, Debug)]
 pub enum LatestDeclaration<S> {
-    /// It is declared: well, or so that it cannot be accepted.
+    /// It is declared; its spec may be invalid.
     Declared(ParsedObject<S>),
     /// Its document, or the file, cannot be read.
     Unreadable(Problem),
 }
 
-/// What a next state depends on beside the files.
+/// The context of a next state, in addition to the files.
 pub struct MergeContext<'a> {
     pub now: Timestamp,
     pub revision: &'a Arc<str>,
-    /// The commit that changed a file last, if that is the content which was seen.
+    /// Returns the commit that last changed a file, if the observed content is that of the commit.
     pub last_commit: &'a dyn Fn(&Path) -> Option<Arc<Commit>>,
     pub new_uid: &'a dyn Fn() -> Arc<str>,
     pub resolve: &'a EndpointResolver<'a>,
 }
 
-/// The next state of an object that `path` declares, and whether the declaration was accepted.
+/// Returns the next state of an object that `path` declares; `None` if the declaration cannot be read and there is no
+/// last state.
 ///
-/// Guarantees: the same `Arc` if nothing differs; the same uid and time of creation as before; a generation
-/// that grows by one if, and only if, another spec is in force.
+/// Guarantees: the same `Arc` if nothing differs; the same uid and creation time as before; a generation that grows by
+/// one if, and only if, the spec in force changes.
 pub fn next_object<S: ObjectSpec>(
     last: Option<&Arc<DeclaredObject<S>>>,
     path: &Arc<PathBuf>,
-    newest: LatestDeclaration<S>,
+    latest: LatestDeclaration<S>,
     context: &MergeContext<'_>,
 ) -> Option<Arc<DeclaredObject<S>>> {
-    let new = match (newest, last) {
+    let next = match (latest, last) {
         (LatestDeclaration::Declared(object), last) => {
             let origin = Origin::File { path: Arc::clone(path), line: object.line };
             let meta = last
@@ -61,8 +62,8 @@ pub fn next_object<S: ObjectSpec>(
         (LatestDeclaration::Unreadable(_), None) => return None,
     };
     match last {
-        Some(last) if is_unchanged(last, &new) => Some(Arc::clone(last)),
-        _ => Some(Arc::new(new)),
+        Some(last) if is_unchanged(last, &next) => Some(Arc::clone(last)),
+        _ => Some(Arc::new(next)),
     }
 }
 
@@ -117,7 +118,7 @@ fn accepted_object<S: ObjectSpec>(
     }
 }
 
-/// The last good declaration stays, if there was one.
+/// Keeps the last good declaration, if there was one.
 fn rejected_object<S: ObjectSpec>(
     last: Option<&Arc<DeclaredObject<S>>>,
     meta: DeclaredMeta,
@@ -137,10 +138,10 @@ fn rejected_object<S: ObjectSpec>(
 }
 
 fn is_unchanged<S: PartialEq>(one: &DeclaredObject<S>, other: &DeclaredObject<S>) -> bool {
-    let seen = |meta: &DeclaredMeta| (meta.generation, meta.origin.clone(), meta.revision.clone());
+    let identity = |meta: &DeclaredMeta| (meta.generation, meta.origin.clone(), meta.revision.clone());
     one.spec == other.spec
         && one.rejected == other.rejected
-        && seen(&one.meta) == seen(&other.meta)
+        && identity(&one.meta) == identity(&other.meta)
         && one.meta.labels == other.meta.labels
         && one.meta.annotations == other.meta.annotations
         && same_endpoint(one.endpoint.as_ref(), other.endpoint.as_ref())

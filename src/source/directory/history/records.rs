@@ -1,5 +1,4 @@
-//! What is remembered of the declarations from one run to the next, in the state directory: one record per
-//! declaring file.
+//! Saves the declarations in the state directory for the next run: one record per declaring file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,16 +17,16 @@ use crate::state_dir::{StateDir, StateError};
 
 const RECORDS_FOLDER: &str = "declarations";
 
-/// A file and the objects it has in force.
+/// A file and the objects that it has in force.
 #[derive(Debug, Serialize, Deserialize)]
 struct FileRecord {
     path: PathBuf,
-    /// Of its content; absent if it could not be read.
+    /// The digest of its content; absent if the file could not be read.
     digest: Option<Digest>,
     objects: Vec<ObjectRecord>,
 }
 
-/// An object. Its document may hold secrets that are written out in it, as the file does; never resolved ones.
+/// An object. Its document may contain secrets that are written literally in the file, but never resolved ones.
 #[derive(Debug, Serialize, Deserialize)]
 struct ObjectRecord {
     kind: String,
@@ -40,39 +39,44 @@ struct ObjectRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     change: Option<Arc<Commit>>,
     line: u32,
-    /// The last good one.
+    /// The last good document.
     document: Option<String>,
 }
 
-/// The records on the disk: in at most 256 files, by digest of the path, so that a change costs little and
-/// a first start few files.
+/// The saved records, in at most 256 files that are chosen by the digest of the path: a change costs little, and a
+/// first start writes few files.
 #[derive(Debug, Default)]
 pub struct DeclarationRecords {
     paths_by_record: BTreeMap<String, BTreeSet<Arc<PathBuf>>>,
-    /// The ones that are no longer true.
+    /// The record files that must be written again.
     stale_records: BTreeSet<String>,
 }
 
 impl DeclarationRecords {
-    /// Takes up what the last run knew. What cannot be read is left out: its objects will be new.
+    /// Restores the records of the last run. A record that cannot be read is skipped: its objects will be new.
+    ///
+    /// Errors: the state directory cannot be read.
     pub fn restore(
         &mut self,
-        state: &StateDir,
-        book: &mut AcceptedObjects,
+        state_dir: &StateDir,
+        accepted: &mut AcceptedObjects,
         files: &mut DeclarationFiles,
         resolve: &EndpointResolver<'_>,
         now: Instant,
     ) -> Result<(), StateError> {
-        for name in state.list(RECORDS_FOLDER)? {
-            let Some(bytes) = state.read(&name)? else { continue };
+        for name in state_dir.list(RECORDS_FOLDER)? {
+            let Some(bytes) = state_dir.read(&name)? else { continue };
             let records: Vec<FileRecord> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                warn!("{}: no record of declarations: {error}", state.path().join(&name).display());
+                warn!(
+                    "{}: invalid record of declarations; it is ignored: {error}",
+                    state_dir.path().join(&name).display()
+                );
                 Vec::new()
             });
             for record in records {
                 let path = Arc::new(record.path);
-                for entry in record.objects {
-                    entry.restore(book, &path, resolve);
+                for object in record.objects {
+                    object.restore(accepted, &path, resolve);
                 }
                 files.restore(&path, record.digest, now);
                 self.paths_by_record.entry(record_name(&path)).or_default().insert(path);
@@ -81,7 +85,7 @@ impl DeclarationRecords {
         Ok(())
     }
 
-    /// The records of these files are no longer true.
+    /// Marks the records of these files as stale.
     pub fn mark_stale(&mut self, paths: BTreeSet<Arc<PathBuf>>) {
         for path in paths {
             let name = record_name(&path);
@@ -90,26 +94,26 @@ impl DeclarationRecords {
         }
     }
 
-    /// Writes them anew. What cannot be written is tried again at the next call.
+    /// Writes the stale records. A record that cannot be written is retried on the next call.
     pub fn write(
         &mut self,
-        state: &StateDir,
-        book: &AcceptedObjects,
+        state_dir: &StateDir,
+        accepted: &AcceptedObjects,
         files: &DeclarationFiles,
     ) -> Result<(), StateError> {
         while let Some(name) = self.stale_records.first() {
             let mut records = Vec::new();
             if let Some(paths) = self.paths_by_record.get_mut(name) {
                 paths.retain(|path| {
-                    let record = FileRecord::for_file(path, book, files);
-                    let keep = record.is_some();
+                    let record = FileRecord::for_file(path, accepted, files);
+                    let has_record = record.is_some();
                     records.extend(record);
-                    keep
+                    has_record
                 });
             }
             match serde_json::to_vec(&records) {
-                Ok(bytes) if !records.is_empty() => state.write(name, &bytes)?,
-                _ => state.remove(name)?,
+                Ok(bytes) if !records.is_empty() => state_dir.write(name, &bytes)?,
+                _ => state_dir.remove(name)?,
             }
             self.stale_records.pop_first();
         }
@@ -117,24 +121,24 @@ impl DeclarationRecords {
     }
 }
 
-/// The name of the file that a record is in.
+/// Returns the name of the file that contains a record.
 fn record_name(path: &Path) -> String {
     format!("{RECORDS_FOLDER}/{}", Digest::of(path.as_os_str().as_encoded_bytes()).hex_prefix(2))
 }
 
 impl FileRecord {
-    /// `None` if nothing of the file is in force, or if its path is not UTF-8: then its objects will be new
-    /// after a restart.
-    fn for_file(path: &Arc<PathBuf>, book: &AcceptedObjects, files: &DeclarationFiles) -> Option<Self> {
-        let mut objects = object_records(&book.servers, path);
-        objects.append(&mut object_records(&book.skills, path));
-        let known = !objects.is_empty() && path.to_str().is_some();
-        known.then(|| Self { path: path.to_path_buf(), digest: files.applied_digest(path), objects })
+    /// Returns the record of a file; `None` if nothing of the file is in force, or if its path is not UTF-8: its
+    /// objects will then be new after a restart.
+    fn for_file(path: &Arc<PathBuf>, accepted: &AcceptedObjects, files: &DeclarationFiles) -> Option<Self> {
+        let mut objects = object_records(&accepted.servers, path);
+        objects.append(&mut object_records(&accepted.skills, path));
+        let is_recorded = !objects.is_empty() && path.to_str().is_some();
+        is_recorded.then(|| Self { path: path.to_path_buf(), digest: files.applied_digest(path), objects })
     }
 }
 
-fn object_records<S: ObjectSpec>(shelf: &AcceptedKind<S>, path: &Arc<PathBuf>) -> Vec<ObjectRecord> {
-    let entry = |(meta, line, text): (&DeclaredMeta, u32, Option<&Arc<str>>)| ObjectRecord {
+fn object_records<S: ObjectSpec>(kind: &AcceptedKind<S>, path: &Arc<PathBuf>) -> Vec<ObjectRecord> {
+    let record = |(meta, line, text): (&DeclaredMeta, u32, Option<&Arc<str>>)| ObjectRecord {
         kind: S::KIND.to_owned(),
         namespace: meta.key.namespace.to_string(),
         name: meta.key.name.to_string(),
@@ -146,15 +150,17 @@ fn object_records<S: ObjectSpec>(shelf: &AcceptedKind<S>, path: &Arc<PathBuf>) -
         line,
         document: text.map(ToString::to_string),
     };
-    shelf.applied_objects(path).map(entry).collect()
+    kind.applied_objects(path).map(record).collect()
 }
 
 impl ObjectRecord {
-    fn restore(self, book: &mut AcceptedObjects, path: &Arc<PathBuf>, resolve: &EndpointResolver<'_>) {
+    fn restore(self, accepted: &mut AcceptedObjects, path: &Arc<PathBuf>, resolve: &EndpointResolver<'_>) {
         let parsed = parse(path, self.document.as_deref().unwrap_or_default().as_bytes());
         match self.kind.as_str() {
-            McpServerSpec::KIND => book.servers.restore(path, self.into_restored(parsed.servers), resolve),
-            SkillSpec::KIND => book.skills.restore(path, self.into_restored(parsed.skills), resolve),
+            McpServerSpec::KIND => {
+                accepted.servers.restore(path, self.into_restored(parsed.servers), resolve)
+            }
+            SkillSpec::KIND => accepted.skills.restore(path, self.into_restored(parsed.skills), resolve),
             _ => {}
         }
     }
@@ -167,9 +173,9 @@ impl ObjectRecord {
             line: self.line,
             uid: self.uid.into(),
             generation: self.generation,
-            created: self.created,
+            created_at: self.created,
             revision: self.revision.into(),
-            change: self.change,
+            last_commit: self.change,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who took objects away, as far as git tells it. Pure.
+//! Records which commits removed objects, as far as git shows it. Pure.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,30 +8,31 @@ use imbl::ordmap::DiffItem;
 
 use crate::resource::{Commit, DeclaredObject, ObjectKey};
 
-/// Of so many objects it is kept: who follows the source has long taken the first of them up then.
+/// The number of removals that are kept. Subscribers of the source have applied the oldest ones long before that.
 const MAX_REMOVALS: usize = 1_000;
 
-/// Commits by the uids of the objects that they took away.
+/// The commits that removed objects, by the uids of the objects.
 pub type Removals = OrdMap<Arc<str>, Arc<Commit>>;
 
-/// Notes the objects that are there no more, with what `last` gives as the commit that changed their file.
+/// Records the objects that are in `before` and not in `after`, with the commit that `last_commit` returns for their
+/// file.
 pub fn record_removals<S>(
     removals: &mut Removals,
     before: &OrdMap<ObjectKey, Arc<DeclaredObject<S>>>,
     after: &OrdMap<ObjectKey, Arc<DeclaredObject<S>>>,
-    last: &dyn Fn(&Path) -> Option<Arc<Commit>>,
+    last_commit: &dyn Fn(&Path) -> Option<Arc<Commit>>,
 ) {
     for change in before.diff(after) {
-        let gone = match change {
-            DiffItem::Remove(_, gone) => gone,
+        let removed = match change {
+            DiffItem::Remove(_, removed) => removed,
             DiffItem::Update { old: (_, old), new: (_, new) } if old.meta.uid != new.meta.uid => old,
             DiffItem::Update { .. } | DiffItem::Add(..) => continue,
         };
-        if let Some(commit) = gone.meta.file().and_then(|path| last(path)) {
+        if let Some(commit) = removed.meta.file().and_then(|path| last_commit(path)) {
             if removals.len() >= MAX_REMOVALS {
                 removals.clear();
             }
-            removals.insert(gone.meta.uid.clone(), commit);
+            removals.insert(removed.meta.uid.clone(), commit);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! One look at the directory: from the files on the disk to the next [`Desired`]. Blocks.
+//! Scans the directory: from the files on disk to the next [`Desired`]. Blocks.
 //!
-//! Promises that a look compares everything and reads what has changed, and that nothing is taken away while git is at
-//! work or the tree may be coming back. Never waits for another look: it says whether one is needed.
+//! Promises that a scan compares everything and reads what has changed, and that nothing is removed while git is
+//! running or the tree may still be returning. Never waits for another scan: it returns whether one is needed.
 
 mod checkout;
 mod removal_hold;
@@ -20,7 +20,7 @@ use self::checkout::Checkout;
 use self::removal_hold::{RemovalEvidence, RemovalHold, held_message};
 use self::tree_snapshot::take_snapshot;
 use super::history::{
-    AcceptedObjects, DeclarationFiles, DeclarationRecords, MergeContext, ScanContext, note_removals,
+    AcceptedObjects, DeclarationFiles, DeclarationRecords, MergeContext, ScanContext, record_removals,
 };
 use super::options::Options;
 use super::secrets::SecretFiles;
@@ -30,14 +30,14 @@ use crate::resource::{
     Desired, Endpoint, McpServerSpec, Problem, Reason, RequestedWork, SecretKeyRef, SourceProblem,
     SourceState, WatchMethod,
 };
-use crate::source::parse::{display_path, endpoint};
+use crate::source::parse::{display_path, resolve_endpoint};
 use crate::source::resolve::ReferenceValues;
 use crate::state_dir::{StateDir, StateError};
 
-/// The name under which the last commit is remembered.
+/// The file of the state directory that holds the last commit.
 const LAST_COMMIT_FILE: &str = "commit";
 
-/// Everything that is kept between two looks.
+/// The state that is kept between scans.
 pub struct Scanner {
     options: Options,
     state_dir: Arc<StateDir>,
@@ -47,34 +47,34 @@ pub struct Scanner {
     secrets: SecretFiles,
     contents: SkillContents,
     records: DeclarationRecords,
-    /// The commit at which some file was last there.
+    /// The last commit at which at least one file existed.
     last_commit: Option<String>,
     checkout: Checkout,
     removal_hold: RemovalHold,
-    /// The tree was seen once.
+    /// True after the first scan that could read the tree.
     scanned: bool,
     desired: Arc<Desired>,
-    /// What the last run had in force.
+    /// The objects that the last run had in force.
     restored: Option<Arc<Desired>>,
-    /// The last thing that went wrong with the state directory.
+    /// The last error of the state directory.
     state_error: Option<String>,
 }
 
-/// What a look gives.
+/// The result of a scan.
 pub struct ScanResult {
     pub desired: Arc<Desired>,
-    /// Something waits for a second look.
+    /// True if a change waits for another scan.
     pub needs_rescan: bool,
-    /// Something that would be taken away is held back, which time may end.
+    /// True if a removal is held and may be applied after some time.
     pub removals_held: bool,
 }
 
 impl Scanner {
-    /// Takes up what the last run knew.
-    pub fn new(options: Options, state: Arc<StateDir>, mailbox: Arc<FileEventQueue>, now: Instant) -> Self {
+    /// Creates a scanner that restores the state of the last run.
+    pub fn new(options: Options, state: Arc<StateDir>, events: Arc<FileEventQueue>, now: Instant) -> Self {
         let hold = RemovalHold::new(options.args.prune_empty);
-        let mut looker = Self {
-            watcher: FolderWatcher::new(mailbox, options.args.poll_interval.is_some()),
+        let mut scanner = Self {
+            watcher: FolderWatcher::new(events, options.args.poll_interval.is_some()),
             secrets: SecretFiles::new(options.args.secrets_dir.clone()),
             options,
             state_dir: state,
@@ -90,42 +90,42 @@ impl Scanner {
             restored: None,
             state_error: None,
         };
-        let known = looker.restore(now);
-        looker.log_state_error(known.err());
-        looker
+        let restored = scanner.restore(now);
+        scanner.log_state_error(restored.err());
+        scanner
     }
 
-    /// Looks once: `settled` if the tree has been quiet for a while, `landed` what was told to be complete.
+    /// Scans once. `settled` if the tree has been quiet for a while; `completed` holds the files that were reported
+    /// complete.
     pub fn scan(
         &mut self,
-        landed: &HashSet<PathBuf>,
+        completed: &HashSet<PathBuf>,
         time: (Instant, Timestamp),
         settled: bool,
     ) -> ScanResult {
-        let (now, clock) = time;
-        let moment =
-            ScanContext { now, wall_clock: clock, is_first: !self.scanned, settled, completed: landed };
+        let (now, wall_clock) = time;
+        let context = ScanContext { now, wall_clock, is_first: !self.scanned, settled, completed };
         let root = &self.options.args.root;
-        let tree = take_snapshot(root, self.secrets.root(), &mut self.files, &mut self.watcher, &moment);
+        let tree = take_snapshot(root, self.secrets.root(), &mut self.files, &mut self.watcher, &context);
         let mut faults = tree.faults;
-        let (mut again, mut held) = (false, false);
+        let (mut needs_rescan, mut removals_held) = (false, false);
         let mut revision = Arc::clone(&self.desired.source.revision);
         if !tree.readable {
             if !self.objects.is_empty() {
                 self.removal_hold.record_absence(self.files.version(), now);
             }
         } else if self.checkout.is_git_busy(tree.git.as_ref(), now) {
-            again = true;
+            needs_rescan = true;
         } else {
             let commit = tree.git.as_ref().and_then(|git| self.checkout.head(git));
             revision = self.checkout.revision(root, commit.as_deref(), &mut self.files);
             let hold = self.removal_hold.should_hold(self.removal_evidence(commit.as_ref()), now);
-            let took = self.files.apply(&mut self.objects, &moment, hold);
-            (again, held) = (took.needs_rescan, took.removals_held);
-            self.records.mark_stale(took.changed);
-            self.apply(&revision, &moment);
-            // Told until it is gone, also where somebody has said that it is meant.
-            if held || self.removal_hold.is_confirmed() && !self.objects.is_empty() {
+            let changes = self.files.apply(&mut self.objects, &context, hold);
+            (needs_rescan, removals_held) = (changes.needs_rescan, changes.removals_held);
+            self.records.mark_stale(changes.changed);
+            self.apply(&revision, &context);
+            // Reported until it is resolved, even after the removal was confirmed.
+            if removals_held || self.removal_hold.is_confirmed() && !self.objects.is_empty() {
                 let message = held_message(
                     &self.options.args.root,
                     self.files.is_empty(),
@@ -143,38 +143,39 @@ impl Scanner {
         }
         if tree.readable {
             let skills = &self.objects.skills.objects;
-            let meet = &mut |real: &Path, id| self.watcher.watch(real, id);
-            let folders = self.contents.update(&self.options.args.root, skills, settled, clock, meet);
-            again |= self.watcher.set_skill_folders(folders);
+            let visit = &mut |real_path: &Path, id| self.watcher.watch(real_path, id);
+            let folders = self.contents.update(&self.options.args.root, skills, settled, wall_clock, visit);
+            needs_rescan |= self.watcher.set_skill_folders(folders);
         }
-        let watching = self.watch_method();
+        let watch_method = self.watch_method();
         faults.extend(self.objects.faults());
-        let known = if self.scanned { !again || settled } else { !self.objects.is_empty() };
+        let is_synced = if self.scanned { !needs_rescan || settled } else { !self.objects.is_empty() };
         self.publish(SourceState {
-            synced: self.desired.source.synced || known,
-            skills_synced: self.desired.source.synced || known,
+            synced: self.desired.source.synced || is_synced,
+            skills_synced: self.desired.source.synced || is_synced,
             revision,
-            watch_method: watching,
+            watch_method,
             problems: faults,
             warnings: self.objects.warnings(),
             foreign_documents: self.objects.foreign_documents(),
             empty_scope: None,
         });
-        ScanResult { desired: Arc::clone(&self.desired), needs_rescan: again, removals_held: held }
+        ScanResult { desired: Arc::clone(&self.desired), needs_rescan, removals_held }
     }
 
-    /// Takes the word of a person that the emptiness is meant, if it was told that it holds something back.
+    /// Confirms that the removal is intended, if a held removal was reported.
     pub fn confirm_removal(&mut self) {
-        let held = |fault: &SourceProblem| fault.problem.reason == Reason::RemovalHeld;
-        if self.desired.source.problems.iter().any(held) {
+        let is_held = |fault: &SourceProblem| fault.problem.reason == Reason::RemovalHeld;
+        if self.desired.source.problems.iter().any(is_held) {
             self.removal_hold.confirm();
         }
     }
 
-    /// Writes down what the next run must know. Apart from [`Scanner::look`], so that it delays nobody.
+    /// Saves the state for the next run. Separate from [`Scanner::scan`], so that it does not delay the result of a
+    /// scan.
     pub fn save_records(&mut self) {
-        let written = self.records.write(&self.state_dir, &self.objects, &self.files);
-        self.log_state_error(written.err());
+        let result = self.records.write(&self.state_dir, &self.objects, &self.files);
+        self.log_state_error(result.err());
     }
 
     fn restore(&mut self, now: Instant) -> Result<(), StateError> {
@@ -188,10 +189,10 @@ impl Scanner {
     }
 
     fn watch_method(&mut self) -> WatchMethod {
-        let Some(why) = self.watcher.end_round() else { return WatchMethod::Events };
+        let Some(reason) = self.watcher.end_round() else { return WatchMethod::Events };
         if self.desired.source.watch_method == WatchMethod::Events {
             let root = display_path(&self.options.args.root);
-            warn!("{root} is looked at by the clock, because file events are not heard: {why}");
+            warn!("polling {root} for changes instead of using file events: {reason}");
         }
         WatchMethod::Polling
     }
@@ -205,17 +206,17 @@ impl Scanner {
         }
     }
 
-    fn apply(&mut self, revision: &Arc<str>, moment: &ScanContext<'_>) {
-        if moment.settled && !self.secrets.is_empty() {
-            let used = self.objects.secret_references();
-            if self.secrets.refresh(&used, moment.wall_clock) {
-                let resolve = endpoint_resolver(&self.options, &self.secrets, moment.wall_clock);
+    fn apply(&mut self, revision: &Arc<str>, context: &ScanContext<'_>) {
+        if context.settled && !self.secrets.is_empty() {
+            let references = self.objects.secret_references();
+            if self.secrets.refresh(&references, context.wall_clock) {
+                let resolve = endpoint_resolver(&self.options, &self.secrets, context.wall_clock);
                 self.objects.resolve_references(&resolve);
             }
         }
-        let resolve = endpoint_resolver(&self.options, &self.secrets, moment.wall_clock);
+        let resolve = endpoint_resolver(&self.options, &self.secrets, context.wall_clock);
         let stale = self.objects.apply(&MergeContext {
-            now: moment.wall_clock,
+            now: context.wall_clock,
             revision,
             last_commit: &|path| self.checkout.last_change(&self.files, path),
             new_uid: &|| uuid::Uuid::new_v4().to_string().into(),
@@ -228,75 +229,70 @@ impl Scanner {
         if self.last_commit == commit {
             return;
         }
-        let written =
-            self.state_dir.write(LAST_COMMIT_FILE, commit.as_deref().unwrap_or_default().as_bytes());
+        let result = self.state_dir.write(LAST_COMMIT_FILE, commit.as_deref().unwrap_or_default().as_bytes());
         self.last_commit = commit;
-        self.log_state_error(written.err());
+        self.log_state_error(result.err());
     }
 
-    /// Makes a new [`Desired`] only if it differs.
+    /// Publishes a new [`Desired`] only if it differs from the last one.
     fn publish(&mut self, source: SourceState) {
         let servers = &self.objects.servers.objects;
         let skills = &self.objects.skills.objects;
         let contents = &self.contents.contents;
         let last = &self.desired;
-        let same = last.servers.ptr_eq(servers)
+        let objects_unchanged = last.servers.ptr_eq(servers)
             && last.skills.ptr_eq(skills)
             && last.skill_contents.ptr_eq(contents);
-        if *last.source == source && same {
+        if *last.source == source && objects_unchanged {
             return;
         }
         let source = if *last.source == source { Arc::clone(&last.source) } else { Arc::new(source) };
         let mut removals = last.removal_commits.clone();
-        let change = |path: &Path| self.checkout.last_change(&self.files, path);
+        let last_commit = |path: &Path| self.checkout.last_change(&self.files, path);
         if let Some(before) = if last.source.synced { Some(last) } else { self.restored.as_ref() } {
-            note_removals(&mut removals, &before.servers, servers, &change);
-            note_removals(&mut removals, &before.skills, skills, &change);
+            record_removals(&mut removals, &before.servers, servers, &last_commit);
+            record_removals(&mut removals, &before.skills, skills, &last_commit);
         }
-        let (servers, skills, contents) = (servers.clone(), skills.clone(), contents.clone());
-        let remembered = self.restored.clone();
-        let number = last.sequence + 1;
-        let asked = RequestedWork::default();
         self.desired = Arc::new(Desired {
-            servers,
-            skills,
-            skill_contents: contents,
+            servers: servers.clone(),
+            skills: skills.clone(),
+            skill_contents: contents.clone(),
             source,
-            previous_run: remembered,
-            requested_work: asked,
+            previous_run: self.restored.clone(),
+            requested_work: RequestedWork::default(),
             removal_commits: removals,
-            sequence: number,
+            sequence: last.sequence + 1,
         });
     }
 
-    /// Tells of the state directory once, not at every look.
+    /// Logs an error of the state directory once, not at every scan.
     fn log_state_error(&mut self, error: Option<StateError>) {
-        let trouble = error.map(|error| error.to_string());
-        if let Some(trouble) = &trouble
-            && self.state_error.as_ref() != Some(trouble)
+        let message = error.map(|error| error.to_string());
+        if let Some(message) = &message
+            && self.state_error.as_ref() != Some(message)
         {
-            warn!("{trouble}; objects may get new identities at the next start");
+            warn!("{message}; objects may get new uids at the next start");
         }
-        self.state_error = trouble;
+        self.state_error = message;
     }
 }
 
 fn endpoint_resolver<'a>(
     options: &'a Options,
     secrets: &'a SecretFiles,
-    clock: Timestamp,
+    wall_clock: Timestamp,
 ) -> impl Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Problem> + 'a {
     move |spec, file| {
-        let sources = ReferenceValues {
+        let references = ReferenceValues {
             secret_location: &|SecretKeyRef { name, key, .. }| {
                 secrets.root().join(name).join(key).display().to_string()
             },
             environment: &options.args.environment,
             policy: &options.args.policy,
-            lookup_secret: &|reference| secrets.get(reference, clock),
+            lookup_secret: &|reference| secrets.get(reference, wall_clock),
             digest_key: &options.digest_key,
         };
-        endpoint(&sources, &options.args.root, spec, file)
+        resolve_endpoint(&references, &options.args.root, spec, file)
     }
 }
 

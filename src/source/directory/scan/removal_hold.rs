@@ -1,5 +1,5 @@
-//! Whether removals are held back: because everything would be gone, or because the tree was away and may still be
-//! coming back. Pure: time is passed in.
+//! Decides whether removals are held: because everything would be removed, or because the tree was missing and may
+//! still be returning. Pure: the time is passed in.
 
 use std::path::Path;
 
@@ -8,84 +8,85 @@ use tokio::time::Instant;
 use super::root_absence::{RootAbsence, SETTLE_PERIOD};
 use crate::source::parse::display_path;
 
-/// What a look has found, as far as it says whether removals are meant.
+/// The findings of a scan that show whether removals are intended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RemovalEvidence {
-    /// Something is declared, and nothing would be.
+    /// True if objects are declared and none would be left.
     pub emptied: bool,
-    /// Another commit is checked out than when some file was last there.
+    /// True if the checked-out commit differs from the last one at which a file existed.
     pub new_commit: bool,
-    /// The files are exactly those of the commit that is checked out.
+    /// True if the files are exactly those of the checked-out commit.
     pub clean: bool,
-    /// Differs whenever something else was seen.
+    /// A number that differs whenever the observed content differs.
     pub version: u64,
 }
 
-/// What holds removals back.
+/// The state that decides whether removals are held.
 #[derive(Debug, Default)]
 pub struct RemovalHold {
     absence: RootAbsence,
-    /// An empty directory is always meant.
+    /// True if an empty directory is always intended.
     prune_empty: bool,
-    /// Somebody said that the emptiness which is held back is meant.
+    /// True if a person confirmed the held removal.
     confirmed: bool,
 }
 
 impl RemovalHold {
-    /// Holds nothing back yet; an empty directory never if `prune_empty`.
+    /// Creates a hold that is not active. With `prune_empty`, an empty directory is never held.
     pub fn new(prune_empty: bool) -> Self {
         Self { prune_empty, ..Self::default() }
     }
 
-    /// Takes note that the tree is away, though something of it is in force.
+    /// Records that the tree is missing although some of its objects are in force.
     pub fn record_absence(&mut self, version: u64, now: Instant) {
         self.absence.record(version, now);
     }
 
-    /// Takes the word of a person that the emptiness is meant.
+    /// Confirms that the removal is intended.
     pub fn confirm(&mut self) {
         self.confirmed = true;
     }
 
-    /// Whether a person said so, and the tree is still empty.
+    /// True if a person confirmed the removal and the tree is still empty.
     pub fn is_confirmed(&self) -> bool {
         self.confirmed
     }
 
-    /// Whether nothing may be taken away, because all of it would be, or because it may be on its way back.
+    /// True if nothing may be removed, because everything would be, or because the missing part may be returning.
     pub fn should_hold(&mut self, evidence: RemovalEvidence, now: Instant) -> bool {
         let RemovalEvidence { emptied, new_commit: committed, clean, version } = evidence;
-        let unmeant = emptied && !committed && !self.confirmed && !self.prune_empty;
-        let away = self.absence.update(version, now, self.confirmed || clean);
-        if away && unmeant {
-            // A root that is made anew is empty at first.
+        let unintended = emptied && !committed && !self.confirmed && !self.prune_empty;
+        let returning = self.absence.update(version, now, self.confirmed || clean);
+        if returning && unintended {
+            // A root that is created again is empty at first.
             self.absence.record(version, now);
         }
-        // One word is about one emptiness.
+        // A confirmation applies to one removal only.
         self.confirmed &= emptied;
-        unmeant || away
+        unintended || returning
     }
 }
 
-/// What is held back of `root`, for a person: `empty` if no file is there, `unclear` if none that is understood.
-pub fn held_message(root: &Path, empty: bool, unclear: bool) -> String {
+/// Returns the message about the held removal of `root`: `empty` if no file exists, `ambiguous` if no file is
+/// recognized.
+pub fn held_message(root: &Path, empty: bool, ambiguous: bool) -> String {
     let root = display_path(root);
-    let prune = "say evenkeel mcp reload --prune-empty";
+    let prune = "run evenkeel mcp reload --prune-empty";
     if empty {
         return format!(
-            "the last files of {root} are gone; nothing is taken away. If that is meant, commit it, leave one \
-             file that holds no objects, or {prune}"
+            "all declaration files of {root} are gone; nothing is removed. If this is intended, commit the deletion, \
+             keep one file without objects, or {prune}"
         );
     }
-    if unclear {
+    if ambiguous {
         return format!(
-            "the files of {root} that declared something are gone, and what is left is not understood; nothing is \
-             taken away. If that is meant, commit it, leave one file that holds no objects, or {prune}"
+            "the files of {root} that declared objects are gone, and the remaining files are not recognized; nothing is \
+             removed. If this is intended, commit the deletion, keep one file without objects, or {prune}"
         );
     }
     format!(
-        "{root} was away and came back without some of its files: they are waited for until nothing more has \
-         come for {} s. If they are meant to be gone, {prune}",
+        "{root} was missing and came back without some of its files; their objects are kept until no file has \
+         changed for {} s. To remove them now, {prune}",
         SETTLE_PERIOD.as_secs()
     )
 }
@@ -120,7 +121,10 @@ mod tests {
         hold.confirm();
         assert!(!hold.should_hold(evidence(true, false), now));
         assert!(!hold.should_hold(evidence(false, false), now));
-        assert!(hold.should_hold(evidence(true, false), now), "the word was about the emptiness before");
+        assert!(
+            hold.should_hold(evidence(true, false), now),
+            "the confirmation applied to the earlier removal"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One walk of the tree, with the watches that were set before it. Blocks.
+//! Walks the tree once, after setting the watches for it. Blocks.
 
 use std::io;
 use std::path::Path;
@@ -11,75 +11,81 @@ use crate::source::directory::tree::{
 };
 use crate::source::parse::display_path;
 
-/// As often is looked again, within one look, for a root that is flipped meanwhile.
+/// The number of walks within one scan, for a root that is replaced meanwhile.
 const MAX_WALKS: usize = 3;
 
-/// What is at the root.
+/// The state of the root.
 pub struct TreeSnapshot {
     pub git: Option<GitDirectory>,
-    /// False if it is not known what is there.
+    /// False if the content of the root could not be read.
     pub readable: bool,
     pub faults: Vec<SourceProblem>,
 }
 
-/// Walks the tree at `given`. The root may be flipped meanwhile: then it is walked again.
+/// Walks the tree at `root_path`. If the root is replaced meanwhile, walks it again.
 pub fn take_snapshot(
-    given: &Path,
+    root_path: &Path,
     secrets: &Path,
     files: &mut DeclarationFiles,
     watcher: &mut FolderWatcher,
-    moment: &ScanContext<'_>,
+    context: &ScanContext<'_>,
 ) -> TreeSnapshot {
-    let unknown = |why: &str| TreeSnapshot {
+    let unavailable = |reason: &str| TreeSnapshot {
         git: None,
         readable: false,
-        faults: vec![source_unavailable(format!("{} {why}", display_path(given)))],
+        faults: vec![source_unavailable(format!("{} {reason}", display_path(root_path)))],
     };
     for _ in 0..MAX_WALKS {
-        // First the watches, then the look, so that nothing falls in between.
-        let path = given.canonicalize().unwrap_or_else(|_| given.to_path_buf());
+        // The watches are set before the walk, so that no change in between is missed.
+        let path = root_path.canonicalize().unwrap_or_else(|_| root_path.to_path_buf());
         let git = GitDirectory::containing(&path);
-        watch_paths(given, &path, secrets, git.as_ref(), watcher);
-        let root = match TreeRoot::open(given) {
+        watch_paths(root_path, &path, secrets, git.as_ref(), watcher);
+        let root = match TreeRoot::open(root_path) {
             Ok(root) if root.path == path => root,
             Ok(_) => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return unknown("does not exist; it is waited for");
+                return unavailable("not found; waiting for it to be created");
             }
             Err(error) => {
-                return unknown(&format!("cannot be read: {error}; nothing changes until it can"));
+                return unavailable(&format!(
+                    "cannot be read: {error}; the current state is kept until it can be read"
+                ));
             }
         };
         files.begin_scan();
-        let mut sight = SnapshotVisitor { files, watcher, context: moment, unreadable_folders: Vec::new() };
-        walk(&root, &mut sight);
-        let blind = sight.unreadable_folders;
-        if TreeRoot::open(given).is_ok_and(|after| after.is_same(&root)) {
-            files.end_scan(&blind, moment);
-            let told = |(folder, why): &UnreadableFolder| {
-                source_unavailable(format!("{} {why}", display_path(&given.join(folder))))
+        let mut visitor = SnapshotVisitor { files, watcher, context, unreadable_folders: Vec::new() };
+        walk(&root, &mut visitor);
+        let unreadable_folders = visitor.unreadable_folders;
+        if TreeRoot::open(root_path).is_ok_and(|current| current.is_same(&root)) {
+            files.end_scan(&unreadable_folders, context);
+            let to_problem = |(folder, reason): &UnreadableFolder| {
+                source_unavailable(format!("{} {reason}", display_path(&root_path.join(folder))))
             };
-            return TreeSnapshot { git, readable: true, faults: blind.iter().map(told).collect() };
+            return TreeSnapshot {
+                git,
+                readable: true,
+                faults: unreadable_folders.iter().map(to_problem).collect(),
+            };
         }
     }
-    unknown("leads elsewhere at every look; nothing changes until it rests")
+    unavailable("is a link whose target keeps changing; the current state is kept until it is stable")
 }
 
 fn watch_paths(
-    given: &Path,
     root: &Path,
+    resolved_root: &Path,
     secrets: &Path,
     git: Option<&GitDirectory>,
     watcher: &mut FolderWatcher,
 ) {
-    let mut names = resolution_paths(given);
-    names.extend(resolution_paths(secrets));
-    let mut folders: Vec<_> = names.iter().filter_map(|name| name.parent()).map(Path::to_path_buf).collect();
+    let mut paths = resolution_paths(root);
+    paths.extend(resolution_paths(secrets));
+    let mut folders: Vec<_> = paths.iter().filter_map(|path| path.parent()).map(Path::to_path_buf).collect();
     if let Some(git) = git {
-        names.extend(git.watched_files());
+        paths.extend(git.watched_files());
         folders.push(git.path().to_path_buf());
     }
-    watcher.begin_round(names, root.to_path_buf(), secrets.to_path_buf());
+    watcher.begin_round(paths, resolved_root.to_path_buf(), secrets.to_path_buf());
     for folder in folders {
         watcher.watch_if_folder(&folder);
     }
@@ -89,7 +95,7 @@ fn source_unavailable(message: String) -> SourceProblem {
     SourceProblem::new(None, Problem::new(Reason::SourceUnavailable, message))
 }
 
-/// What a walk does to the files and the watches.
+/// Passes what a walk visits to the files and the watches.
 struct SnapshotVisitor<'a> {
     files: &'a mut DeclarationFiles,
     watcher: &'a mut FolderWatcher,
@@ -98,19 +104,19 @@ struct SnapshotVisitor<'a> {
 }
 
 impl TreeVisitor for SnapshotVisitor<'_> {
-    fn visit_folder(&mut self, real: &Path, id: FileId) {
-        self.watcher.watch(real, id);
+    fn visit_folder(&mut self, real_path: &Path, id: FileId) {
+        self.watcher.watch(real_path, id);
     }
 
     fn visit_file(&mut self, file: &FoundFile<'_>) {
         self.files.record_file(file, self.context);
     }
 
-    fn unreadable_file(&mut self, path: &Path, why: &str) {
-        self.files.record_unreadable(&path.to_path_buf(), why.to_owned(), self.context);
+    fn unreadable_file(&mut self, path: &Path, reason: &str) {
+        self.files.record_unreadable(&path.to_path_buf(), reason.to_owned(), self.context);
     }
 
-    fn unreadable_folder(&mut self, path: &Path, why: &str) {
-        self.unreadable_folders.push((path.to_path_buf(), why.to_owned()));
+    fn unreadable_folder(&mut self, path: &Path, reason: &str) {
+        self.unreadable_folders.push((path.to_path_buf(), reason.to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! What the skills hold: the text in a declaration, or the files of a folder. Blocks.
+//! Reads the contents of the skills: the text of a declaration, or the files of a folder. Blocks.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 
-use super::folder::{FolderVisitor, SkillFolder, folder};
+use super::folder::{FolderVisitor, SkillFolder, read_skill_folder};
 use crate::resource::bundle::{Bundle, SkillError};
 use crate::resource::{DeclaredObject, ObjectKey, Problem, Reason, SkillContent, SkillSpec};
 use crate::source::directory::tree::TreeRoot;
@@ -16,23 +16,23 @@ use crate::source::parse::{display_path, join_within_root};
 
 type SkillObjects = OrdMap<ObjectKey, Arc<DeclaredObject<SkillSpec>>>;
 
-/// The contents of all skills, and what they were made of.
+/// The contents of all skills, and the data that they were built from.
 #[derive(Default)]
 pub struct SkillContents {
-    /// As the source gives them.
+    /// The contents as the source publishes them.
     pub contents: OrdMap<ObjectKey, SkillContent>,
     skills: SkillObjects,
     folders: OrdMap<ObjectKey, DeclaredFolder>,
 }
 
-/// The folder of a skill, relative to the root, and its files as they were taken.
+/// The folder of a skill, relative to the root, and its files as they were applied.
 #[derive(Clone)]
 struct DeclaredFolder {
     path: PathBuf,
     files: Option<SkillFolder>,
 }
 
-/// Not by what was read, so that a folder that is another one is known by its path.
+/// Compares only the paths, so that a change of the folder is recognized by its path.
 impl PartialEq for DeclaredFolder {
     fn eq(&self, other: &Self) -> bool {
         self.path == other.path
@@ -40,18 +40,18 @@ impl PartialEq for DeclaredFolder {
 }
 
 impl SkillContents {
-    /// Takes up which skills there are, and looks at their folders, of which it gives the real paths. What has
-    /// changed in one is taken if `settled`; a skill that is new is taken as it is.
+    /// Updates the set of skills and reads their folders. Returns the real paths of the folders. A changed folder is
+    /// applied only if `settled`; a new skill is applied at once.
     pub fn update(
         &mut self,
         root: &Path,
         skills: &SkillObjects,
         settled: bool,
-        clock: Timestamp,
-        meet: FolderVisitor<'_>,
+        wall_clock: Timestamp,
+        visit: FolderVisitor<'_>,
     ) -> HashSet<PathBuf> {
-        let before = std::mem::replace(&mut self.skills, skills.clone());
-        for change in before.diff(skills) {
+        let earlier = std::mem::replace(&mut self.skills, skills.clone());
+        for change in earlier.diff(skills) {
             match change {
                 DiffItem::Remove(key, _) => self.remove(key),
                 DiffItem::Add(key, skill) | DiffItem::Update { new: (key, skill), .. } => {
@@ -62,22 +62,22 @@ impl SkillContents {
         if self.folders.is_empty() {
             return HashSet::new();
         }
-        // Where the folders are; they are looked for again at the next look if it cannot be told.
+        // If the root cannot be opened, the folders are read in the next scan.
         let Ok(root) = TreeRoot::open(root) else { return HashSet::new() };
-        for (key, known) in self.folders.clone() {
-            if known.files.is_some() && !settled {
-                // Seen, so that its folders stay watched.
-                let _ = folder(&root, &known.path, known.files.as_ref(), clock, meet);
+        for (key, folder) in self.folders.clone() {
+            if folder.files.is_some() && !settled {
+                // Visited, so that its folders stay watched.
+                let _ = read_skill_folder(&root, &folder.path, folder.files.as_ref(), wall_clock, visit);
                 continue;
             }
-            let now = folder(&root, &known.path, known.files.as_ref(), clock, meet);
-            self.set_files(&key, known, now);
+            let read = read_skill_folder(&root, &folder.path, folder.files.as_ref(), wall_clock, visit);
+            self.set_files(&key, folder, read);
         }
-        let real = |folder: &DeclaredFolder| {
+        let real_path = |folder: &DeclaredFolder| {
             let path = root.path.join(&folder.path);
             path.canonicalize().unwrap_or(path)
         };
-        self.folders.values().map(real).collect()
+        self.folders.values().map(real_path).collect()
     }
 
     fn remove(&mut self, key: &ObjectKey) {
@@ -91,8 +91,7 @@ impl SkillContents {
             self.folders.remove(key);
             let text = spec.inline.as_deref().unwrap_or_default();
             let content = Bundle::from_text(&key.name, text);
-            return self
-                .set_content(key, content.map_err(|mistake| skill_problem("spec.inline, ", &mistake)));
+            return self.set_content(key, content.map_err(|error| skill_problem("spec.inline, ", &error)));
         };
         let parent = skill.meta.file().and_then(|file| file.parent());
         if let Some(path) = parent.and_then(|parent| join_within_root(parent, path)) {
@@ -102,49 +101,50 @@ impl SkillContents {
             }
         } else {
             self.folders.remove(key);
-            let message = format!("spec.path: {path:?} leads out of the directory of declarations");
+            let message = format!("spec.path: {path:?} is outside the directory of declarations");
             self.set_content(key, Err(Problem::new(Reason::InvalidSpec, message)));
         }
     }
 
-    fn set_files(&mut self, key: &ObjectKey, known: DeclaredFolder, now: Result<SkillFolder, SkillError>) {
-        let place = |mistake: &SkillError| skill_problem(&format!("{}/", display_path(&known.path)), mistake);
-        match now {
-            Ok(files) if known.files.as_ref().is_some_and(|taken| taken.has_same_files(&files)) => {
-                // With newer stamps, so that they prove more.
-                self.folders.insert(key.clone(), DeclaredFolder { files: Some(files), ..known });
+    fn set_files(&mut self, key: &ObjectKey, folder: DeclaredFolder, read: Result<SkillFolder, SkillError>) {
+        let to_problem =
+            |error: &SkillError| skill_problem(&format!("{}/", display_path(&folder.path)), error);
+        match read {
+            Ok(files) if folder.files.as_ref().is_some_and(|applied| applied.has_same_files(&files)) => {
+                // The newer stamps prove more.
+                self.folders.insert(key.clone(), DeclaredFolder { files: Some(files), ..folder });
             }
             Ok(files) => {
-                let content = Bundle::new(&key.name, files.files()).map_err(|mistake| place(&mistake));
+                let content = Bundle::new(&key.name, files.files()).map_err(|error| to_problem(&error));
                 self.set_content(key, content);
-                self.folders.insert(key.clone(), DeclaredFolder { files: Some(files), ..known });
+                self.folders.insert(key.clone(), DeclaredFolder { files: Some(files), ..folder });
             }
-            Err(mistake) => {
-                self.set_content(key, Err(place(&mistake)));
-                self.folders.insert(key.clone(), DeclaredFolder { files: None, ..known });
+            Err(error) => {
+                self.set_content(key, Err(to_problem(&error)));
+                self.folders.insert(key.clone(), DeclaredFolder { files: None, ..folder });
             }
         }
     }
 
     fn set_content(&mut self, key: &ObjectKey, content: Result<Bundle, Problem>) {
-        let same = match (self.contents.get(key), &content) {
+        let unchanged = match (self.contents.get(key), &content) {
             (Some(Ok(before)), Ok(after)) => **before == *after,
             (Some(Err(before)), Err(after)) => before == after,
             _ => false,
         };
-        if !same {
+        if !unchanged {
             self.contents.insert(key.clone(), content.map(Arc::new));
         }
     }
 }
 
-/// A mistake of a skill, with its place.
-fn skill_problem(place: &str, mistake: &SkillError) -> Problem {
-    // Of the folder itself.
-    let place = if mistake.file.is_empty() {
-        format!("{}: ", place.trim_end_matches(['/', ' ', ',']))
+/// Returns the problem of a skill error with its location.
+fn skill_problem(location: &str, error: &SkillError) -> Problem {
+    // The error concerns the folder itself.
+    let location = if error.file.is_empty() {
+        format!("{}: ", location.trim_end_matches(['/', ' ', ',']))
     } else {
-        place.to_owned()
+        location.to_owned()
     };
-    Problem::new(Reason::InvalidSpec, format!("{place}{mistake}"))
+    Problem::new(Reason::InvalidSpec, format!("{location}{error}"))
 }

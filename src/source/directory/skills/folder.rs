@@ -1,8 +1,7 @@
-//! The files of one skill's folder. Blocks.
+//! Reads the files of the folder of one skill. Blocks.
 //!
-//! Promises never to read outside the folder: files are opened by name in their folders, and a link only if it
-//! leads to a file of the same skill, as in volumes that Kubernetes mounts. A file that has not changed is not
-//! read again.
+//! Promises never to read outside the folder: files are opened by name in their folders, and a link is followed only if
+//! its target is a file of the same skill, as in volumes that Kubernetes mounts. An unchanged file is not read again.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,12 +14,14 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 
 use crate::resource::bundle::{SkillError, SkillFile, SkillLimits, is_part_of_skill};
-use crate::source::directory::tree::{FileId, FileStamp, OPEN_FLAGS, TreeRoot, content, file_id, why};
+use crate::source::directory::tree::{
+    FileId, FileStamp, OPEN_FLAGS, TreeRoot, file_id, read_failure, read_open_file,
+};
 
-/// Told of every folder that is read, by its real path.
+/// A callback for every folder that is read, with its real path.
 pub type FolderVisitor<'a> = &'a mut dyn FnMut(&Path, FileId);
 
-/// More names than these in one folder are not looked at: most are passed over then.
+/// The number of entries of a folder above which it is not read; most of such entries would be skipped.
 const MAX_FOLDER_ENTRIES: usize = 10_000;
 
 /// The files of a folder, as they were read.
@@ -28,41 +29,44 @@ const MAX_FOLDER_ENTRIES: usize = 10_000;
 pub struct SkillFolder(BTreeMap<Arc<str>, (Option<FileStamp>, SkillFile)>);
 
 impl SkillFolder {
-    /// Whether both hold the same.
+    /// True if both contain the same files.
     pub fn has_same_files(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
             && self
                 .0
                 .iter()
                 .zip(&other.0)
-                .all(|((name, (_, file)), (other, (_, content)))| name == other && file == content)
+                .all(|((name, (_, file)), (other, (_, other_file)))| name == other && file == other_file)
     }
 
-    /// By their paths in the folder.
+    /// Returns the files by their paths in the folder.
     pub fn files(&self) -> BTreeMap<Arc<str>, SkillFile> {
         self.0.iter().map(|(name, (_, file))| (name.clone(), file.clone())).collect()
     }
 }
 
-/// Reads the folder `path` of the tree, as far as it differs from `last`.
-pub fn folder(
+/// Reads the folder `path` of the tree. Files that are unchanged since `last` are not read again.
+pub fn read_skill_folder(
     root: &TreeRoot,
     path: &Path,
     last: Option<&SkillFolder>,
-    clock: Timestamp,
-    meet: FolderVisitor<'_>,
+    wall_clock: Timestamp,
+    visit: FolderVisitor<'_>,
 ) -> Result<SkillFolder, SkillError> {
-    let given = root.path.join(path);
-    let folder = TreeRoot::open(&given)
+    let requested_path = root.path.join(path);
+    let folder = TreeRoot::open(&requested_path)
         .map_err(|error| SkillError::for_file("", format!("cannot be read: {error}")))?;
     if !folder.path.starts_with(&root.path) {
-        return Err(SkillError::for_file("", "is a link that leaves the directory, and is not followed"));
+        return Err(SkillError::for_file(
+            "",
+            "is a link to a target outside the directory; it is not followed",
+        ));
     }
     let mut reader = FolderReader {
         root: &folder,
         last,
-        wall_clock: clock,
-        visit: meet,
+        wall_clock,
+        visit,
         files: SkillFolder::default(),
         total_bytes: 0,
     };
@@ -84,26 +88,26 @@ struct FolderReader<'a> {
 
 impl FolderReader<'_> {
     fn read_folder(&mut self, fd: BorrowedFd<'_>, path: &str, depth: usize) -> Result<(), SkillError> {
-        let failed =
+        let to_error =
             |error: rustix::io::Errno| SkillError::for_file(path, format!("cannot be read: {error}"));
         if depth > SkillLimits::MAX_DEPTH {
             return Err(SkillError::for_file(path, "is nested too deeply"));
         }
-        (self.visit)(&self.root.path.join(path), file_id(&fstat(fd).map_err(failed)?));
-        for (count, entry) in Dir::read_from(fd).map_err(failed)?.enumerate() {
-            let entry = entry.map_err(failed)?;
+        (self.visit)(&self.root.path.join(path), file_id(&fstat(fd).map_err(to_error)?));
+        for (count, entry) in Dir::read_from(fd).map_err(to_error)?.enumerate() {
+            let entry = entry.map_err(to_error)?;
             let name = entry.file_name();
             if count > MAX_FOLDER_ENTRIES {
-                return Err(SkillError::for_file(path, "holds too many files"));
+                return Err(SkillError::for_file(path, "contains too many files"));
             }
             let Ok(name) = name.to_str() else {
-                return Err(SkillError::for_file(path, "holds a file whose name is not UTF-8"));
+                return Err(SkillError::for_file(path, "contains a file whose name is not valid UTF-8"));
             };
             if !is_part_of_skill(name) {
                 continue;
             }
-            let below = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
-            self.read_entry(fd, &below, OsStr::from_bytes(name.as_bytes()), depth)?;
+            let entry_path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+            self.read_entry(fd, &entry_path, OsStr::from_bytes(name.as_bytes()), depth)?;
         }
         Ok(())
     }
@@ -115,15 +119,15 @@ impl FolderReader<'_> {
         name: &OsStr,
         depth: usize,
     ) -> Result<(), SkillError> {
-        // What goes while it is read is met as it is at the next look.
+        // A file that is deleted during the scan is handled by the next scan.
         let Ok(stat) = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) else { return Ok(()) };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                let opened =
+                let folder =
                     openat(fd, name, OPEN_FLAGS | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
-                let opened =
-                    opened.map_err(|error| SkillError::for_file(path, format!("cannot be read: {error}")))?;
-                self.read_folder(opened.as_fd(), path, depth + 1)
+                let folder =
+                    folder.map_err(|error| SkillError::for_file(path, format!("cannot be read: {error}")))?;
+                self.read_folder(folder.as_fd(), path, depth + 1)
             }
             FileType::RegularFile => self.read_file(fd, path, name, &stat),
             FileType::Symlink => {
@@ -135,18 +139,21 @@ impl FolderReader<'_> {
         }
     }
 
-    /// What a link leads to, if that is a file of this skill.
+    /// Resolves a link, if its target is a file of this skill.
     fn resolve_link(&self, path: &str) -> Result<((OwnedFd, String), Stat), SkillError> {
-        let elsewhere = || {
-            SkillError::for_file(path, "is a link that leads to no file of this skill, and is not followed")
+        let outside = || {
+            SkillError::for_file(
+                path,
+                "is a link to a target that is not a file of this skill; it is not followed",
+            )
         };
-        let real = std::fs::canonicalize(self.root.path.join(path)).map_err(|_| elsewhere())?;
-        let below = real.strip_prefix(&self.root.path).map_err(|_| elsewhere())?;
-        match self.root.locate(below) {
+        let real_path = std::fs::canonicalize(self.root.path.join(path)).map_err(|_| outside())?;
+        let relative_path = real_path.strip_prefix(&self.root.path).map_err(|_| outside())?;
+        match self.root.locate(relative_path) {
             Ok(Some((fd, name, stat))) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
                 Ok(((fd, name.to_string_lossy().into_owned()), stat))
             }
-            _ => Err(elsewhere()),
+            _ => Err(outside()),
         }
     }
 
@@ -161,21 +168,22 @@ impl FolderReader<'_> {
         self.total_bytes = self.total_bytes.saturating_add(size);
         if self.files.0.len() >= SkillLimits::MAX_FILES || self.total_bytes > SkillLimits::MAX_TOTAL_BYTES {
             let (files, total) = (SkillLimits::MAX_FILES, SkillLimits::MAX_TOTAL_BYTES >> 20);
-            return Err(SkillError::for_file("", format!("holds more than {files} files or {total} MiB")));
+            return Err(SkillError::for_file("", format!("contains more than {files} files or {total} MiB")));
         }
         let executable = stat.st_mode & 0o100 != 0;
-        let known = self.last.and_then(|last| last.0.get(path));
-        let read = match known {
+        let cached = self.last.and_then(|last| last.0.get(path));
+        let read = match cached {
             Some((Some(stamp), file)) if *stamp == FileStamp::of(stat) => (Some(*stamp), file.clone()),
             _ => {
                 let limit = u64::try_from(SkillLimits::MAX_FILE_BYTES).unwrap_or(u64::MAX);
                 let read = openat(fd, name, OPEN_FLAGS | OFlags::NOFOLLOW, Mode::empty())
                     .map_err(Into::into)
-                    .and_then(|file| content(file, limit));
-                let (stamp, bytes) = read.map_err(|error| SkillError::for_file(path, why(&error)))?;
+                    .and_then(|file| read_open_file(file, limit));
+                let (stamp, bytes) =
+                    read.map_err(|error| SkillError::for_file(path, read_failure(&error)))?;
                 let stamp = Some(stamp).filter(|stamp| stamp.is_settled(self.wall_clock));
-                match known {
-                    // The same bytes, not equal ones: two looks are compared by them.
+                match cached {
+                    // Keeps the same bytes rather than equal ones: scans are compared by identity.
                     Some((_, file)) if *file.bytes == *bytes && file.executable == executable => {
                         (stamp, file.clone())
                     }

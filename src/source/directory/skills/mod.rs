@@ -1,7 +1,7 @@
-//! What the declared skills consist of: the text in a declaration, or the files of a folder. Blocks.
+//! Reads the contents of the declared skills: the text of a declaration, or the files of a folder. Blocks.
 //!
-//! Promises that a skill's files are those of one look, and that a skill which does not change keeps its content by the
-//! same `Arc`. Never reads outside the folder of a skill.
+//! Promises that the files of a skill come from one scan, and that an unchanged skill keeps the `Arc` of its content.
+//! Never reads outside the folder of a skill.
 
 mod contents;
 mod folder;

@@ -1,4 +1,4 @@
-//! What the watcher heard, and how much of it matters.
+//! Collects the file events of the watcher, and classifies them.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -15,88 +15,89 @@ use crate::resource::bundle::SKILL_FILE;
 use crate::source::SourceMetrics;
 use crate::source::parse::is_declaration_name;
 
-/// What was heard since the last look.
+/// The events since the last scan.
 #[derive(Debug, Default)]
 pub struct FileEvents {
-    /// Anything at all.
+    /// True if any event was received.
     pub any: bool,
-    /// Files and folders that were closed after writing or moved here, by the paths they are watched by.
+    /// The files and folders that were closed after writing or moved here, by the paths by which they are watched.
     pub completed: HashSet<PathBuf>,
-    /// A person said that what vanished is meant to be gone.
+    /// True if a person confirmed that the missing objects are intended to be removed.
     pub confirm_removal: bool,
 }
 
-/// More than these wait for quiet, like changes.
+/// The number of completed paths that are kept. Further ones are treated as plain changes, which wait for the quiet
+/// period.
 const MAX_COMPLETED_PATHS: usize = 10_000;
 
-/// Where hints are left by the watcher, and found by the source.
+/// The queue between the watcher and the scan loop.
 #[derive(Debug, Default)]
 pub struct FileEventQueue {
     events: Mutex<FileEvents>,
     notify: Notify,
-    /// How often a look was asked for, and how many of these were answered.
+    /// The number of requested scans, and the number of those that were completed.
     scans_requested: AtomicU64,
     scans_completed: watch::Sender<u64>,
     pub scope: ArcSwap<WatchScope>,
     metrics: SourceMetrics,
 }
 
-/// What matters.
+/// The paths whose events matter.
 #[derive(Clone, Debug, Default)]
 pub struct WatchScope {
-    /// Paths of exactly this name: the root and the links on the way to it, signs of git.
+    /// Exact paths: the root, the links that lead to it, and the watched files of git.
     pub exact_paths: HashSet<PathBuf>,
-    /// The resolved root; below it, what may be a declaration or a folder of some.
+    /// The resolved root; events below it matter for possible declarations and for folders that may contain some.
     pub root: PathBuf,
-    /// Everything below.
+    /// The secrets directory; all events below it matter.
     pub secrets_dir: PathBuf,
-    /// The folders of skills: everything below.
+    /// The folders of skills; all events below them matter.
     pub skill_folders: Arc<HashSet<PathBuf>>,
     /// The folders that are watched.
     pub watched_folders: Arc<HashSet<PathBuf>>,
 }
 
 impl FileEventQueue {
-    /// An empty one; what makes everything be looked at anew is counted.
+    /// Creates an empty queue. Events that force a complete scan are counted in `metrics`.
     pub fn new(metrics: SourceMetrics) -> Self {
         Self { metrics, ..Self::default() }
     }
 
-    /// Waits until something is heard.
+    /// Waits until an event is received. Cancel safe.
     pub async fn notified(&self) {
         self.notify.notified().await;
     }
 
-    /// What was heard, once.
+    /// Removes and returns the received events.
     pub fn drain(&self) -> FileEvents {
         std::mem::take(&mut self.events.lock())
     }
 
-    /// Takes the word of a person that what vanished is meant to be gone.
+    /// Confirms that the missing objects are intended to be removed.
     pub fn confirm_removal(&self) {
-        let mut hints = self.events.lock();
-        (hints.any, hints.confirm_removal) = (true, true);
-        drop(hints);
+        let mut events = self.events.lock();
+        (events.any, events.confirm_removal) = (true, true);
+        drop(events);
         self.notify.notify_one();
     }
 
-    /// Asks for a look, and waits until one that began after that is done.
+    /// Requests a scan, and waits until a scan that began after the request is complete.
     pub async fn request_scan(&self) {
-        let number = self.scans_requested.fetch_add(1, Ordering::SeqCst) + 1;
+        let request_number = self.scans_requested.fetch_add(1, Ordering::SeqCst) + 1;
         self.events.lock().any = true;
         self.notify.notify_one();
-        // It cannot be closed: its sender is here.
-        let _ = self.scans_completed.subscribe().wait_for(|answered| *answered >= number).await;
+        // The channel cannot be closed: its sender is in `self`.
+        let _ = self.scans_completed.subscribe().wait_for(|completed| *completed >= request_number).await;
     }
 
-    /// How often a look was asked for until now.
+    /// Returns the number of scans that were requested until now.
     pub fn scans_requested(&self) -> u64 {
         self.scans_requested.load(Ordering::SeqCst)
     }
 
-    /// A look is done that began when so many were asked for.
-    pub fn complete_scans(&self, asked: u64) {
-        self.scans_completed.send_replace(asked);
+    /// Completes the requests of a scan: the first `scans_requested` requests are done.
+    pub fn complete_scans(&self, scans_requested: u64) {
+        self.scans_completed.send_replace(scans_requested);
     }
 
     pub fn record_restart(&self, reason: &'static str) {
@@ -110,29 +111,30 @@ impl FileEventQueue {
             Ok(_) => {}
             Err(_) => self.record_restart("error"),
         }
-        let weight = event.as_ref().map_or(Relevance::Changed, |event| classify(event, &self.scope.load()));
-        if weight == Relevance::Irrelevant {
+        let relevance =
+            event.as_ref().map_or(Relevance::Changed, |event| classify(event, &self.scope.load()));
+        if relevance == Relevance::Irrelevant {
             return;
         }
-        let mut hints = self.events.lock();
-        hints.any = true;
-        if let (Relevance::Completed, Ok(event)) = (weight, event)
-            && hints.completed.len() < MAX_COMPLETED_PATHS
+        let mut events = self.events.lock();
+        events.any = true;
+        if let (Relevance::Completed, Ok(event)) = (relevance, event)
+            && events.completed.len() < MAX_COMPLETED_PATHS
         {
-            hints.completed.extend(event.paths);
+            events.completed.extend(event.paths);
         }
-        drop(hints);
+        drop(events);
         self.notify.notify_one();
     }
 }
 
-/// How much an event says.
+/// The relevance of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relevance {
     Irrelevant,
-    /// Something may have changed.
+    /// A file may have changed.
     Changed,
-    /// And may be complete.
+    /// A file may have changed and may be complete.
     Completed,
 }
 
@@ -140,15 +142,15 @@ fn classify(event: &Event, scope: &WatchScope) -> Relevance {
     if event.need_rescan() {
         return Relevance::Changed;
     }
-    let weight = match event.kind {
+    let relevance = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Relevance::Completed,
-        // Reading is no news; above all not our own.
+        // Reads do not matter, in particular those of evenkeel itself.
         EventKind::Access(_) => Relevance::Irrelevant,
         _ => Relevance::Changed,
     };
-    let heard = event.paths.iter().any(|path| scope.matches(path, event.kind));
-    if heard { weight } else { Relevance::Irrelevant }
+    let matches = event.paths.iter().any(|path| scope.matches(path, event.kind));
+    if matches { relevance } else { Relevance::Irrelevant }
 }
 
 impl WatchScope {
@@ -160,7 +162,7 @@ impl WatchScope {
         if !path.starts_with(&self.root) {
             return false;
         }
-        // `..data` is the link that volumes of Kubernetes flip.
+        // `..data` is the link that an update of a Kubernetes volume replaces.
         if is_declaration_name(name)
             || name == SKILL_FILE
             || name == "..data"
@@ -171,11 +173,11 @@ impl WatchScope {
         }
         match kind {
             EventKind::Create(CreateKind::Folder) => true,
-            // Servers may write files of their own in the tree: what has another name matters only if it is
-            // a folder, or a link to one.
+            // Servers may write their own files into the tree: a file with another name matters only if it is a folder,
+            // or a link to one.
             EventKind::Create(_) | EventKind::Modify(ModifyKind::Name(_)) => {
-                let found = path.symlink_metadata();
-                found.is_ok_and(|found| found.is_dir() || found.is_symlink())
+                let metadata = path.symlink_metadata();
+                metadata.is_ok_and(|metadata| metadata.is_dir() || metadata.is_symlink())
             }
             _ => false,
         }
@@ -255,11 +257,11 @@ mod tests {
     #[test]
     fn lost_events_are_counted() {
         let metrics = SourceMetrics::default();
-        let mailbox = FileEventQueue::new(metrics.clone());
-        mailbox.push(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
-        mailbox.push(Err(notify::Error::generic("unmounted")));
-        mailbox.push(Err(notify::Error::generic("unmounted")));
-        assert!(mailbox.drain().any);
+        let queue = FileEventQueue::new(metrics.clone());
+        queue.push(Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan)));
+        queue.push(Err(notify::Error::generic("unmounted")));
+        queue.push(Err(notify::Error::generic("unmounted")));
+        assert!(queue.drain().any);
         assert_eq!(
             [
                 metrics.watch_restart_count("directory", "overflow"),

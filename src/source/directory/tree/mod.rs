@@ -1,7 +1,7 @@
-//! The files below the root: walking them, reading them and hearing of their changes. Blocks.
+//! Walks, reads and watches the files below the root. Blocks.
 //!
-//! Promises never to read outside the root, never to wait for a file, and that no change between a walk and the next is
-//! unheard where file events work. Never says what a file means, and never writes one.
+//! Promises never to read outside the root, never to wait for a file, and that where file events work no change between
+//! two walks is missed. Never interprets the content of a file, and never writes one.
 
 mod file_events;
 mod read;
@@ -9,6 +9,6 @@ mod walk;
 mod watch;
 
 pub use file_events::FileEventQueue;
-pub use read::{FileId, FileStamp, OPEN_FLAGS, content, file_id, read_file, why};
+pub use read::{FileId, FileStamp, OPEN_FLAGS, file_id, read_failure, read_file, read_open_file};
 pub use walk::{FoundFile, MAX_FILE_BYTES, TreeRoot, TreeVisitor, walk};
 pub use watch::{FolderWatcher, resolution_paths};

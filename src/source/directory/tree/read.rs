@@ -1,4 +1,4 @@
-//! Reading a file that somebody else may have made: regular files alone, without ever waiting for one.
+//! Reads files that other programs may have created: only regular files, and without ever waiting for one.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
 
-/// What tells whether a file is still the one that was read.
+/// The attributes that show whether a file is still the one that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStamp {
     device: u64,
@@ -17,7 +17,7 @@ pub struct FileStamp {
     changed: (i64, i64),
 }
 
-/// Names a directory or file for as long as it exists.
+/// The device and inode, which identify a directory or file as long as it exists.
 pub type FileId = (u64, u64);
 
 impl FileStamp {
@@ -33,33 +33,34 @@ impl FileStamp {
         }
     }
 
-    /// Whether a later write must have changed the stamp. Clocks of file systems are coarse: a file may be
-    /// written twice within one tick, so a stamp proves nothing until its last change is a second old.
+    /// True if any later write must change the stamp. Clocks of file systems are coarse: a file may be written twice
+    /// within one tick, so a stamp proves nothing until its last change is at least a second old.
     pub fn is_settled(&self, now: jiff::Timestamp) -> bool {
         self.changed.0 < now.as_second() - 1
     }
 }
 
-/// The identity in what the system says about a file.
+/// Returns the identity of a file from its metadata.
 #[allow(clippy::useless_conversion, reason = "the types differ by platform")]
 pub fn file_id(stat: &Stat) -> FileId {
     (u64::try_from(stat.st_dev).unwrap_or_default(), stat.st_ino.into())
 }
 
-/// The content of a file of at most `limit` bytes. Links are followed.
+/// Reads a file of at most `limit` bytes. Links are followed.
 ///
-/// Errors: the system's; `InvalidInput` if it is not a regular file; `FileTooLarge`.
+/// Errors: those of the system; `InvalidInput` if it is not a regular file; `FileTooLarge`.
 pub fn read_file(path: &Path, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {
     let file = openat(CWD, path, OPEN_FLAGS, Mode::empty())?;
-    content(file, limit)
+    read_open_file(file, limit)
 }
 
-/// How a file of unknown nature is opened: opening must not wait for a writer, nor become a terminal.
+/// The flags with which a file of unknown type is opened: opening must not wait for a writer, nor make a terminal the
+/// controlling one.
 pub const OPEN_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-/// The content of an open file; see [`small_file`].
-pub fn content(file: OwnedFd, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {
+/// Reads an open file; see [`read_file`].
+pub fn read_open_file(file: OwnedFd, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {
     let stat = fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
@@ -67,15 +68,15 @@ pub fn content(file: OwnedFd, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {
     let mut bytes = Vec::new();
     File::from(file).take(limit + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
-        let limit =
+        let limit_text =
             if limit >= 1 << 20 { format!("{} MiB", limit >> 20) } else { format!("{} KiB", limit >> 10) };
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {limit}")));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {limit_text}")));
     }
     Ok((FileStamp::of(&stat), bytes))
 }
 
-/// Why a file cannot be read, as the end of a sentence that begins with it.
-pub fn why(error: &io::Error) -> String {
+/// Returns the reason a file cannot be read, as the end of a sentence that begins with the file.
+pub fn read_failure(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => error.to_string(),
         _ => format!("cannot be read: {error}"),

@@ -1,8 +1,8 @@
-//! The files of the tree that may hold declarations, as their paths tell. In the folder of a skill nothing but its
-//! SKILL.md declares anything.
+//! Walks the files of the tree that may contain declarations, as determined by their paths. In the folder of a skill
+//! only its SKILL.md is visited.
 //!
-//! Promises never to read outside the root: every folder and file is opened by name in its folder, and a link
-//! only if its target lies below the root. Never waits for a file: what is not a regular one is not opened.
+//! Promises never to read outside the root: every folder and file is opened by name in its folder, and a link is
+//! followed only if its target is below the root. Never waits for a file: only regular files are opened.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
@@ -14,28 +14,28 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
-use super::read::{FileId, FileStamp, OPEN_FLAGS, content, file_id};
+use super::read::{FileId, FileStamp, OPEN_FLAGS, file_id, read_open_file};
 use crate::resource::bundle::SKILL_FILE;
 use crate::source::parse::{is_declaration_name, is_declaration_path, is_skipped};
 
-/// Larger files are not read.
+/// The size above which a file is not read.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
-/// Deeper folders are not entered.
+/// The depth below which folders are not entered.
 const MAX_DEPTH: usize = 32;
-/// A larger tree is not read to its end.
+/// The number of entries after which the walk of a tree stops.
 const MAX_ENTRIES: usize = 500_000;
 const MAX_FILES: usize = 100_000;
 
-/// Told what a walk meets; `path` is always relative to the root.
+/// Receives the results of a walk; `path` is always relative to the root.
 pub trait TreeVisitor {
-    /// A folder that is about to be read, by its real path.
-    fn visit_folder(&mut self, real: &Path, id: FileId);
-    /// A file that may hold declarations.
+    /// Visits a folder that is about to be read; `real_path` has no links.
+    fn visit_folder(&mut self, real_path: &Path, id: FileId);
+    /// Visits a file that may contain declarations.
     fn visit_file(&mut self, file: &FoundFile<'_>);
-    /// A file that cannot be read, and why.
-    fn unreadable_file(&mut self, path: &Path, why: &str);
-    /// A folder of which not all could be seen, and why.
-    fn unreadable_folder(&mut self, path: &Path, why: &str);
+    /// Reports a file that cannot be read, with the reason.
+    fn unreadable_file(&mut self, path: &Path, reason: &str);
+    /// Reports a folder that could not be read completely, with the reason.
+    fn unreadable_folder(&mut self, path: &Path, reason: &str);
 }
 
 /// A regular file of the tree.
@@ -48,16 +48,16 @@ pub struct FoundFile<'a> {
 }
 
 impl FoundFile<'_> {
-    /// Its content, with the stamp it had then.
+    /// Reads its content, with the stamp at that time.
     pub fn read(&self) -> io::Result<(FileStamp, Vec<u8>)> {
         let file = openat(self.folder, self.name, OPEN_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
-        content(file, MAX_FILE_BYTES)
+        read_open_file(file, MAX_FILE_BYTES)
     }
 }
 
-/// The resolved root: links to it may flip, this stays what it is.
+/// The resolved root. It stays the same directory if links to it are replaced.
 pub struct TreeRoot {
-    /// Without links.
+    /// The path without links.
     pub path: PathBuf,
     id: FileId,
     fd: OwnedFd,
@@ -65,42 +65,42 @@ pub struct TreeRoot {
 
 impl TreeRoot {
     /// Resolves and opens the root.
-    pub fn open(given: &Path) -> io::Result<Self> {
-        let path = std::fs::canonicalize(given)?;
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let path = std::fs::canonicalize(path)?;
         let fd = openat(CWD, &path, OPEN_FOLDER_FLAGS, Mode::empty())?;
         let id = file_id(&fstat(&fd)?);
         Ok(Self { path, id, fd })
     }
 
-    /// The folder itself, once more.
+    /// Returns another descriptor of the folder itself.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.fd.try_clone()
     }
 
-    /// Whether this is the same folder by the same path.
+    /// True if this is the same folder at the same path.
     pub fn is_same(&self, other: &Self) -> bool {
         self.path == other.path && self.id == other.id
     }
 
-    /// Goes down from the root without following a link: the folder of the target, its name there, and what
-    /// it is. `None` for the root itself.
+    /// Resolves a path below the root without following a link: returns the folder of the target, the name of the
+    /// target in it, and its metadata. Returns `None` for the root itself.
     pub fn locate<'p>(
         &self,
-        below: &'p Path,
+        relative_path: &'p Path,
     ) -> rustix::io::Result<Option<(OwnedFd, &'p OsStr, rustix::fs::Stat)>> {
-        let Some(name) = below.file_name() else {
+        let Some(name) = relative_path.file_name() else {
             return Ok(None);
         };
         let mut folder = self.fd.try_clone().map_err(|_| Errno::MFILE)?;
-        for part in below.parent().into_iter().flatten() {
-            folder = openat(&folder, part, OPEN_FOLDER_FLAGS, Mode::empty())?;
+        for component in relative_path.parent().into_iter().flatten() {
+            folder = openat(&folder, component, OPEN_FOLDER_FLAGS, Mode::empty())?;
         }
         let stat = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Some((folder, name, stat)))
     }
 }
 
-/// Visits the tree, and last of all what is reached by links, in the order of their names.
+/// Visits the tree. The targets of links are visited last, in the order of the names of the links.
 pub fn walk(root: &TreeRoot, visitor: &mut impl TreeVisitor) {
     let mut walk = Walk {
         root,
@@ -118,8 +118,9 @@ pub fn walk(root: &TreeRoot, visitor: &mut impl TreeVisitor) {
         }
     }
     if walk.is_over_limit() {
-        let why = format!("holds more than {MAX_FILES} files or {MAX_ENTRIES} entries; the rest is not read");
-        walk.visitor.unreadable_folder(Path::new(""), &why);
+        let reason =
+            format!("contains more than {MAX_FILES} files or {MAX_ENTRIES} entries; the rest is not read");
+        walk.visitor.unreadable_folder(Path::new(""), &reason);
     }
 }
 
@@ -129,7 +130,7 @@ struct Walk<'a, V> {
     root: &'a TreeRoot,
     visitor: &'a mut V,
     links: BTreeMap<PathBuf, PendingLink>,
-    /// What was reached by links, so that it is met once.
+    /// The files and folders that were visited through links, so that each is visited once.
     visited_through_links: Option<HashSet<FileId>>,
     entry_count: usize,
     file_count: usize,
@@ -149,9 +150,15 @@ impl<V: TreeVisitor> Walk<'_, V> {
         self.visited_through_links.as_mut().is_none_or(|linked| linked.insert(id))
     }
 
-    /// `path` and `real` are given back as they were.
-    fn visit_folder(&mut self, fd: BorrowedFd<'_>, path: &mut PathBuf, real: &mut PathBuf, depth: usize) {
-        if let Err(error) = self.visit_entries(fd, path, real, depth) {
+    /// Visits a folder. `path` and `real_path` have their original values on return.
+    fn visit_folder(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        path: &mut PathBuf,
+        real_path: &mut PathBuf,
+        depth: usize,
+    ) {
+        if let Err(error) = self.visit_entries(fd, path, real_path, depth) {
             self.visitor.unreadable_folder(path, &format!("cannot be read: {error}"));
         }
     }
@@ -160,16 +167,16 @@ impl<V: TreeVisitor> Walk<'_, V> {
         &mut self,
         fd: BorrowedFd<'_>,
         path: &mut PathBuf,
-        real: &mut PathBuf,
+        real_path: &mut PathBuf,
         depth: usize,
     ) -> rustix::io::Result<()> {
         let id = file_id(&fstat(fd)?);
         if !self.is_first_visit(id) {
             return Ok(());
         }
-        self.visitor.visit_folder(real, id);
+        self.visitor.visit_folder(real_path, id);
         if let Some(kind) = skill_file_type(fd, path) {
-            self.visit_child(fd, path, real, OsStr::new(SKILL_FILE), kind, depth);
+            self.visit_child(fd, path, real_path, OsStr::new(SKILL_FILE), kind, depth);
             return Ok(());
         }
         for entry in Dir::read_from(fd)? {
@@ -183,7 +190,7 @@ impl<V: TreeVisitor> Walk<'_, V> {
             if is_skipped(name) || kind == FileType::RegularFile && !is_declaration_name(name) {
                 continue;
             }
-            self.visit_child(fd, path, real, name, kind, depth);
+            self.visit_child(fd, path, real_path, name, kind, depth);
         }
         Ok(())
     }
@@ -192,23 +199,23 @@ impl<V: TreeVisitor> Walk<'_, V> {
         &mut self,
         fd: BorrowedFd<'_>,
         path: &mut PathBuf,
-        real: &mut PathBuf,
+        real_path: &mut PathBuf,
         name: &OsStr,
         kind: FileType,
         depth: usize,
     ) {
         path.push(name);
-        real.push(name);
-        self.visit_entry(fd, path, real, name, kind, depth);
+        real_path.push(name);
+        self.visit_entry(fd, path, real_path, name, kind, depth);
         path.pop();
-        real.pop();
+        real_path.pop();
     }
 
     fn visit_entry(
         &mut self,
         folder: BorrowedFd<'_>,
         path: &mut PathBuf,
-        real: &mut PathBuf,
+        real_path: &mut PathBuf,
         name: &OsStr,
         mut kind: FileType,
         depth: usize,
@@ -221,30 +228,32 @@ impl<V: TreeVisitor> Walk<'_, V> {
         }
         match kind {
             FileType::Directory if depth == MAX_DEPTH => {
-                self.visitor.unreadable_folder(path, "is nested too deeply and is not read");
+                self.visitor.unreadable_folder(path, "is nested too deeply; it is not read");
             }
             FileType::Directory => match openat(folder, name, OPEN_FOLDER_FLAGS, Mode::empty()) {
-                Ok(fd) => self.visit_folder(fd.as_fd(), path, real, depth + 1),
-                // It went, or became something else, since it was listed: the next look sees what.
+                Ok(fd) => self.visit_folder(fd.as_fd(), path, real_path, depth + 1),
+                // It was deleted or replaced after it was listed; the next scan reads the new state.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(error) => self.visitor.unreadable_folder(path, &format!("cannot be read: {error}")),
             },
             FileType::Symlink => {
-                self.links.insert(path.clone(), PendingLink { real_path: real.clone(), depth });
+                self.links.insert(path.clone(), PendingLink { real_path: real_path.clone(), depth });
             }
-            FileType::RegularFile if is_declaration_path(path) => self.visit_file(folder, path, real, name),
+            FileType::RegularFile if is_declaration_path(path) => {
+                self.visit_file(folder, path, real_path, name)
+            }
             _ if is_declaration_path(path) => self.visitor.unreadable_file(path, "is not a regular file"),
             _ => {}
         }
     }
 
-    fn visit_file(&mut self, folder: BorrowedFd<'_>, path: &mut PathBuf, real: &Path, name: &OsStr) {
+    fn visit_file(&mut self, folder: BorrowedFd<'_>, path: &mut PathBuf, real_path: &Path, name: &OsStr) {
         self.file_count += 1;
         match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if self.is_first_visit(file_id(&stat)) => {
                 self.visitor.visit_file(&FoundFile {
                     path,
-                    real_path: real,
+                    real_path,
                     stamp: FileStamp::of(&stat),
                     folder,
                     name,
@@ -255,56 +264,57 @@ impl<V: TreeVisitor> Walk<'_, V> {
         }
     }
 
-    /// A link counts only if its target is below the root and is not met anyway: behind a hidden name, as in
-    /// volumes that Kubernetes mounts, or under a name that is not a declaration's.
+    /// Follows a link, if its target is below the root and is not visited anyway: if it is in a hidden folder, as in
+    /// volumes that Kubernetes mounts, or has a name that is not that of a declaration.
     fn follow_link(&mut self, mut path: PathBuf, link: &PendingLink) {
-        let declaration = is_declaration_path(&path);
-        let refuse = |visitor: &mut V, path: &Path, why: &str| {
-            if declaration {
-                visitor.unreadable_file(path, why);
+        let is_declaration = is_declaration_path(&path);
+        let report = |visitor: &mut V, path: &Path, reason: &str| {
+            if is_declaration {
+                visitor.unreadable_file(path, reason);
             }
         };
         let target = match std::fs::canonicalize(&link.real_path) {
             Ok(target) => target,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return refuse(self.visitor, &path, "is a link to something that does not exist");
+                return report(self.visitor, &path, "is a link whose target does not exist");
             }
             Err(error) => {
-                return refuse(self.visitor, &path, &format!("is a link that cannot be followed: {error}"));
+                return report(self.visitor, &path, &format!("is a link that cannot be followed: {error}"));
             }
         };
-        let Ok(below) = target.strip_prefix(&self.root.path) else {
-            let why = "is a link that leaves the directory, and is not followed";
-            if !declaration && target.is_dir() {
-                self.visitor.unreadable_folder(&path, why);
+        let Ok(relative_path) = target.strip_prefix(&self.root.path) else {
+            let reason = "is a link to a target outside the directory; it is not followed";
+            if !is_declaration && target.is_dir() {
+                self.visitor.unreadable_folder(&path, reason);
             }
-            return refuse(self.visitor, &path, why);
+            return report(self.visitor, &path, reason);
         };
-        let hidden = below.iter().any(is_skipped);
-        let (folder, name, stat) = match self.root.locate(below) {
+        let is_hidden = relative_path.iter().any(is_skipped);
+        let (folder, name, stat) = match self.root.locate(relative_path) {
             Ok(Some(found)) => found,
             Ok(None) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return,
-            Err(error) => return refuse(self.visitor, &path, &format!("cannot be read: {error}")),
+            Err(error) => return report(self.visitor, &path, &format!("cannot be read: {error}")),
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if hidden && link.depth < MAX_DEPTH => {
+            FileType::Directory if is_hidden && link.depth < MAX_DEPTH => {
                 match openat(&folder, name, OPEN_FOLDER_FLAGS, Mode::empty()) {
                     Ok(fd) => self.visit_folder(fd.as_fd(), &mut path, &mut target.clone(), link.depth + 1),
                     Err(error) => self.visitor.unreadable_folder(&path, &format!("cannot be read: {error}")),
                 }
             }
             FileType::Directory => {}
-            FileType::RegularFile if declaration => {
-                if hidden || !is_declaration_path(below) {
+            FileType::RegularFile if is_declaration => {
+                if is_hidden || !is_declaration_path(relative_path) {
                     self.visit_file(folder.as_fd(), &mut path, &target, name);
                 }
             }
-            _ => refuse(self.visitor, &path, "is not a regular file"),
+            _ => report(self.visitor, &path, "is not a regular file"),
         }
     }
 }
 
-/// What SKILL.md is in the folder of a skill; `None` in any other. The root is none, whatever it holds.
+/// Returns the type of the SKILL.md in the folder of a skill; `None` for any other folder. The root is never the folder
+/// of a skill.
 fn skill_file_type(fd: BorrowedFd<'_>, path: &Path) -> Option<FileType> {
     let stat = statat(fd, SKILL_FILE, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     path.file_name().map(|_| FileType::from_raw_mode(stat.st_mode))

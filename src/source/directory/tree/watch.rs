@@ -1,8 +1,8 @@
-//! File events, as hints to look again and nothing more.
+//! Watches folders for file events, which only trigger scans.
 //!
-//! Each folder of the tree is watched from before it is read, so that nothing falls in between; so are the
-//! folders that hold the root, or a link on the way to it: those are what flips. What an event says is used
-//! only to tell that a file may be complete.
+//! Each folder of the tree is watched before it is read, so no change in between is missed. The folders that contain
+//! the root, or a link that leads to it, are watched too, because those links are what is replaced. The content of an
+//! event is used only to recognize that a file may be complete.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -15,119 +15,119 @@ use notify::{Config, ErrorKind, RecommendedWatcher, RecursiveMode, Watcher as _}
 use super::file_events::{FileEventQueue, WatchScope};
 use super::read::FileId;
 
-/// Watches folders as they are met.
+/// Watches the folders that a walk visits.
 #[derive(Debug)]
 pub struct FolderWatcher {
     events: Arc<FileEventQueue>,
     watcher: Option<RecommendedWatcher>,
-    /// What is watched, with the round in which it was last met.
+    /// The watched folders, each with the number of the round in which it was last visited.
     folders: HashMap<PathBuf, (FileId, u64)>,
-    /// What was watched when the round began, once that matters.
+    /// The folders that were watched at the start of the round; computed when first needed.
     watched_ids: Option<HashSet<FileId>>,
     round: u64,
     polling_only: bool,
-    /// Why not everything is watched, in this round.
+    /// The reason that not every folder is watched, in this round.
     failure: Option<String>,
 }
 
 impl FolderWatcher {
-    /// A watcher that tells `mailbox`; one that never hears anything if `deaf`.
-    pub fn new(mailbox: Arc<FileEventQueue>, deaf: bool) -> Self {
+    /// Creates a watcher that sends events to `events`. With `polling_only`, it never receives any.
+    pub fn new(events: Arc<FileEventQueue>, polling_only: bool) -> Self {
         Self {
-            events: mailbox,
+            events,
             watcher: None,
             folders: HashMap::new(),
             watched_ids: None,
             round: 0,
-            polling_only: deaf,
+            polling_only,
             failure: None,
         }
     }
 
-    /// A round begins; a folder that is not met in it is not watched after it.
-    pub fn begin_round(&mut self, names: HashSet<PathBuf>, root: PathBuf, secrets: PathBuf) {
+    /// Begins a round. A folder that is not visited in it is no longer watched afterwards.
+    pub fn begin_round(&mut self, exact_paths: HashSet<PathBuf>, root: PathBuf, secrets_dir: PathBuf) {
         self.round += 1;
         self.watched_ids = None;
         self.failure = None;
-        let WatchScope { watched_folders: folders, skill_folders: skills, .. } =
-            WatchScope::clone(&self.events.scope.load());
+        let WatchScope { watched_folders, skill_folders, .. } = WatchScope::clone(&self.events.scope.load());
         self.events.scope.store(Arc::new(WatchScope {
-            exact_paths: names,
+            exact_paths,
             root,
-            secrets_dir: secrets,
-            skill_folders: skills,
-            watched_folders: folders,
+            secrets_dir,
+            skill_folders,
+            watched_folders,
         }));
         if self.watcher.is_none() && !self.polling_only {
-            let mailbox = Arc::clone(&self.events);
-            // Links are followed by the walk, which knows where they may lead.
+            let events = Arc::clone(&self.events);
+            // Links are followed by the walk, which checks their targets.
             let config = Config::default().with_follow_symlinks(false);
-            match RecommendedWatcher::new(move |event| mailbox.push(event), config) {
+            match RecommendedWatcher::new(move |event| events.push(event), config) {
                 Ok(watcher) => self.watcher = Some(watcher),
                 Err(error) => self.failure = Some(error.to_string()),
             }
         }
     }
 
-    /// The folders of skills, in which everything matters; true if they are others than before, so that what has
-    /// happened there until now was not heard.
-    pub fn set_skill_folders(&self, skills: HashSet<PathBuf>) -> bool {
+    /// Sets the folders of skills, in which every event matters. Returns true if they differ from the previous ones:
+    /// earlier events in the new ones were then missed.
+    pub fn set_skill_folders(&self, skill_folders: HashSet<PathBuf>) -> bool {
         let scope = self.events.scope.load();
-        let differs = *scope.skill_folders != skills;
-        if differs {
-            self.events
-                .scope
-                .store(Arc::new(WatchScope { skill_folders: Arc::new(skills), ..WatchScope::clone(&scope) }));
+        let changed = *scope.skill_folders != skill_folders;
+        if changed {
+            self.events.scope.store(Arc::new(WatchScope {
+                skill_folders: Arc::new(skill_folders),
+                ..WatchScope::clone(&scope)
+            }));
         }
-        differs
+        changed
     }
 
-    /// A folder that matters, if it exists.
+    /// Watches a folder, if it exists.
     pub fn watch_if_folder(&mut self, path: &Path) {
-        if let Ok(found) = path.metadata()
-            && found.is_dir()
+        if let Ok(metadata) = path.metadata()
+            && metadata.is_dir()
         {
-            self.watch(path, (found.dev(), found.ino()));
+            self.watch(path, (metadata.dev(), metadata.ino()));
         }
     }
 
-    /// A folder that matters.
+    /// Watches a folder.
     pub fn watch(&mut self, path: &Path, id: FileId) {
         let Some(watcher) = &mut self.watcher else { return };
-        if let Some((known, round)) = self.folders.get_mut(path) {
+        if let Some((watched_id, round)) = self.folders.get_mut(path) {
             *round = self.round;
-            if *known == id {
+            if *watched_id == id {
                 return;
             }
-            // Another folder has taken the place of the one that is watched, which may be gone.
+            // Another folder has replaced the watched one, which may be deleted.
             let _ = watcher.unwatch(path);
             self.folders.remove(path);
         }
         if self.failure.is_some() {
             return;
         }
-        // The system has one watch per folder, whatever its path: that of a folder that was moved here may yet
-        // be taken down under its old name, so it is watched once more in the next round.
-        let watched =
+        // The system has one watch per folder, whatever its path. A folder that was moved here may still lose its watch
+        // under its old name, so it is watched again in the next round.
+        let watched_ids =
             self.watched_ids.get_or_insert_with(|| self.folders.values().map(|(id, _)| *id).collect());
-        let moved = watched.contains(&id);
+        let is_watched = watched_ids.contains(&id);
         match watcher.watch(path, RecursiveMode::NonRecursive) {
-            Ok(()) if moved => {}
+            Ok(()) if is_watched => {}
             Ok(()) => {
                 self.folders.insert(path.to_path_buf(), (id, self.round));
             }
-            // It went since it was met, which the folder above has told.
+            // It was deleted after it was visited; the folder above it has reported that.
             Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {}
             Err(error) => self.failure = Some(error.to_string()),
         }
     }
 
-    /// The round is over; says why the source must poll, if it must.
+    /// Ends the round. Returns the reason that the source must poll, if it must.
     pub fn end_round(&mut self) -> Option<&str> {
         if let Some(watcher) = &mut self.watcher {
             let round = self.round;
-            self.folders.retain(|path, (_, met)| {
-                let keep = *met == round;
+            self.folders.retain(|path, (_, last_round)| {
+                let keep = *last_round == round;
                 if !keep {
                     let _ = watcher.unwatch(path);
                 }
@@ -135,16 +135,16 @@ impl FolderWatcher {
             });
         }
         let scope = self.events.scope.load();
-        let same = scope.watched_folders.len() == self.folders.len()
+        let unchanged = scope.watched_folders.len() == self.folders.len()
             && self.folders.keys().all(|path| scope.watched_folders.contains(path));
-        if !same {
+        if !unchanged {
             self.events.scope.store(Arc::new(WatchScope {
                 watched_folders: Arc::new(self.folders.keys().cloned().collect()),
                 ..WatchScope::clone(&scope)
             }));
         }
         if self.polling_only {
-            return Some("that was asked for");
+            return Some("polling was requested");
         }
         if self.failure.is_some() {
             // The next round tries again.
@@ -154,40 +154,41 @@ impl FolderWatcher {
     }
 }
 
-/// The names that decide what `root` leads to: the links on the way, what is missing, and what is there.
+/// Returns the paths that determine the directory that `root` resolves to: the links on the way, the first missing
+/// component, and the final directory.
 pub fn resolution_paths(root: &Path) -> HashSet<PathBuf> {
-    let mut names = HashSet::new();
-    let mut rest: Vec<_> = reversed_components(root);
-    let mut found = PathBuf::new();
-    let mut links = 0;
-    while let Some(part) = rest.pop() {
-        if part == ".." {
-            found.pop();
+    let mut paths = HashSet::new();
+    let mut remaining: Vec<_> = reversed_components(root);
+    let mut resolved = PathBuf::new();
+    let mut link_count = 0;
+    while let Some(component) = remaining.pop() {
+        if component == ".." {
+            resolved.pop();
             continue;
         }
-        found.push(part);
-        match found.read_link() {
-            // As many as the system itself would follow.
-            Ok(target) if links < 40 => {
-                links += 1;
-                names.insert(found.clone());
-                rest.extend(reversed_components(&target));
-                found.pop();
+        resolved.push(component);
+        match resolved.read_link() {
+            // The number of links that the system itself would follow.
+            Ok(target) if link_count < 40 => {
+                link_count += 1;
+                paths.insert(resolved.clone());
+                remaining.extend(reversed_components(&target));
+                resolved.pop();
             }
-            Err(_) if found.exists() => {}
+            Err(_) if resolved.exists() => {}
             Ok(_) | Err(_) => break,
         }
     }
-    names.insert(found);
-    names
+    paths.insert(resolved);
+    paths
 }
 
-/// The parts of a path, the first one last.
+/// Returns the components of a path in reverse order.
 fn reversed_components(path: &Path) -> Vec<OsString> {
-    let parts = path.components().filter(|part| *part != Component::CurDir);
-    let mut parts: Vec<_> = parts.map(|part| part.as_os_str().to_owned()).collect();
-    parts.reverse();
-    parts
+    let components = path.components().filter(|component| *component != Component::CurDir);
+    let mut components: Vec<_> = components.map(|component| component.as_os_str().to_owned()).collect();
+    components.reverse();
+    components
 }
 
 #[cfg(test)]
@@ -207,7 +208,7 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(names("a/b"), ["a"], "what is not there yet");
+        assert_eq!(names("a/b"), ["a"], "a missing directory");
         std::fs::create_dir_all(top.join("v1/fleet")).unwrap();
         assert_eq!(names("v1/fleet"), ["v1/fleet"]);
         symlink("v1", top.join("current")).unwrap();

@@ -1,4 +1,4 @@
-//! The accepted objects of one kind, and the statuses that they show. Pure.
+//! Holds the accepted objects of one kind and their stored statuses. Pure.
 
 use std::sync::Arc;
 
@@ -21,15 +21,15 @@ impl<S, T> Default for KindStore<S, T> {
 }
 
 impl<S: WatchedKind + PartialEq + serde::Serialize, T: PartialEq> KindStore<S, T> {
-    /// Takes up a newest form. An object that does not differ keeps its `Arc`.
+    /// Inserts or updates an object. An object that does not differ keeps its `Arc`.
     pub(super) fn upsert(
         &mut self,
-        newest: LatestObject<S>,
+        latest: LatestObject<S>,
         endpoint: impl FnOnce(&S) -> Option<Result<Arc<Endpoint>, Problem>>,
     ) {
-        let key = newest.meta.key.clone();
-        let last = self.objects.get(&key).filter(|last| last.meta.uid == newest.meta.uid);
-        if let Some(next) = next_object(last, newest, endpoint) {
+        let key = latest.meta.key.clone();
+        let last = self.objects.get(&key).filter(|last| last.meta.uid == latest.meta.uid);
+        if let Some(next) = next_object(last, latest, endpoint) {
             self.objects.insert(key, Arc::new(next));
         }
     }
@@ -53,15 +53,16 @@ impl<S: WatchedKind + PartialEq + serde::Serialize, T: PartialEq> KindStore<S, T
         }
     }
 
-    /// True if there is something new to show. A deletion is never taken back: what says so is older.
+    /// Sets the stored status of an object; returns true if it changed. A deletion is never reverted, because a status
+    /// without it is older.
     pub(super) fn set_status(&mut self, key: &ObjectKey, status: StoredStatus<T>) -> bool {
-        let known = |last: &Arc<StoredStatus<T>>| {
+        let is_outdated = |last: &Arc<StoredStatus<T>>| {
             **last == status
                 || last.uid == status.uid
                     && last.terminating_generation.is_some()
                     && status.terminating_generation.is_none()
         };
-        if self.statuses.get(key).is_some_and(known) {
+        if self.statuses.get(key).is_some_and(is_outdated) {
             return false;
         }
         self.statuses.insert(key.clone(), Arc::new(status));
@@ -73,34 +74,34 @@ impl<S: WatchedKind + PartialEq + serde::Serialize, T: PartialEq> KindStore<S, T
         self.statuses.is_empty()
     }
 
-    /// The same of one namespace.
+    /// True if a namespace has no object, not even one that is being deleted.
     pub(super) fn is_namespace_empty(&self, namespace: &str) -> bool {
         let first = self.statuses.range(ObjectKey::new(namespace, "")..).next();
         first.is_none_or(|(key, _)| *key.namespace != *namespace)
     }
 
-    /// True of an object that is being deleted, though somebody's finalizer holds it.
+    /// True if an object is being deleted while a finalizer holds it.
     pub(super) fn is_terminating(&self, key: &ObjectKey) -> bool {
-        self.statuses.get(key).is_some_and(|shown| shown.terminating_generation.is_some())
+        self.statuses.get(key).is_some_and(|status| status.terminating_generation.is_some())
     }
 }
 
-/// The next state of an object, from its last one with the same uid; `None` if nothing differs, or if what
-/// was read is older than what is known.
+/// Returns the next state of an object from its last one with the same uid; `None` if nothing differs, or if `latest`
+/// is older than the last state.
 fn next_object<S: WatchedKind + PartialEq + serde::Serialize>(
     last: Option<&Arc<DeclaredObject<S>>>,
-    newest: LatestObject<S>,
+    latest: LatestObject<S>,
     endpoint: impl FnOnce(&S) -> Option<Result<Arc<Endpoint>, Problem>>,
 ) -> Option<DeclaredObject<S>> {
-    let LatestObject { mut meta, spec } = newest;
+    let LatestObject { mut meta, spec } = latest;
     let (spec, refused) = match spec {
         Ok(spec) => (Some(Arc::new(spec)), None),
         Err(mut problem) => {
-            let good = last.and_then(|last| last.spec.clone());
-            if good.is_some() {
+            let last_good = last.and_then(|last| last.spec.clone());
+            if last_good.is_some() {
                 problem.message.push_str("; the last good declaration stays in force");
             }
-            (good, Some(problem))
+            (last_good, Some(problem))
         }
     };
     if let Some(last) = last {
@@ -108,7 +109,7 @@ fn next_object<S: WatchedKind + PartialEq + serde::Serialize>(
             return None;
         }
         if same_meta(&meta, &last.meta) {
-            // Only its status was written.
+            // Only the status was written.
             meta.revision = last.meta.revision.clone();
             meta.origin = last.meta.origin.clone();
         }

@@ -6,7 +6,7 @@ use super::*;
 use crate::resource::{DeclaredObject, Transport};
 use crate::source::DEFAULT_ALLOWED_VARIABLES;
 
-/// A book of one namespace, with what it told last.
+/// A store with a watch of one namespace, and the last published [`Desired`].
 struct StoreFixture {
     store: ObjectStore,
     desired: Arc<Desired>,
@@ -46,7 +46,7 @@ fn servers_watch() -> WatchId {
 }
 
 fn problem(reason: Reason) -> Problem {
-    Problem::new(reason, "away")
+    Problem::new(reason, "unreachable")
 }
 
 impl StoreFixture {
@@ -54,15 +54,15 @@ impl StoreFixture {
         let policy =
             StdioPolicy::allow_only(&["allowed".into()], &DEFAULT_ALLOWED_VARIABLES.map(String::from))
                 .unwrap();
-        let mut book = ObjectStore::new(policy, DigestKey::new(b"k"));
-        book.add_watch(servers_watch());
-        Self { store: book, desired: Arc::default() }
+        let mut store = ObjectStore::new(policy, DigestKey::new(b"k"));
+        store.add_watch(servers_watch());
+        Self { store, desired: Arc::default() }
     }
 
-    /// Takes up news and gives every server on a line: name, generation, header or problem.
-    fn apply(&mut self, news: impl IntoIterator<Item = WatchMessage>) -> Vec<String> {
-        for news in news {
-            self.store.handle(news);
+    /// Handles messages and returns each server on a line: name, uid, generation, endpoint or problem.
+    fn apply(&mut self, messages: impl IntoIterator<Item = WatchMessage>) -> Vec<String> {
+        for message in messages {
+            self.store.handle(message);
         }
         if let (Some(desired), _) = self.store.publish() {
             self.desired = desired;
@@ -98,63 +98,63 @@ fn describe_server(declared: &DeclaredObject<McpServerSpec>) -> String {
 
 #[test]
 fn desired_is_synced_once_everything_is_listed() {
-    let mut desk = StoreFixture::new();
-    assert_eq!(desk.apply([server_message("a", "u", 1, 1, http_spec("http://a"))]), ["a u 1 http://a/"]);
-    assert!(!desk.desired.source.synced);
-    desk.apply([WatchMessage::Listed(servers_watch())]);
-    assert!(desk.desired.source.synced);
-    // Whatever happens to the watch, the set stays and the trouble is told, once for all watches.
-    desk.apply([WatchMessage::Failed(servers_watch(), problem(Reason::SourceUnavailable))]);
-    let source = &desk.desired.source;
+    let mut fixture = StoreFixture::new();
+    assert_eq!(fixture.apply([server_message("a", "u", 1, 1, http_spec("http://a"))]), ["a u 1 http://a/"]);
+    assert!(!fixture.desired.source.synced);
+    fixture.apply([WatchMessage::Listed(servers_watch())]);
+    assert!(fixture.desired.source.synced);
+    // Whatever happens to a watch, the objects are kept and the problem is reported once for all watches.
+    fixture.apply([WatchMessage::Failed(servers_watch(), problem(Reason::SourceUnavailable))]);
+    let source = &fixture.desired.source;
     assert!(source.synced);
-    assert_eq!((source.problems.len(), desk.desired.servers.len()), (1, 1));
-    desk.apply([WatchMessage::Listed(servers_watch())]);
-    assert!(desk.desired.source.problems.is_empty());
+    assert_eq!((source.problems.len(), fixture.desired.servers.len()), (1, 1));
+    fixture.apply([WatchMessage::Listed(servers_watch())]);
+    assert!(fixture.desired.source.problems.is_empty());
 }
 
 #[test]
 fn forbidden_namespace_does_not_block_others() {
     for (reason, synced) in [(Reason::NotPermitted, true), (Reason::SourceUnavailable, false)] {
-        let mut desk = StoreFixture::new();
+        let mut fixture = StoreFixture::new();
         let other = WatchId::Servers(Some("other".into()));
-        desk.store.add_watch(other.clone());
-        desk.apply([
+        fixture.store.add_watch(other.clone());
+        fixture.apply([
             WatchMessage::Listed(servers_watch()),
             WatchMessage::Failed(other.clone(), problem(reason)),
         ]);
-        assert_eq!(desk.desired.source.synced, synced, "{reason}");
+        assert_eq!(fixture.desired.source.synced, synced, "{reason}");
         let mut alone = StoreFixture::new();
         alone.apply([WatchMessage::Failed(servers_watch(), problem(reason))]);
-        assert!(!alone.desired.source.synced, "nothing was listed at all");
+        assert!(!alone.desired.source.synced, "no watch has listed");
     }
 }
 
 #[test]
 fn unchanged_object_keeps_its_arc() {
-    let mut desk = StoreFixture::new();
-    desk.apply([
+    let mut fixture = StoreFixture::new();
+    fixture.apply([
         server_message("a", "u", 1, 1, http_spec("http://a")),
         WatchMessage::Listed(servers_watch()),
     ]);
-    let first = desk.server("a");
-    // A relist, and a write of the status: another version, the same object.
-    desk.apply([
+    let first = fixture.server("a");
+    // A new list and a write of the status: another resourceVersion, the same object.
+    fixture.apply([
         server_message("a", "u", 1, 9, http_spec("http://a")),
         WatchMessage::Listed(servers_watch()),
     ]);
-    assert!(Arc::ptr_eq(&first, &desk.server("a")));
+    assert!(Arc::ptr_eq(&first, &fixture.server("a")));
     assert_eq!(&*first.meta.revision, "1");
-    // An older read than what is known.
-    desk.apply([server_message("a", "u", 2, 10, http_spec("http://b"))]);
-    assert_eq!(desk.apply([server_message("a", "u", 1, 9, http_spec("http://a"))]), ["a u 2 http://b/"]);
-    // Another object of the name begins with nothing.
-    assert_eq!(desk.apply([server_message("a", "v", 1, 11, http_spec("http://a"))]), ["a v 1 http://a/"]);
-    assert_eq!(desk.apply([WatchMessage::ServerDeleted(ObjectKey::new("n", "a"))]), [""; 0]);
+    // A read that is older than the current state.
+    fixture.apply([server_message("a", "u", 2, 10, http_spec("http://b"))]);
+    assert_eq!(fixture.apply([server_message("a", "u", 1, 9, http_spec("http://a"))]), ["a u 2 http://b/"]);
+    // Another object of the same name starts without a state.
+    assert_eq!(fixture.apply([server_message("a", "v", 1, 11, http_spec("http://a"))]), ["a v 1 http://a/"]);
+    assert_eq!(fixture.apply([WatchMessage::ServerDeleted(ObjectKey::new("n", "a"))]), [""; 0]);
 }
 
 #[test]
 fn terminating_object_is_no_longer_declared() {
-    let leaving = |version: u64| {
+    let terminating = |version: u64| {
         let WatchMessage::Server(mut object) = server_message("a", "u", 2, version, spec_with_secret("s"))
         else {
             panic!()
@@ -164,36 +164,39 @@ fn terminating_object_is_no_longer_declared() {
         object.metadata.deletion_timestamp = metadata.deletion_timestamp;
         WatchMessage::Server(object)
     };
-    let mut desk = StoreFixture::new();
-    desk.apply([
+    let mut fixture = StoreFixture::new();
+    fixture.apply([
         server_message("a", "u", 1, 1, spec_with_secret("s")),
         secret_message("s", "one"),
         WatchMessage::Listed(servers_watch()),
     ]);
-    assert_eq!(desk.apply([leaving(5)]), [""; 0]);
-    assert!(desk.secrets().is_empty());
-    let (_, shown) = desk.store.publish();
-    assert!(shown.is_none(), "it was told with the last");
-    // A list that is older does not bring it back, nor does an edit; another object of the name is another.
-    assert_eq!(desk.apply([server_message("a", "u", 1, 1, http_spec("http://a")), leaving(6)]), [""; 0]);
-    assert_eq!(desk.apply([server_message("a", "v", 1, 7, http_spec("http://a"))]), ["a v 1 http://a/"]);
+    assert_eq!(fixture.apply([terminating(5)]), [""; 0]);
+    assert!(fixture.secrets().is_empty());
+    let (_, statuses) = fixture.store.publish();
+    assert!(statuses.is_none(), "it was already published");
+    // Neither an older list nor an edit restores it; another object of the same name is a new one.
+    assert_eq!(
+        fixture.apply([server_message("a", "u", 1, 1, http_spec("http://a")), terminating(6)]),
+        [""; 0]
+    );
+    assert_eq!(fixture.apply([server_message("a", "v", 1, 7, http_spec("http://a"))]), ["a v 1 http://a/"]);
 }
 
 #[test]
 fn empty_namespaces_are_named_once_listed() {
-    let mut desk = StoreFixture::new();
-    let nothing_in = |desk: &StoreFixture| desk.desired.source.empty_scope.clone();
-    desk.store.add_watch(WatchId::Skills(Some("n".into())));
+    let mut fixture = StoreFixture::new();
+    let nothing_in = |fixture: &StoreFixture| fixture.desired.source.empty_scope.clone();
+    fixture.store.add_watch(WatchId::Skills(Some("n".into())));
     for other in [WatchId::Servers(Some("m".into())), WatchId::Skills(Some("m".into()))] {
-        desk.store.add_watch(other.clone());
-        desk.apply([WatchMessage::Listed(other)]);
+        fixture.store.add_watch(other.clone());
+        fixture.apply([WatchMessage::Listed(other)]);
     }
-    desk.apply([WatchMessage::Listed(servers_watch())]);
-    assert_eq!(nothing_in(&desk).as_deref(), Some("namespace m"), "of n, skills may be yet to come");
-    desk.apply([WatchMessage::Listed(WatchId::Skills(Some("n".into())))]);
-    assert_eq!(nothing_in(&desk).as_deref(), Some("namespaces m, n"));
-    desk.apply([server_message("a", "u", 1, 1, http_spec("http://a"))]);
-    assert_eq!(nothing_in(&desk).as_deref(), Some("namespace m"));
+    fixture.apply([WatchMessage::Listed(servers_watch())]);
+    assert_eq!(nothing_in(&fixture).as_deref(), Some("namespace m"), "skills of n were not listed yet");
+    fixture.apply([WatchMessage::Listed(WatchId::Skills(Some("n".into())))]);
+    assert_eq!(nothing_in(&fixture).as_deref(), Some("namespaces m, n"));
+    fixture.apply([server_message("a", "u", 1, 1, http_spec("http://a"))]);
+    assert_eq!(nothing_in(&fixture).as_deref(), Some("namespace m"));
     let mut all = StoreFixture {
         store: ObjectStore::new(StdioPolicy::allow_all(), DigestKey::new(b"k")),
         desired: Arc::default(),
@@ -207,76 +210,83 @@ fn empty_namespaces_are_named_once_listed() {
 
 #[test]
 fn rejected_spec_keeps_the_last_good_declaration() {
-    let mut desk = StoreFixture::new();
+    let mut fixture = StoreFixture::new();
     let broken = json!({ "http": { "url": "http://b", "later": 1 } });
-    assert_eq!(desk.apply([server_message("a", "u", 1, 1, broken.clone())]), ["a u 1 nothing InvalidSpec"]);
-    assert_eq!(desk.apply([server_message("a", "u", 2, 2, http_spec("http://a"))]), ["a u 2 http://a/"]);
-    assert_eq!(desk.apply([server_message("a", "u", 3, 3, broken.clone())]), ["a u 3 http://a/ InvalidSpec"]);
-    assert!(desk.server("a").rejected.as_ref().unwrap().message.contains("last good"));
-    assert_eq!(desk.apply([server_message("a", "v", 1, 4, broken)]), ["a v 1 nothing InvalidSpec"]);
+    assert_eq!(
+        fixture.apply([server_message("a", "u", 1, 1, broken.clone())]),
+        ["a u 1 nothing InvalidSpec"]
+    );
+    assert_eq!(fixture.apply([server_message("a", "u", 2, 2, http_spec("http://a"))]), ["a u 2 http://a/"]);
+    assert_eq!(
+        fixture.apply([server_message("a", "u", 3, 3, broken.clone())]),
+        ["a u 3 http://a/ InvalidSpec"]
+    );
+    assert!(fixture.server("a").rejected.as_ref().unwrap().message.contains("last good"));
+    assert_eq!(fixture.apply([server_message("a", "v", 1, 4, broken)]), ["a v 1 nothing InvalidSpec"]);
     let stdio = |command: &str| json!({ "stdio": { "command": command } });
-    assert_eq!(desk.apply([server_message("a", "v", 2, 5, stdio("allowed"))]), ["a v 2 allowed"]);
-    assert_eq!(desk.apply([server_message("a", "v", 3, 6, stdio("sh"))]), ["a v 3 PolicyDenied"]);
-    assert_eq!(desk.server("a").rejection().unwrap().reason, Reason::PolicyDenied);
+    assert_eq!(fixture.apply([server_message("a", "v", 2, 5, stdio("allowed"))]), ["a v 2 allowed"]);
+    assert_eq!(fixture.apply([server_message("a", "v", 3, 6, stdio("sh"))]), ["a v 3 PolicyDenied"]);
+    assert_eq!(fixture.server("a").rejection().unwrap().reason, Reason::PolicyDenied);
 }
 
 #[test]
 fn server_waits_for_its_secrets_and_follows_their_changes() {
-    let mut desk = StoreFixture::new();
+    let mut fixture = StoreFixture::new();
     assert_eq!(
-        desk.apply([
+        fixture.apply([
             server_message("a", "u", 1, 1, spec_with_secret("s")),
             server_message("b", "u", 1, 1, http_spec("http://b")),
             WatchMessage::Listed(servers_watch())
         ]),
         ["b u 1 http://b/"]
     );
-    assert_eq!(desk.secrets(), ["n/s"]);
-    assert!(!desk.desired.source.synced);
+    assert_eq!(fixture.secrets(), ["n/s"]);
+    assert!(!fixture.desired.source.synced);
     let s = || WatchId::Secret(ObjectKey::new("n", "s"));
-    assert_eq!(desk.apply([WatchMessage::Listed(s())]), ["a u 1 SecretNotFound", "b u 1 http://b/"]);
-    assert!(desk.desired.source.synced);
-    let b = desk.server("b");
-    let lines = desk.apply([secret_message("s", "one")]);
+    assert_eq!(fixture.apply([WatchMessage::Listed(s())]), ["a u 1 SecretNotFound", "b u 1 http://b/"]);
+    assert!(fixture.desired.source.synced);
+    let b = fixture.server("b");
+    let lines = fixture.apply([secret_message("s", "one")]);
     assert_eq!(lines, ["a u 1 http://a/ one", "b u 1 http://b/"]);
-    let a = desk.server("a");
-    // The same value again, and trouble with its watch: nothing.
+    let a = fixture.server("a");
+    // The same value again, and a failure of its watch, change nothing.
     assert_eq!(
-        desk.apply([secret_message("s", "one"), WatchMessage::Failed(s(), problem(Reason::NotPermitted))]),
+        fixture.apply([secret_message("s", "one"), WatchMessage::Failed(s(), problem(Reason::NotPermitted))]),
         lines
     );
-    assert!(Arc::ptr_eq(&a, &desk.server("a")));
-    assert_eq!(desk.desired.source.problems.len(), 1);
+    assert!(Arc::ptr_eq(&a, &fixture.server("a")));
+    assert_eq!(fixture.desired.source.problems.len(), 1);
     assert_eq!(
-        desk.apply([WatchMessage::Listed(s()), secret_message("s", "two")]),
+        fixture.apply([WatchMessage::Listed(s()), secret_message("s", "two")]),
         ["a u 1 http://a/ two", "b u 1 http://b/"]
     );
     assert_eq!(
-        desk.apply([WatchMessage::Secret(ObjectKey::new("n", "s"), ReferenceLookup::Missing)]),
+        fixture.apply([WatchMessage::Secret(ObjectKey::new("n", "s"), ReferenceLookup::Missing)]),
         ["a u 1 SecretNotFound", "b u 1 http://b/"]
     );
-    assert!(Arc::ptr_eq(&b, &desk.server("b")));
-    // Another reference: the old form stays until the new one was looked at.
-    let other = desk.apply([server_message("a", "u", 2, 2, spec_with_secret("t"))]);
+    assert!(Arc::ptr_eq(&b, &fixture.server("b")));
+    // A different reference: the old state is kept until the new Secret was read.
+    let other = fixture.apply([server_message("a", "u", 2, 2, spec_with_secret("t"))]);
     assert_eq!(other, ["a u 1 SecretNotFound", "b u 1 http://b/"]);
-    assert_eq!(desk.secrets(), ["n/t"]);
-    assert_eq!(desk.apply([secret_message("t", "three")]), ["a u 2 http://a/ three", "b u 1 http://b/"]);
-    desk.apply([WatchMessage::ServerDeleted(ObjectKey::new("n", "a"))]);
-    assert_eq!(desk.secrets(), [""; 0]);
+    assert_eq!(fixture.secrets(), ["n/t"]);
+    assert_eq!(fixture.apply([secret_message("t", "three")]), ["a u 2 http://a/ three", "b u 1 http://b/"]);
+    fixture.apply([WatchMessage::ServerDeleted(ObjectKey::new("n", "a"))]);
+    assert_eq!(fixture.secrets(), [""; 0]);
 }
 
 #[test]
 fn unreadable_secret_is_reported_on_the_server() {
-    for (met, told) in [(Reason::NotPermitted, "NotPermitted"), (Reason::SourceUnavailable, "SecretNotFound")]
+    for (watch_reason, expected_reason) in
+        [(Reason::NotPermitted, "NotPermitted"), (Reason::SourceUnavailable, "SecretNotFound")]
     {
-        let mut desk = StoreFixture::new();
+        let mut fixture = StoreFixture::new();
         let s = WatchId::Secret(ObjectKey::new("n", "s"));
-        let lines = desk.apply([
+        let lines = fixture.apply([
             server_message("a", "u", 1, 1, spec_with_secret("s")),
-            WatchMessage::Failed(s, problem(met)),
+            WatchMessage::Failed(s, problem(watch_reason)),
         ]);
-        assert_eq!(lines, [format!("a u 1 {told}")]);
-        assert_eq!(desk.desired.source.problems.len(), 1);
+        assert_eq!(lines, [format!("a u 1 {expected_reason}")]);
+        assert_eq!(fixture.desired.source.problems.len(), 1);
     }
 }
 
@@ -289,18 +299,19 @@ fn name_that_alters_the_selector_is_never_watched() {
         });
         WatchMessage::Skill(Box::new(serde_json::from_value(object).unwrap()))
     };
-    let maps = |desk: &StoreFixture| desk.store.config_maps().map(ToString::to_string).collect::<Vec<_>>();
-    let mut desk = StoreFixture::new();
-    desk.apply([skill("new", 1, "a,b"), skill("good", 1, "notes")]);
-    assert_eq!(maps(&desk), ["n/notes"]);
-    desk.apply([
+    let maps =
+        |fixture: &StoreFixture| fixture.store.config_maps().map(ToString::to_string).collect::<Vec<_>>();
+    let mut fixture = StoreFixture::new();
+    fixture.apply([skill("new", 1, "a,b"), skill("good", 1, "notes")]);
+    assert_eq!(maps(&fixture), ["n/notes"]);
+    fixture.apply([
         skill("good", 2, "notes,metadata.name=notes"),
         server_message("s", "s", 1, 1, spec_with_secret("a,b")),
     ]);
-    assert_eq!(maps(&desk), ["n/notes"], "what was good stays");
-    assert!(desk.secrets().is_empty());
+    assert_eq!(maps(&fixture), ["n/notes"], "the last good reference is kept");
+    assert!(fixture.secrets().is_empty());
     let refused = |name: &str| {
-        let skill = &desk.desired.skills[&ObjectKey::new("n", name)];
+        let skill = &fixture.desired.skills[&ObjectKey::new("n", name)];
         skill.rejected.as_ref().map(|problem| problem.message.clone()).unwrap_or_default()
     };
     for name in ["new", "good"] {

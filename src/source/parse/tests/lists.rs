@@ -1,9 +1,9 @@
-//! Lists of objects, as `kubectl` and `evenkeel` print them.
+//! Lists of objects, as printed by `kubectl` and `evenkeel`.
 
 use super::*;
 use crate::resource::Reason;
 
-/// As `kubectl get -o yaml` prints a server: with what the API server adds.
+/// Returns a server as `kubectl get -o yaml` prints it, with the fields that the API server adds.
 fn kubectl_item(name: &str, spec: &str) -> String {
     format!(
         "- apiVersion: evenkeel.dev/v1alpha1
@@ -59,36 +59,38 @@ fn each_list_item_is_an_object() {
     );
     for server in parsed.servers.iter().filter(|server| server.spec.is_ok()) {
         assert!(server.annotations.is_empty(), "it may hold values: {:?}", server.annotations);
-        let again = parse_yaml(&server.document);
-        assert_eq!((&again.servers[0].key, &again.servers[0].spec), (&server.key, &server.spec));
+        let reparsed = parse_yaml(&server.document);
+        assert_eq!((&reparsed.servers[0].key, &reparsed.servers[0].spec), (&server.key, &server.spec));
     }
 }
 
 #[test]
 fn lists_are_parsed_in_every_form() {
     let item = "{\"apiVersion\": \"evenkeel.dev/v1alpha1\", \"kind\": \"McpServer\", \"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
-    let untold = "{\"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
+    let item_without_kind = "{\"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
     let v1 = |items: &str| format!("{{\"apiVersion\": \"v1\", \"kind\": \"List\",\n\"items\": [{items}]}}");
-    let ours =
+    let list_header =
         "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServerList\nmetadata: { resourceVersion: \"1\" }\n";
     for text in [
         v1(item),
         v1(&v1(item)),
-        format!("{ours}items: [{item}]\n"),
-        format!("{ours}items: [{untold}]\n"),
-        format!("{ours}items:\n  - metadata: {{ name: a }}\n    spec:\n      stdio: {{ command: x }}\n"),
+        format!("{list_header}items: [{item}]\n"),
+        format!("{list_header}items: [{item_without_kind}]\n"),
         format!(
-            "{ours}items:\n- metadata:\n    name: a\n  # between\n  spec:\n    stdio: {{ command: x }}\n"
+            "{list_header}items:\n  - metadata: {{ name: a }}\n    spec:\n      stdio: {{ command: x }}\n"
+        ),
+        format!(
+            "{list_header}items:\n- metadata:\n    name: a\n  # between\n  spec:\n    stdio: {{ command: x }}\n"
         ),
         format!("apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: List\n  items:\n  - {item}\n"),
         format!("# head\n---\napiVersion: v1\nkind: List\nitems: []\n---\n{}", v1(item)),
     ] {
         let parsed = parse_yaml(&text);
-        let found = describe_objects(&parsed);
-        assert!(found.len() == 1 && found[0].starts_with("McpServer default/a"), "{text}: {found:?}");
+        let faults = describe_objects(&parsed);
+        assert!(faults.len() == 1 && faults[0].starts_with("McpServer default/a"), "{text}: {faults:?}");
         assert_eq!((describe_faults(&parsed), parsed.unidentified.is_some()), (vec![], false), "{text}");
-        let again = parse_yaml(&parsed.servers[0].document);
-        assert_eq!(again.servers[0].spec, parsed.servers[0].spec, "{}", parsed.servers[0].document);
+        let reparsed = parse_yaml(&parsed.servers[0].document);
+        assert_eq!(reparsed.servers[0].spec, parsed.servers[0].spec, "{}", parsed.servers[0].document);
     }
 }
 
@@ -96,8 +98,8 @@ fn lists_are_parsed_in_every_form() {
 fn invalid_list_item_does_not_affect_others() {
     let good = kubectl_item("good", "stdio: { command: npx }");
     for (item, expected) in [
-        ("- 1\n", "items[1] of the list is no object"),
-        ("- []\n", "items[1] of the list is no object"),
+        ("- 1\n", "items[1] of the list is not an object"),
+        ("- []\n", "items[1] of the list is not an object"),
         ("- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpSever\n", "kind \"McpSever\""),
         ("- apiVersion: evenkeel.dev/v1beta1\n  kind: McpServer\n", "apiVersion \"evenkeel.dev/v1beta1\""),
         ("- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpServer\n", "metadata.name is missing"),
@@ -105,9 +107,12 @@ fn invalid_list_item_does_not_affect_others() {
     ] {
         let parsed = parse_yaml(&kubectl_list(&format!("{good}{item}")));
         assert_eq!(describe_objects(&parsed), ["McpServer team/good 3: ok"], "{item}");
-        let found = describe_faults(&parsed);
-        assert!(found.len() == 1 && found[0].contains(expected), "{item}: {found:?}");
-        assert!(found[0].starts_with("team/a.yaml:2") && parsed.unidentified.is_some(), "{item}: {found:?}");
+        let faults = describe_faults(&parsed);
+        assert!(faults.len() == 1 && faults[0].contains(expected), "{item}: {faults:?}");
+        assert!(
+            faults[0].starts_with("team/a.yaml:2") && parsed.unidentified.is_some(),
+            "{item}: {faults:?}"
+        );
     }
     for (text, expected) in [
         ("apiVersion: v1\nkind: List\n", "the list has no items"),
@@ -117,8 +122,8 @@ fn invalid_list_item_does_not_affect_others() {
         ("apiVersion: v1\nkind: List\nitems: [\n", ""),
     ] {
         let parsed = parse_yaml(text);
-        let found = describe_faults(&parsed);
-        assert!(found.len() == 1 && found[0].contains(expected), "{text}: {found:?}");
+        let faults = describe_faults(&parsed);
+        assert!(faults.len() == 1 && faults[0].contains(expected), "{text}: {faults:?}");
         assert!(parsed.unidentified.is_some(), "{text}");
     }
     let deep = "{apiVersion: v1, kind: List, items: [".repeat(30) + &"]}".repeat(30);
@@ -129,22 +134,25 @@ fn invalid_list_item_does_not_affect_others() {
 #[test]
 fn unrecognized_document_is_recorded() {
     for (text, expected) in [
-        ("hello\n", "it is no object of Kubernetes"),
-        ("- apiVersion: evenkeel.dev/v1alpha1\n", "it is no object of Kubernetes"),
+        ("hello\n", "it is not a Kubernetes object"),
+        ("- apiVersion: evenkeel.dev/v1alpha1\n", "it is not a Kubernetes object"),
         ("kind: McpServer\nmetadata: { name: a }\n", "it has no apiVersion"),
         ("a: 1\n", "it has no apiVersion"),
         ("apiVersion: v1\n", "it has no kind"),
-        ("apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n", "its apiVersion is of another group"),
+        (
+            "apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n",
+            "its apiVersion belongs to another API group",
+        ),
     ] {
-        let unread = parse_yaml(text).unrecognized.unwrap_or_else(|| panic!("{text}"));
-        let message = unread.problem.message;
+        let unrecognized = parse_yaml(text).unrecognized.unwrap_or_else(|| panic!("{text}"));
+        let message = unrecognized.problem.message;
         assert_eq!(message, format!("nothing is declared here: {expected}"), "{text}");
     }
     assert!(parse_yaml("apiVersion: v1\nkind: ConfigMap\n").unrecognized.is_none());
     assert!(parse_yaml("# nothing\n").unrecognized.is_none());
 }
 
-/// What evenkeel prints in the place of a value is no value.
+/// The placeholder that evenkeel prints in place of a value is rejected as a value.
 #[test]
 fn redacted_value_is_rejected() {
     for (spec, field) in [
@@ -160,8 +168,8 @@ fn redacted_value_is_rejected() {
         ("  http: { url: \"https://<redacted>@a/mcp\" }", "spec.http.url: a part of the URL"),
     ] {
         let parsed = parse_yaml(&server_yaml("one", spec));
-        let found = describe_faults(&parsed);
-        assert!(found.len() == 1 && found[0].contains(field), "{spec}: {found:?}");
+        let faults = describe_faults(&parsed);
+        assert!(faults.len() == 1 && faults[0].contains(field), "{spec}: {faults:?}");
         assert!(parsed.servers[0].spec.as_ref().is_err_and(|problem| problem.reason == Reason::InvalidSpec));
     }
 }

@@ -59,26 +59,26 @@ fn both_server_maps_and_agent_keys_are_parsed() {
         (&false.into(), &"${BASE:-https://b}/mcp".into())
     );
     for server in &parsed.servers {
-        let again = parse_json(&server.document);
-        assert_eq!(again.servers[0].key, server.key);
-        assert_eq!(again.servers[0].spec, server.spec, "what is remembered is read back");
+        let reparsed = parse_json(&server.document);
+        assert_eq!(reparsed.servers[0].key, server.key);
+        assert_eq!(reparsed.servers[0].spec, server.spec, "the saved document parses to the same spec");
     }
 }
 
 #[test]
 fn invalid_entry_does_not_affect_others() {
     for (fields, expected) in [
-        ("{}", "InvalidSpec: team/.mcp.json:3:5: it has neither a command nor a url"),
+        ("{}", "InvalidSpec: team/.mcp.json:3:5: neither command nor url is set"),
         ("[]", "InvalidSpec: team/.mcp.json:3:12: expected an object"),
-        ("{ \"command\": [\"npx\"] }", "team/.mcp.json:3:25: command: expected a text in quotes"),
-        ("{ \"command\": \"c\", \"args\": [1] }", "team/.mcp.json:3:39: args: expected a text in quotes"),
-        ("{ \"command\": \"c\", \"env\": { \"A\": true } }", "env: expected a text in quotes"),
+        ("{ \"command\": [\"npx\"] }", "team/.mcp.json:3:25: command: expected a string"),
+        ("{ \"command\": \"c\", \"args\": [1] }", "team/.mcp.json:3:39: args: expected a string"),
+        ("{ \"command\": \"c\", \"env\": { \"A\": true } }", "env: expected a string"),
         (
             "{ \"command\": \"c\", \"env\": { \"1 A\": \"x\" } }",
             "team/.mcp.json:3:30: env[0].name: \"1 A\" must be",
         ),
-        ("{ \"command\": \"c\", \"command\": \"d\" }", "the key \"command\" is there twice"),
-        ("{ \"command\": \"c\", \"url\": \"http://a\" }", "it has both a command and a url"),
+        ("{ \"command\": \"c\", \"command\": \"d\" }", "duplicate key \"command\""),
+        ("{ \"command\": \"c\", \"url\": \"http://a\" }", "both command and url are set"),
         ("{ \"type\": \"http\", \"command\": \"c\" }", "a server of type http needs a url"),
         ("{ \"url\": \"ftp://a\" }", "team/.mcp.json:3:14: url: url must start with http:// or https://"),
         (
@@ -87,12 +87,12 @@ fn invalid_entry_does_not_affect_others() {
         ),
         (
             "{ \"type\": \"ws\", \"url\": \"ws://a\" }",
-            "UnsupportedTransport: team/.mcp.json:3:5: type \"ws\" is not known",
+            "UnsupportedTransport: team/.mcp.json:3:5: unknown type \"ws\"",
         ),
     ] {
         let parsed = parse_entry(&format!("{fields}, \"two\": {{ \"command\": \"c\" }}"));
-        let refused = parsed.servers[0].spec.as_ref().unwrap_err().to_string();
-        assert!(refused.contains(expected), "{fields}: {refused}");
+        let message = parsed.servers[0].spec.as_ref().unwrap_err().to_string();
+        assert!(message.contains(expected), "{fields}: {message}");
         assert!(parsed.servers[1].spec.is_ok() && parsed.unidentified.is_none(), "{fields}");
         assert_eq!(parsed.faults.len(), 1, "{fields}");
     }
@@ -110,7 +110,7 @@ fn protocol_headers_are_removed() {
         ["Accept", "content-type"].map(|name| {
             let column = if name == "Accept" { 46 } else { 77 };
             format!(
-                "team/.mcp.json:3:{column}: McpServer default/one: headers: evenkeel sets {name} itself; it has no effect here"
+                "team/.mcp.json:3:{column}: McpServer default/one: headers: evenkeel sets {name} itself; this value has no effect"
             )
         })
     );
@@ -125,7 +125,7 @@ fn ineffective_keys_are_warnings() {
         [
             "team/.mcp.json:3:30: McpServer default/one: the key \"arg\" has no effect here; did you mean \"args\"?",
             "team/.mcp.json:3:41: McpServer default/one: the key \"envFile\" has no effect here",
-            "team/.mcp.json:3:60: McpServer default/one: timeout: not from 1000 (1s) to 86400000 (24h), in milliseconds; it has no effect",
+            "team/.mcp.json:3:60: McpServer default/one: timeout: must be from 1000 to 86400000 milliseconds (1s to 24h); it has no effect",
         ]
     );
     let typo = parse_json("{ \"mcpServer\": {} }");
@@ -138,16 +138,16 @@ fn ineffective_keys_are_warnings() {
 #[test]
 fn invalid_json_leaves_the_file_unidentified() {
     for (text, expected) in [
-        ("{", "team/.mcp.json:1:1: no JSON: Unterminated object"),
+        ("{", "team/.mcp.json:1:1: invalid JSON: Unterminated object"),
         ("{ \"mcpServers\": [] }", "team/.mcp.json:1:17: expected an object in mcpServers"),
         ("[]", "team/.mcp.json:1:1: expected an object with mcpServers in it"),
-        ("{ \"a\": hunter2 }", "no JSON: Unexpected word"),
-        (&"[".repeat(100_000), "no JSON: Maximum nesting depth exceeded"),
+        ("{ \"a\": hunter2 }", "invalid JSON: Unexpected word"),
+        (&"[".repeat(100_000), "invalid JSON: Maximum nesting depth exceeded"),
     ] {
         let parsed = parse_json(text);
         assert!(parsed.unidentified.is_some() && parsed.servers.is_empty(), "{text}");
-        let told = describe(&parsed.faults);
-        assert!(told.len() == 1 && told[0].contains(expected) && told[0].len() < 500, "{told:?}");
+        let faults = describe(&parsed.faults);
+        assert!(faults.len() == 1 && faults[0].contains(expected) && faults[0].len() < 500, "{faults:?}");
         assert!(!format!("{:?}", parsed.faults).contains("hunter2"));
     }
     assert!(parse_json("").unidentified.is_none());
@@ -163,8 +163,8 @@ fn errors_never_contain_a_value() {
         "{ \"command\": \"c\", \"env\": { \"A\": \"hunter2\nx\" } }",
     ] {
         let parsed = parse_entry(fields);
-        let found = format!("{:?}{:?}{:?}", parsed.faults, parsed.warnings, parsed.unidentified);
-        assert!(!found.contains("hunter2"), "{found}");
+        let text = format!("{:?}{:?}{:?}", parsed.faults, parsed.warnings, parsed.unidentified);
+        assert!(!text.contains("hunter2"), "{text}");
     }
 }
 
@@ -176,15 +176,15 @@ fn redacted_value_is_rejected() {
         (r#"{ "url": "https://a?<redacted>" }"#, "url: a part of the URL"),
     ] {
         let parsed = parse_entry(fields);
-        let found = describe(&parsed.faults);
-        assert!(found.len() == 1 && found[0].contains(expected), "{fields}: {found:?}");
+        let faults = describe(&parsed.faults);
+        assert!(faults.len() == 1 && faults[0].contains(expected), "{fields}: {faults:?}");
         assert!(parsed.servers[0].spec.is_err());
     }
 }
 
 #[test]
 fn json_without_a_server_map_is_unrecognized() {
-    for (text, unread) in [
+    for (text, unrecognized) in [
         ("{}", false),
         (r#"{ "inputs": [] }"#, false),
         (r#"{ "mcpServers": {} }"#, false),
@@ -192,6 +192,6 @@ fn json_without_a_server_map_is_unrecognized() {
         (r#"{ "apiVersion": "v1", "kind": "List", "items": [] }"#, true),
         (r#"{ "fs": { "command": "x" } }"#, true),
     ] {
-        assert_eq!(parse_json(text).unrecognized.is_some(), unread, "{text}");
+        assert_eq!(parse_json(text).unrecognized.is_some(), unrecognized, "{text}");
     }
 }

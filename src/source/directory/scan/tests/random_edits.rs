@@ -1,4 +1,4 @@
-//! Whatever is done to the files, and whenever it is looked: in the end what is declared is what they hold.
+//! For any sequence of edits and scans, the declared objects finally match the files.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,12 @@ const NAMES: [&str; 4] = ["p", "q", "r", "s"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A file now holds these names, each with a command of this number.
+    /// Writes a file with these names, each with a command of this number.
     Write(usize, Vec<usize>, u8),
     Remove(usize),
     Rename(usize, usize),
     Scan {
-        landed: bool,
+        completed: bool,
         settled: bool,
     },
     Restart,
@@ -29,7 +29,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (file.clone(), vec(0..NAMES.len(), 0..3), 0..3_u8).prop_map(|(file, names, number)| Step::Write(file, names, number)),
         1 => file.clone().prop_map(Step::Remove),
         1 => (file.clone(), file).prop_map(|(from, to)| Step::Rename(from, to)),
-        4 => (any::<bool>(), any::<bool>()).prop_map(|(landed, settled)| Step::Scan { landed, settled }),
+        4 => (any::<bool>(), any::<bool>()).prop_map(|(completed, settled)| Step::Scan { completed, settled }),
         1 => Just(Step::Restart),
     ]
 }
@@ -38,39 +38,39 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_ends_in_what_the_files_hold(steps in vec(step(), 1..25)) {
-        let mut desk = ScanFixture::new(&[("other.yaml", "# so that the tree is never empty\n")]);
+    fn any_edit_sequence_ends_in_the_state_of_the_files(steps in vec(step(), 1..25)) {
+        let mut fixture = ScanFixture::new(&[("other.yaml", "# keeps the tree from being empty\n")]);
         let mut files: BTreeMap<usize, (Vec<usize>, u8)> = BTreeMap::new();
         for step in &steps {
             match step {
                 Step::Write(file, names, number) => {
                     let text: String = names.iter().map(|name| server(NAMES[*name], &format!("c{number}"))).collect();
-                    desk.write(FILES[*file], &text);
+                    fixture.write(FILES[*file], &text);
                     files.insert(*file, (names.clone(), *number));
                 }
                 Step::Remove(file) => {
                     if files.remove(file).is_some() {
-                        desk.remove(FILES[*file]);
+                        fixture.remove(FILES[*file]);
                     }
                 }
                 Step::Rename(from, to) => {
                     if from != to && let Some(content) = files.remove(from) {
-                        fs::create_dir_all(desk.path(FILES[*to]).parent().unwrap()).unwrap();
-                        fs::rename(desk.path(FILES[*from]), desk.path(FILES[*to])).unwrap();
+                        fs::create_dir_all(fixture.path(FILES[*to]).parent().unwrap()).unwrap();
+                        fs::rename(fixture.path(FILES[*from]), fixture.path(FILES[*to])).unwrap();
                         files.insert(*to, content);
                     }
                 }
-                Step::Scan { landed, settled } => {
-                    let before = desk.uids();
-                    desk.scan(if *landed { &FILES } else { &[] }, *settled);
-                    let after = desk.uids();
-                    prop_assert!(*settled || before.is_subset(&after), "only a settled look takes away");
+                Step::Scan { completed, settled } => {
+                    let before = fixture.uids();
+                    fixture.scan(if *completed { &FILES } else { &[] }, *settled);
+                    let after = fixture.uids();
+                    prop_assert!(*settled || before.is_subset(&after), "only a settled scan removes objects");
                 }
-                Step::Restart => desk.restart(),
+                Step::Restart => fixture.restart(),
             }
         }
-        desk.scan_until_settled();
-        desk.scan_until_settled();
+        fixture.scan_until_settled();
+        fixture.scan_until_settled();
 
         let mut declared: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for (names, number) in files.values() {
@@ -78,7 +78,7 @@ proptest! {
                 declared.entry(NAMES[*name]).or_default().insert(format!("c{number}"));
             }
         }
-        let desired = Arc::clone(&desk.scanner.desired);
+        let desired = Arc::clone(&fixture.scanner.desired);
         prop_assert!(desired.source.synced);
         let found: Vec<_> = desired.servers.keys().map(|key| key.name.to_string()).collect();
         prop_assert_eq!(found, declared.keys().map(ToString::to_string).collect::<Vec<_>>());
@@ -87,15 +87,15 @@ proptest! {
             prop_assert!(declared[&*server.meta.key.name].contains(&command), "{command}");
             prop_assert_eq!(&server.rejected, &None);
         }
-        let doubles: usize = files.values().map(|(names, _)| names.len()).sum::<usize>() - declared.len();
-        prop_assert_eq!(desired.source.problems.len(), doubles);
+        let duplicates: usize = files.values().map(|(names, _)| names.len()).sum::<usize>() - declared.len();
+        prop_assert_eq!(desired.source.problems.len(), duplicates);
 
-        // And a restart finds it all as it was.
-        let uids = desk.uids();
-        desk.restart();
-        desk.scan(&[], false);
-        prop_assert!(desk.scanner.desired.source.synced);
-        prop_assert_eq!(desk.uids(), uids);
+        // A restart restores everything unchanged.
+        let uids = fixture.uids();
+        fixture.restart();
+        fixture.scan(&[], false);
+        prop_assert!(fixture.scanner.desired.source.synced);
+        prop_assert_eq!(fixture.uids(), uids);
     }
 }
 

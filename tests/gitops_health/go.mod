@@ -1,5 +1,5 @@
-// What Flux and Argo CD make of a status; tests/manifests asks it.
-module evenkeel.dev/tests/judges
+// The health of objects as Flux and Argo CD compute it; used by tests/manifests/gitops_health.rs.
+module evenkeel.dev/tests/gitops_health
 
 go 1.26.0
 

@@ -1,6 +1,7 @@
-// Command judges says what GitOps tools make of objects. It reads a JSON array of objects with an Argo CD health script
-// each, and writes an array of verdicts: kstatus, which Flux uses, by its own library; and Argo CD's, by the Lua engine
-// that Argo CD uses, with the same libraries open.
+// Command gitops_health computes the health of objects as GitOps tools do. It reads a JSON array of requests, each with
+// an object and an Argo CD health script, and writes an array of results: the kstatus that Flux uses, computed by its
+// own library, and the health of Argo CD, computed by the Lua engine that Argo CD uses, with the same Lua libraries
+// open.
 package main
 
 import (
@@ -16,12 +17,12 @@ import (
 	luajson "layeh.com/gopher-json"
 )
 
-type question struct {
+type request struct {
 	Object map[string]any `json:"object"`
 	Script string         `json:"script"`
 }
 
-type verdict struct {
+type result struct {
 	Kstatus string `json:"kstatus"`
 	Argo    health `json:"argo"`
 }
@@ -32,16 +33,16 @@ type health struct {
 }
 
 func main() {
-	var questions []question
+	var requests []request
 	decoder := json.NewDecoder(os.Stdin)
-	if err := decoder.Decode(&questions); err != nil {
-		log.Fatalf("questions: %v", err)
+	if err := decoder.Decode(&requests); err != nil {
+		log.Fatalf("reading the requests: %v", err)
 	}
-	verdicts := make([]verdict, 0, len(questions))
-	for _, question := range questions {
-		verdicts = append(verdicts, verdict{Kstatus: kstatus(question.Object), Argo: argo(question)})
+	results := make([]result, 0, len(requests))
+	for _, request := range requests {
+		results = append(results, result{Kstatus: kstatus(request.Object), Argo: argo(request)})
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(verdicts); err != nil {
+	if err := json.NewEncoder(os.Stdout).Encode(results); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -54,7 +55,7 @@ func kstatus(object map[string]any) string {
 	return string(result.Status)
 }
 
-// The numbers of an unstructured object are integers where they can be; those of encoding/json are not.
+// integers converts the numbers of encoding/json to int64, as an unstructured object has them.
 func integers(value any) any {
 	switch value := value.(type) {
 	case float64:
@@ -71,7 +72,7 @@ func integers(value any) any {
 	return value
 }
 
-func argo(question question) health {
+func argo(request request) health {
 	state := lua.NewState(lua.Options{SkipOpenLibs: true})
 	defer state.Close()
 	open := map[string]lua.LGFunction{
@@ -88,19 +89,19 @@ func argo(question question) health {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	state.SetContext(ctx)
-	state.SetGlobal("obj", luaValue(state, question.Object))
-	if err := state.DoString(question.Script); err != nil {
+	state.SetGlobal("obj", luaValue(state, request.Object))
+	if err := state.DoString(request.Script); err != nil {
 		return health{Status: "error", Message: err.Error()}
 	}
 	text, err := luajson.Encode(state.Get(-1))
 	if err != nil {
 		return health{Status: "error", Message: err.Error()}
 	}
-	var answer health
-	if err := json.Unmarshal(text, &answer); err != nil {
+	var computed health
+	if err := json.Unmarshal(text, &computed); err != nil {
 		return health{Status: "error", Message: err.Error()}
 	}
-	return answer
+	return computed
 }
 
 func luaValue(state *lua.LState, value any) lua.LValue {
