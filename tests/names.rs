@@ -1,5 +1,7 @@
 //! Type names: one name means one thing in the whole crate.
 
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test may panic and block")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
