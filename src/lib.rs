@@ -17,7 +17,21 @@
 //! - [`daemon`]: assembles the other modules into a running instance
 //! - [`cli`]: the commands
 //!
-//! `docs/architecture.md` has a diagram.
+//! `docs/architecture.md` has a diagram. The `evenkeel` command is [`cli::main`]. The library has no stable API; it is public
+//! for the tests. To check a declaration before it is written:
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! let text = "
+//! apiVersion: evenkeel.dev/v1alpha1
+//! kind: McpServer
+//! metadata: { name: search }
+//! spec: { http: { url: 'https://mcp.example.com/mcp', timeout: 5s } }
+//! ";
+//! let problem = evenkeel::source::first_problem(Path::new("search.yaml"), text).expect("there is no such field");
+//! assert!(problem.contains("timeout"), "{problem}");
+//! ```
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests may block"))]
 

@@ -153,8 +153,7 @@ async fn describe_events_explain_and_api_resources() {
     assert!(table.contains("mcpserver/elsewhere"), "{table}");
 
     let explained = kubectl.stdout(&["explain", "mcpserver.spec.stdio"]).await;
-    for text in ["Start a process and speak MCP", "command\t<string> -required-", "never run through a shell"]
-    {
+    for text in ["The child process to start", "command\t<string> -required-", "looked up on PATH"] {
         assert!(explained.to_lowercase().contains(&text.to_lowercase()), "{explained}");
     }
     let explained = kubectl.stdout(&["explain", "source.status"]).await;

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::resource::{Problem, Reason};
 use crate::upstream::{Item, ServerLists};
-use crate::wire::{Connection, ConnectionError, ListKind, RpcResponse, is_unknown_method, members};
+use crate::wire::{Connection, ConnectionError, ListKind, RpcResponse, is_unknown_method, parse_members};
 
 /// The most pages of a list: bounds lists that never end.
 const MAX_PAGES: usize = 1_000;
@@ -177,7 +177,7 @@ fn read_page(
     };
     let unreadable = |error: serde_json::Error| list_failed(list, &error.to_string());
     let text = std::str::from_utf8(raw).map_err(|error| list_failed(list, &error.to_string()))?;
-    let page = members(text).map_err(unreadable)?;
+    let page = parse_members(text).map_err(unreadable)?;
     let member = |name: &str| page.get(name).map(RawValue::get);
     let listed = member(list.result_member());
     let listed =

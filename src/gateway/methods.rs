@@ -19,7 +19,9 @@ use super::session::{NOTIFIED_LISTS, Session};
 use super::session_id::{SealedSession, bounded_client_name};
 use crate::catalog::{ResourceRoute, View};
 use crate::upstream::{ResourceSubscription, Responder};
-use crate::wire::{Era, JsonRpcId, LOOP_KEY, ListKind, LogLevel, RequestParams, VIA_KEY, members, text};
+use crate::wire::{
+    Era, JsonRpcId, LOOP_KEY, ListKind, LogLevel, RequestParams, VIA_KEY, decode_json_string, parse_members,
+};
 
 impl ViewHandler {
     /// Responds to a request.
@@ -100,7 +102,7 @@ impl ViewHandler {
         let Some(requested) = params.members.get_string("protocolVersion") else {
             return error_response(&invalid_params("initialize needs a \"protocolVersion\""), Some(id));
         };
-        let client = params.members.get("clientInfo").and_then(|client| members(client.get()).ok());
+        let client = params.members.get("clientInfo").and_then(|client| parse_members(client.get()).ok());
         let client_text = |key| {
             bounded_client_name(
                 &client.as_ref().and_then(|client| client.get_string(key)).unwrap_or_default(),
@@ -166,7 +168,7 @@ impl ViewHandler {
         let cursor = request.params.members.get("cursor").filter(|cursor| cursor.get() != "null");
         let generation = self.gateway.catalog.load();
         let view = generation.view(&self.view);
-        let page = match cursor.map(text) {
+        let page = match cursor.map(decode_json_string) {
             None => view.table(list).page(None),
             Some(cursor) => view.table(list).page(Some(cursor.as_deref().unwrap_or("?"))),
         };
@@ -287,7 +289,7 @@ impl ViewHandler {
             return error_response(&error.with_status(StatusCode::NOT_ACCEPTABLE), Some(&request.id));
         }
         let filter =
-            request.params.members.get("notifications").and_then(|filter| members(filter.get()).ok());
+            request.params.members.get("notifications").and_then(|filter| parse_members(filter.get()).ok());
         let Some(filter) = filter else {
             let error = invalid_params("subscriptions/listen needs a \"notifications\" filter");
             return error_response(&error, Some(&request.id));

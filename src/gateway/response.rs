@@ -12,7 +12,7 @@ use crate::catalog::RemovedName;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::CallRefusal;
 use crate::wire::{
-    ConnectionError, Era, FailureSource, JsonEdit, JsonRpcId, ListKind, Members, RpcResponse, members,
+    ConnectionError, Era, FailureSource, JsonEdit, JsonRpcId, ListKind, Members, RpcResponse, parse_members,
 };
 
 /// A JSON-RPC error response and its HTTP status.
@@ -238,7 +238,7 @@ fn result_message_for_era(id: &JsonRpcId, raw: &[u8], era: Era) -> Bytes {
 /// Returns the start of the result, and the rest.
 fn result_for_era(result: &[u8], era: Era) -> (&'static str, Cow<'_, [u8]>) {
     // Most results do not contain the member and need no parsing.
-    let members = memmem::find(result, br#""resultType""#).and_then(|_| parse_members(result));
+    let members = memmem::find(result, br#""resultType""#).and_then(|_| object_members(result));
     if let Some(members) = &members
         && let Some(value) = members.get("resultType")
     {
@@ -261,7 +261,7 @@ fn result_for_era(result: &[u8], era: Era) -> (&'static str, Cow<'_, [u8]>) {
 /// Adds the cache members that the modern era requires in a `resources/read` result. If the server did not send them,
 /// the resource may not be cached.
 fn with_cache_members(result: &[u8]) -> Cow<'_, [u8]> {
-    let Some(members) = parse_members(result) else { return Cow::Borrowed(result) };
+    let Some(members) = object_members(result) else { return Cow::Borrowed(result) };
     let missing = [("ttlMs", "0"), ("cacheScope", r#""private""#)]
         .into_iter()
         .filter(|(key, _)| members.get(key).is_none());
@@ -269,14 +269,14 @@ fn with_cache_members(result: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(members.rewrite(&edits).into())
 }
 
-fn parse_members(object: &[u8]) -> Option<Members<'_>> {
-    members(std::str::from_utf8(object).ok()?).ok()
+fn object_members(object: &[u8]) -> Option<Members<'_>> {
+    parse_members(std::str::from_utf8(object).ok()?).ok()
 }
 
 /// Replaces the error code for an unknown resource, which only the legacy era has.
 fn map_not_found_code(error: &str, era: Era) -> Cow<'_, str> {
     let code = ErrorCode::RESOURCE_NOT_FOUND.0.to_string();
-    let Ok(members) = members(error) else { return Cow::Borrowed(error) };
+    let Ok(members) = parse_members(error) else { return Cow::Borrowed(error) };
     let is_not_found = members.get("code").is_some_and(|found| found.get() == code);
     if era == Era::Legacy || !is_not_found {
         return Cow::Borrowed(error);

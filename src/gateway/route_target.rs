@@ -8,7 +8,7 @@ use super::response::{self, RouteError};
 use super::routed_method::RoutedMethod;
 use crate::catalog::{ResourceRoute, Route, Table, View};
 use crate::upstream::{Item, Section};
-use crate::wire::{JsonEdit, ListKind, Members, json_string, members};
+use crate::wire::{JsonEdit, ListKind, Members, json_string, parse_members};
 
 /// The server that a request is forwarded to, and the server's own name or URI of the requested item.
 #[derive(Clone, Debug)]
@@ -116,7 +116,7 @@ fn not_found_error(table: &Table, list: ListKind, name: &str) -> RouteError {
 fn resolve_reference(view: &View, reference: Option<&RawValue>) -> Result<RouteKind, RouteError> {
     const INVALID_REF: RouteError =
         RouteError::InvalidParams("completion/complete needs a \"ref\" to a prompt or a resource template");
-    let Some(Ok(reference)) = reference.map(|reference| members(reference.get())) else {
+    let Some(Ok(reference)) = reference.map(|reference| parse_members(reference.get())) else {
         return Err(INVALID_REF);
     };
     let (list, key) = match reference.get_string("type").as_deref() {

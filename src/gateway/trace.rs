@@ -6,7 +6,7 @@ use super::outcome::CallOutcome;
 use super::routed_method::RoutedMethod;
 use crate::resource::ObjectKey;
 use crate::telemetry::{OpenSpan, SpanData, SpanKind, SpanSender, TraceParent};
-use crate::wire::{RequestParams, RpcResponse, members};
+use crate::wire::{RequestParams, RpcResponse, parse_members};
 
 /// The data of a call's span. Only the trace parent and the exposed name are read from the params, because a URI may
 /// contain a secret.
@@ -53,7 +53,7 @@ impl CallSpan<'_> {
 pub(super) fn error_type(outcome: CallOutcome, response: Option<&RpcResponse>) -> Option<String> {
     let member = |raw: &[u8], key| {
         let raw: &RawValue = serde_json::from_slice(raw).ok()?;
-        let found = members(raw.get()).ok()?;
+        let found = parse_members(raw.get()).ok()?;
         found.get(key).map(|value| value.get().to_owned())
     };
     match (outcome, response) {

@@ -17,6 +17,16 @@ pub struct Delays {
 /// [`Backoff::reset`]. Long-lived operations (a connection, a stream, a watch) reset them only after they lasted for a
 /// stable time, with [`Backoff::record_end`], so that an operation which starts well but ends immediately still backs
 /// off.
+///
+/// ```
+/// use std::time::Duration;
+/// use evenkeel::net::{Backoff, Delays};
+///
+/// let delays = Delays { initial: Duration::from_secs(1), max: Duration::from_secs(3) };
+/// let mut backoff = Backoff::default();
+/// let mut next = || backoff.record_failure(delays, 0.0, None).as_secs();
+/// assert_eq!([next(), next(), next()], [1, 2, 3]);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     failures: u32,

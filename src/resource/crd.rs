@@ -9,13 +9,13 @@ use super::{McpServer, Skill};
 pub fn crds() -> Result<Vec<(&'static str, String)>, serde_yaml::ser::Error> {
     [("mcpservers.yaml", McpServer::crd()), ("skills.yaml", Skill::crd())]
         .into_iter()
-        .map(|(file, crd)| Ok((file, serde_yaml::to_string(&finalize(crd))?)))
+        .map(|(file, crd)| Ok((file, serde_yaml::to_string(&finalize_crd(crd))?)))
         .collect()
 }
 
 /// Adds the status default, which the derive cannot express and which keeps kstatus from reporting a new object as
 /// healthy. Removes what an API server warns about.
-fn finalize(crd: CustomResourceDefinition) -> Value {
+pub fn finalize_crd(crd: CustomResourceDefinition) -> Value {
     let mut crd = serde_json::to_value(crd).unwrap_or_default();
     if let Some(status) = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status") {
         status["default"] = json!({ "observedGeneration": -1 });
@@ -101,7 +101,7 @@ mod tests {
             }
         }
         for crd in [McpServer::crd(), Skill::crd()] {
-            let crd = finalize(crd);
+            let crd = finalize_crd(crd);
             let version = &crd["spec"]["versions"][0];
             walk("", &version["schema"]["openAPIV3Schema"]);
             assert!(version["subresources"]["status"].is_object());

@@ -33,6 +33,14 @@ pub type GracePeriod = BoundedDuration<0, MILLIS_PER_HOUR>;
 ///
 /// Promises that a value outside its bounds cannot exist: parsing a file rejects it, and the CRD contains the same
 /// bounds as a CEL rule.
+///
+/// ```
+/// use evenkeel::resource::ConnectTimeout;
+///
+/// assert_eq!(ConnectTimeout::parse("1m30s")?.get().as_secs(), 90);
+/// assert!(ConnectTimeout::parse("11m").unwrap_err().contains("must be from 1s to 10m"));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BoundedDuration<const MIN: u64, const MAX: u64>(Duration);
 

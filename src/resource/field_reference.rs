@@ -6,6 +6,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
 
+use super::crd::finalize_crd;
 use super::duration::DURATION_PATTERN;
 
 /// One field of a custom resource.
@@ -40,7 +41,7 @@ impl Field {
 /// Returns the fields of a CRD's stored version, `apiVersion`, `kind` and `metadata` excepted. The first is the kind itself.
 pub fn fields(crd: &CustomResourceDefinition) -> Vec<Field> {
     let kind = &crd.spec.names.kind;
-    let crd = serde_json::to_value(crd).unwrap_or_default();
+    let crd = finalize_crd(crd.clone());
     let mut fields = Vec::new();
     if let Some(schema) = crd.pointer("/spec/versions/0/schema/openAPIV3Schema") {
         collect(kind, schema, false, &mut fields);
@@ -63,12 +64,7 @@ fn collect(path: &str, schema: &Value, required: bool, fields: &mut Vec<Field>) 
         required,
         default,
         bounds: bounds(schema).into_iter().chain(item.map(bounds).unwrap_or_default()).collect(),
-        // Paragraphs are wrapped by whoever prints them.
-        description: description
-            .split("\n\n")
-            .map(|it| it.replace('\n', " "))
-            .collect::<Vec<_>>()
-            .join("\n\n"),
+        description: description.to_owned(),
         path: path.to_owned(),
     });
     let required_names: Vec<&str> =

@@ -2,6 +2,12 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The key of one object of a kind: `namespace/name`. Cheap to clone; ordered by namespace, then by name.
+///
+/// ```
+/// use evenkeel::resource::ObjectKey;
+///
+/// assert_eq!(ObjectKey::new("team-a", "search").to_string(), "team-a/search");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// The namespace; `default` for objects in files that name none.

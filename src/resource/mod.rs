@@ -29,7 +29,7 @@ pub use annotations::{
     RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, REQUEST_ANNOTATIONS, RequestedAnnotations, RequestedWork,
 };
 pub use connection::{ConnectionParts, PartValue, WorkingDirectory};
-pub use crd::crds;
+pub use crd::{crds, finalize_crd};
 pub use declared::{Commit, DeclaredMeta, DeclaredObject, Origin, same_endpoint};
 pub use desired::{Desired, SkillContent};
 pub use digest::{Digest, DigestKey};

@@ -146,7 +146,7 @@ fn error_result(text: &str) -> Value {
 mod tests {
     use super::*;
     use crate::resource::bundle::SkillFile;
-    use crate::wire::members;
+    use crate::wire::parse_members;
 
     #[test]
     fn skills_are_listed_and_read() {
@@ -160,7 +160,7 @@ mod tests {
         let mut library = SkillLibrary::new("team".into());
         library.insert(Arc::new(bundle));
         let call_tool = |name: &str, params: &str| -> Value {
-            let response = library.respond("tools/call", name, &members(params).unwrap());
+            let response = library.respond("tools/call", name, &parse_members(params).unwrap());
             let (RpcResponse::Result(bytes) | RpcResponse::Error(bytes)) = response;
             serde_json::from_slice(&bytes).unwrap()
         };

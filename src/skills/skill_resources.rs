@@ -106,7 +106,7 @@ mod tests {
     use rmcp::model::{Skill, validate_skills};
 
     use super::*;
-    use crate::wire::members;
+    use crate::wire::parse_members;
 
     fn notes_skill() -> SkillResources {
         let main = "---\nname: notes\ndescription: Write notes.\nx-vendor: { a: 1 }\n---\nWrite.\n";
@@ -121,7 +121,7 @@ mod tests {
 
     fn send_request(method: &str, name: &str) -> Value {
         let (RpcResponse::Result(bytes) | RpcResponse::Error(bytes)) =
-            notes_skill().respond(method, name, &members("{}").unwrap());
+            notes_skill().respond(method, name, &parse_members("{}").unwrap());
         serde_json::from_slice(&bytes).unwrap()
     }
 

@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::wire::{JsonEdit, ListKind, members};
+use crate::wire::{JsonEdit, ListKind, parse_members};
 
 /// One item of a server's list, parsed once and shared by lists and routes.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Item {
     }
 
     fn with_single_name(key: &str, entry: &str) -> Option<Self> {
-        let members = members(entry).ok()?;
+        let members = parse_members(entry).ok()?;
         let mut names = members.iter().filter(|(member, _)| member == key).map(|(_, name)| name.get());
         let name_json = names.next_back()?;
         let name = serde_json::from_str(name_json).ok()?;

@@ -3,6 +3,15 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use crate::resource::NameFilter;
 
 /// A compiled [`NameFilter`] that excludes some names.
+///
+/// ```
+/// use evenkeel::resource::NameFilter;
+/// use evenkeel::upstream::NameMatcher;
+///
+/// let filter = NameFilter { allow: vec!["read_*".into()], deny: vec!["*_secret".into()] };
+/// let matcher = NameMatcher::from_filter(&filter).expect("the filter excludes names");
+/// assert!(matcher.permits("read_file") && !matcher.permits("read_secret") && !matcher.permits("write_file"));
+/// ```
 #[derive(Clone, Debug)]
 pub struct NameMatcher {
     filter: NameFilter,

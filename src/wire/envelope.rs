@@ -9,6 +9,15 @@ use serde_json::value::RawValue;
 ///
 /// A request has `id` and `method`, a notification only `method`, a response `id` and one of `result` and
 /// `error`. Unknown members are ignored.
+///
+/// ```
+/// use evenkeel::wire::Envelope;
+///
+/// let message = Envelope::parse(br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#)?;
+/// assert!(message.is_request());
+/// assert_eq!(message.method.as_deref(), Some("ping"));
+/// # Ok::<(), evenkeel::wire::MalformedMessage>(())
+/// ```
 #[derive(Debug, Deserialize)]
 pub struct Envelope<'a> {
     /// `"2.0"`.

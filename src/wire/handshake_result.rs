@@ -162,7 +162,7 @@ pub(super) fn client_info() -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::members;
+    use crate::wire::parse_members;
 
     fn handshake_result(era: Era) -> HandshakeResult {
         let description =
@@ -174,7 +174,7 @@ mod tests {
     fn legacy_request_meta_drops_the_agents_connection_members() {
         let agent = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{},"io.modelcontextprotocol/clientCapabilities":{},"traceparent":"00-1","progressToken":"p"}"#;
         let (meta, progress) =
-            handshake_result(Era::Legacy).request_meta(Some(&members(agent).unwrap()), 9, None);
+            handshake_result(Era::Legacy).request_meta(Some(&parse_members(agent).unwrap()), 9, None);
         assert_eq!(meta.unwrap(), r#"{"traceparent":"00-1","progressToken":9}"#);
         assert_eq!(progress.unwrap().as_bytes(), b"\"p\"");
         assert!(handshake_result(Era::Legacy).request_meta(None, 9, None).0.is_none());
@@ -190,7 +190,8 @@ mod tests {
         assert_eq!(value[CLIENT_INFO_KEY]["name"], "evenkeel");
         assert_eq!(value[CLIENT_CAPABILITIES_KEY], json!({}));
         let agent = r#"{"io.modelcontextprotocol/clientCapabilities":{"sampling":{}},"x/y":1}"#;
-        let (meta, _) = handshake_result(Era::Modern).request_meta(Some(&members(agent).unwrap()), 9, None);
+        let (meta, _) =
+            handshake_result(Era::Modern).request_meta(Some(&parse_members(agent).unwrap()), 9, None);
         let value: serde_json::Value = serde_json::from_str(&meta.unwrap()).unwrap();
         assert_eq!(value[CLIENT_CAPABILITIES_KEY], json!({}));
         assert_eq!(value["x/y"], 1);
@@ -203,7 +204,7 @@ mod tests {
             (Some("{}"), None, json!(null)),
             (Some(r#"{"io.modelcontextprotocol/logLevel":"error"}"#), Some(LogLevel::Info), json!("error")),
         ] {
-            let agent = agent.map(|agent| members(agent).unwrap());
+            let agent = agent.map(|agent| parse_members(agent).unwrap());
             let (meta, _) = handshake_result(Era::Modern).request_meta(agent.as_ref(), 9, level);
             let value: serde_json::Value = serde_json::from_str(&meta.unwrap()).unwrap();
             assert_eq!(value[LOG_LEVEL_KEY], expected, "{agent:?} {level:?}");

@@ -14,7 +14,17 @@ pub struct Members<'a>(Vec<Member<'a>>);
 pub type Member<'a> = (Cow<'a, str>, &'a RawValue);
 
 /// Parses the members of a JSON object. Rejects values nested deeper than `serde_json`'s limit.
-pub fn members(object: &str) -> Result<Members<'_>, serde_json::Error> {
+///
+/// ```
+/// use evenkeel::wire::{JsonEdit, parse_members};
+///
+/// let params = parse_members(r#"{"name":"github_search","arguments":{"n":1.0e+2}}"#)?;
+/// assert_eq!(params.get_string("name").as_deref(), Some("github_search"));
+/// let forwarded = params.rewrite(&[JsonEdit::Set("name", r#""search""#)]);
+/// assert_eq!(forwarded, r#"{"name":"search","arguments":{"n":1.0e+2}}"#);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+pub fn parse_members(object: &str) -> Result<Members<'_>, serde_json::Error> {
     serde_json::from_str(object)
 }
 
@@ -26,7 +36,7 @@ impl<'a> Members<'a> {
 
     /// Returns the decoded value of a member if it is a string.
     pub fn get_string(&self, key: &str) -> Option<Cow<'a, str>> {
-        self.get(key).and_then(text)
+        self.get(key).and_then(decode_json_string)
     }
 
     /// Returns all members in order.
@@ -103,8 +113,8 @@ pub struct RequestParams<'a> {
 impl<'a> RequestParams<'a> {
     /// Parses a JSON object.
     pub fn parse(object: &'a str) -> Result<Self, serde_json::Error> {
-        let params = members(object)?;
-        let meta = params.get("_meta").and_then(|meta| members(meta.get()).ok());
+        let params = parse_members(object)?;
+        let meta = params.get("_meta").and_then(|meta| parse_members(meta.get()).ok());
         Ok(Self { members: params, meta })
     }
 }
@@ -136,11 +146,11 @@ impl JsonEdit<'_> {
 
 /// Parses an object and returns it with the edits applied. All other members keep their bytes and position.
 pub fn rewrite(object: &str, edits: &[JsonEdit<'_>]) -> Result<String, serde_json::Error> {
-    Ok(members(object)?.rewrite(edits))
+    Ok(parse_members(object)?.rewrite(edits))
 }
 
 /// Decodes a JSON string; `None` if the value is not a string.
-pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+pub fn decode_json_string(raw: &RawValue) -> Option<Cow<'_, str>> {
     let inner = raw.get().strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') {
         return serde_json::from_str(raw.get()).ok().map(Cow::Owned);
@@ -214,7 +224,7 @@ mod tests {
 
     #[test]
     fn get_returns_the_last_of_duplicate_keys() {
-        let found = members(r#"{"a":"1","b":2,"\u0061":"\u0032"}"#).unwrap();
+        let found = parse_members(r#"{"a":"1","b":2,"\u0061":"\u0032"}"#).unwrap();
         assert_eq!(
             (found.get_string("a").as_deref(), found.get_string("b"), found.get_string("c")),
             (Some("2"), None, None)
@@ -230,7 +240,7 @@ mod tests {
     #[test]
     fn members_rejects_non_objects() {
         for text in ["", "[]", "1", "{", "{}x", r#"{"a"}"#] {
-            assert!(members(text).is_err(), "{text}");
+            assert!(parse_members(text).is_err(), "{text}");
         }
     }
 }

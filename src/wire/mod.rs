@@ -33,7 +33,8 @@ pub use envelope::{Envelope, JsonRpcId, MalformedMessage};
 pub use error::{ConnectionError, FailureSource};
 pub use handshake_result::{Era, HandshakeResult, ServerCapabilities, ServerDescription};
 pub use json_edit::{
-    JsonEdit, Member, Members, RequestParams, json_string, members, push_json_string, rewrite, text,
+    JsonEdit, Member, Members, RequestParams, decode_json_string, json_string, parse_members,
+    push_json_string, rewrite,
 };
 pub use list_kind::ListKind;
 pub use log::{LogLine, LogPage, ServerLog};

@@ -93,7 +93,7 @@ async fn cancellation_is_forwarded_to_the_server() {
         .await;
         if era == Era::Legacy {
             agent.notify("notifications/cancelled", r#"{"requestId":2,"reason":"enough"}"#).await.unwrap();
-            assert_eq!(call.await.unwrap().unwrap_err(), "the answer ended without a result", "{case}");
+            assert_eq!(call.await.unwrap().unwrap_err(), "the response ended without a result", "{case}");
         } else {
             // Aborting the task drops the request and its connection.
             call.abort();

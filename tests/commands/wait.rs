@@ -111,7 +111,8 @@ async fn wait_ignores_state_before_the_first_scan() {
     };
     both([&["--all", "-n", "team"], &["broken"]], "broken.yaml:").await;
     std::fs::remove_dir_all(declared.path()).unwrap();
-    both([&["--all", "-n", "team"], &["s7", "--for=delete"]], "does not exist").await;
+    both([&["--all", "-n", "team"], &["s7", "--for=delete"]], "not found; waiting for it to be created")
+        .await;
 }
 
 #[tokio::test]

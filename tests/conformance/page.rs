@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::differences::{AffectedChecks, DifferenceEntry, DifferenceList, Outcome, ServerKind};
+use crate::differences::{AffectedChecks, DifferenceList, Outcome, ServerKind};
 use crate::suite::SUITE_VERSION;
 
 #[test]
@@ -21,18 +21,32 @@ fn conformance_page_matches_the_list() {
     );
 }
 
+/// The longest line of the page, in characters. Table rows are not wrapped.
+const MAX_LINE_CHARS: usize = 118;
+
 fn render_page(list: &DifferenceList) -> String {
-    let mut page = format!(
-        "<!-- Generated from tests/conformance/differences.yaml by tests/conformance/page.rs. -->\n\
-         # Conformance\n\n\
-         The official conformance suite (`@modelcontextprotocol/conformance` {SUITE_VERSION}) tests a fixture server with \
-         everything that the suite requires, first directly and then through evenkeel. This page lists the differences between \
-         the two runs. `cargo test --all-features --test conformance` runs the suite, and fails if the differences are not \
-         exactly those listed.\n\n\
-         ## Scenarios that pass\n\n\
-         The suite is the agent. Through evenkeel, the server uses either protocol era over either transport; in the direct \
-         run it uses the era of the agent, over HTTP.\n\n"
+    let mut page = "<!-- Generated from tests/conformance/differences.yaml by tests/conformance/page.rs. -->\n# Conformance\n\n".to_owned();
+    page += &wrap(
+        "This page is for people who compare gateways: after reading it you know which results of the official MCP conformance \
+         suite differ if a server is reached through evenkeel, and why.",
+        "",
     );
+    page += "\n";
+    page += &wrap(
+        &format!(
+            "The suite (`@modelcontextprotocol/conformance` {SUITE_VERSION}) tests a fixture server with everything that the \
+             suite requires, first directly and then through evenkeel. `cargo test --all-features --test conformance` runs \
+             both, and fails if the differences are not exactly those listed here."
+        ),
+        "",
+    );
+    page += "\n## Scenarios that pass\n\n";
+    page += &wrap(
+        "The suite is the agent. Through evenkeel, the server uses either protocol era over either transport; in the direct run \
+         it uses the era of the agent, over HTTP.",
+        "",
+    );
+    page.push('\n');
     page += "| agent | scenarios | directly |";
     for server in ServerKind::ALL {
         write!(page, " {server} |").unwrap();
@@ -48,32 +62,63 @@ fn render_page(list: &DifferenceList) -> String {
         }
         page.push('\n');
     }
-    page += "\nScenarios of extensions, which are optional in every revision, are omitted. For 2025-06-18 the suite has no list \
-    of required scenarios. The following scenarios are not required by the other revisions:\n\n";
+    page.push('\n');
+    page += &wrap(
+        "Scenarios of extensions, which are optional in every revision, are omitted. For 2025-06-18 the suite has no list of \
+         required scenarios. The following scenarios are not required by the other revisions:",
+        "",
+    );
+    page.push('\n');
     for (revision, scenarios) in list.revisions.iter().filter(|(_, scenarios)| !scenarios.optional.is_empty())
     {
-        writeln!(page, "- {revision}: {}", quoted_list(&scenarios.optional)).unwrap();
+        page += &wrap(&format!("- {revision}: {}", quoted_list(&scenarios.optional)), "  ");
     }
     page += "\n## Differences\n";
     for (index, entry) in list.differences.iter().enumerate() {
-        write!(page, "\n{}. {}\n\n{}", index + 1, entry.reason, entry_table(entry)).unwrap();
+        page.push('\n');
+        page += &wrap(&format!("{}. {}", index + 1, entry.reason), "   ");
+        page.push('\n');
+        for affected in &entry.found {
+            page += &wrap(&format!("   - {}", describe_affected(affected)), "     ");
+        }
     }
     page
 }
 
-fn entry_table(entry: &DifferenceEntry) -> String {
-    let mut table =
-        "   | agent | server | fails | warning | not judged |\n   |---|---|---|---|---|\n".to_owned();
-    for affected in &entry.found {
-        let servers: Vec<String> = affected.servers.iter().map(ToString::to_string).collect();
-        let servers = if affected.servers == ServerKind::ALL { "all".into() } else { servers.join(", ") };
-        write!(table, "   | {} | {servers} |", affected.agents.join(", ")).unwrap();
-        for outcome in [Outcome::Failed, Outcome::Warning, Outcome::NotJudged] {
-            write!(table, " {} |", quoted_list(&scenarios(affected, outcome))).unwrap();
+/// Returns one line: the agents and servers, and the scenarios by outcome.
+fn describe_affected(affected: &AffectedChecks) -> String {
+    let servers: Vec<String> = affected.servers.iter().map(ToString::to_string).collect();
+    let servers = if affected.servers == ServerKind::ALL { "all servers".into() } else { servers.join(", ") };
+    let mut line = format!("agent {}, {servers}:", affected.agents.join(", "));
+    for (name, outcome) in
+        [("fails", Outcome::Failed), ("warning", Outcome::Warning), ("not judged", Outcome::NotJudged)]
+    {
+        let scenarios = scenarios(affected, outcome);
+        if !scenarios.is_empty() {
+            write!(line, " {name}: {};", quoted_list(&scenarios)).unwrap();
         }
-        table.push('\n');
     }
-    table
+    line.trim_end_matches(';').to_owned()
+}
+
+/// Wraps a text between words. Lines after the first begin with `indent`.
+fn wrap(text: &str, indent: &str) -> String {
+    let first_indent = &text[..text.len() - text.trim_start().len()];
+    let (mut wrapped, mut line) = (String::new(), first_indent.to_owned());
+    for word in text.split_whitespace() {
+        let is_empty = line.trim().is_empty();
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > MAX_LINE_CHARS {
+            wrapped += &line;
+            wrapped.push('\n');
+            line = format!("{indent}{word}");
+        } else {
+            if !is_empty {
+                line.push(' ');
+            }
+            line += word;
+        }
+    }
+    wrapped + &line + "\n"
 }
 
 /// Returns the scenarios in which `outcome` is the worst.

@@ -161,7 +161,7 @@ async fn legacy_agent_cancels_by_notification() {
 
         agent.notify("notifications/cancelled", r#"{"requestId":2,"reason":"enough"}"#).await.unwrap();
         let error = call.await.unwrap().unwrap_err();
-        assert_eq!(error, "the answer ended without a result");
+        assert_eq!(error, "the response ended without a result");
         wait_for_cancellation(&server, 1).await;
         fixture.wait_for_metric(r#"calls_total{namespace="default",server="r",outcome="cancelled"} 1"#).await;
         assert!(agent.call("r_echo", "{}").await.is_ok());

@@ -7,7 +7,7 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use crate::report::SourceResource;
-use crate::resource::{GROUP, McpServer, Skill, VERSION};
+use crate::resource::{GROUP, McpServer, Skill, VERSION, finalize_crd};
 
 /// A resource type that this API serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,7 @@ static SOURCES: LazyLock<Option<CrdDefinition>> =
 
 impl CrdDefinition {
     fn from_crd(crd: CustomResourceDefinition) -> Option<Self> {
+        let crd: CustomResourceDefinition = serde_json::from_value(finalize_crd(crd)).ok()?;
         let names = crd.spec.names;
         Some(Self {
             short_names: names.short_names.unwrap_or_default(),
