@@ -124,7 +124,7 @@ async fn retry_after_of_the_api_server_is_honored() {
     proxy.set_rule(move |_, uri| if is_server_watch(uri) { busy() } else { ProxyAction::Pass });
     wait_for_source_message(
         &evenkeel,
-        "please try again later.; it is asked again, after the 3 s that it asks for",
+        "please try again later.; the request is retried after the requested 3 s",
     )
     .await;
     eventually("the watch is retried", async || (proxy.intercepted().len() >= 3).then_some(())).await;

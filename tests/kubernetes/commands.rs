@@ -50,7 +50,7 @@ async fn commands_find_the_instance_of_a_cluster() {
     evenkeel.terminate().await;
     let (code, output) = run_command(&evenkeel, &["get", "mcpservers", "--kubernetes"]).await;
     assert!(
-        code == Some(1) && output.contains("start it with: evenkeel run --kubernetes"),
+        code == Some(1) && output.contains("start one with: evenkeel run --kubernetes"),
         "{code:?} {output}"
     );
 }

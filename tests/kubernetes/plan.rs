@@ -165,11 +165,7 @@ async fn plan_failures_report_the_cause_and_a_remedy() {
     let empty = dir.path().to_str().unwrap();
     let missing = dir.path().join("none.yaml");
     for (args, stdin, expected) in [
-        (
-            &["-", "-n", "default"][..],
-            manifest.as_str(),
-            "a Role with the verb list on mcpservers and skills",
-        ),
+        (&["-", "-n", "default"][..], manifest.as_str(), "grant the verb list on mcpservers and skills"),
         (&["-", "-n", namespace], "apiVersion: evenkeel.dev/v1alpha1\nkind: [\n", "stdin:"),
         (&["-", "-n", namespace], "apiVersion: v1\nkind: ConfigMap\n", "kustomize build DIR | evenkeel plan"),
         (&[empty, "-n", namespace], "", "no McpServer or Skill manifests found in"),

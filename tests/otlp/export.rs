@@ -164,7 +164,7 @@ async fn log_lines_carry_trace_and_span_ids() {
         let params =
             format!(r#"{{"name":"a_echo","_meta":{{"traceparent":"00-{TRACE}-{PARENT_SPAN}-01"}}}}"#);
         let _ = agent.request("tools/call", &params).await;
-        let call = line("is not MCP").await;
+        let call = line("invalid MCP message").await;
         assert_eq!(id(&call, trace, 32), TRACE, "{call}");
         let span_id = id(&call, span, 16);
         let span =
