@@ -14,7 +14,9 @@ fn kubectl_commands(page: &str, heading: &str) -> Vec<String> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
     let section = text.split_once(heading).unwrap().1;
     let section = section.split("\n## ").next().filter(|_| !heading.is_empty()).unwrap_or(section);
+    // A command may be continued on the next line.
     section
+        .replace(" \\\n    ", " ")
         .lines()
         .filter_map(|line| line.strip_prefix("$ kubectl "))
         .map(|rest| format!("kubectl {rest}"))
