@@ -17,8 +17,8 @@
 //! - [`daemon`]: assembles the other modules into a running instance
 //! - [`cli`]: the commands
 //!
-//! `docs/architecture.md` has a diagram. The `evenkeel` command is [`cli::main`]. The library has no stable API; it is public
-//! for the tests. To check a declaration before it is written:
+//! `docs/architecture.md` has a diagram. The `evenkeel` command is [`cli::main`]. The library has no stable API; it is
+//! public for the tests. To check a declaration before it is written:
 //!
 //! ```
 //! use std::path::Path;

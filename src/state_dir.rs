@@ -56,7 +56,10 @@ pub enum StateError {
     /// Another instance holds the lock.
     #[error(
         "an evenkeel instance is already running on {}, as process {}; stop it, or use it",
-        directory.as_ref().map_or_else(|| "this directory".to_owned(), |other| format!("this directory, given as {}", other.display())),
+        directory.as_ref().map_or_else(
+            || "this directory".to_owned(),
+            |other| format!("this directory, given as {}", other.display())
+        ),
         pid.as_deref().unwrap_or("unknown")
     )]
     Locked {

@@ -208,8 +208,10 @@ mod tests {
 
     const PAGE_HEAD: &str = "# Fields\n\n\
         For everybody who writes or reads a declaration: each field of each kind with its type, default and bounds.\n\
-        `evenkeel explain McpServer.spec.timeouts` prints the same in a terminal. This page is generated from the types.\n\n\
-        A `duration` is a text such as `1h30m`, `20s` or `500ms`. Conditions and their reasons are in [status.md](status.md).\n";
+        `evenkeel explain McpServer.spec.timeouts` prints the same in a terminal. This page is \
+        generated from the types.\n\n\
+        A `duration` is a text such as `1h30m`, `20s` or `500ms`. Conditions and their reasons are in \
+        [status.md](status.md).\n";
 
     /// One item of a list; the description begins on a line of its own.
     fn entry(field: &Field, prefix: &str) -> String {

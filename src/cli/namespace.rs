@@ -7,6 +7,7 @@ pub(super) fn parse_namespace(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!(
-        "invalid namespace {text:?}: expected at most 63 lower-case letters, digits and -, beginning and ending with a letter or digit"
+        "invalid namespace {text:?}: expected at most 63 lower-case letters, digits and -, \
+         beginning and ending with a letter or digit"
     ))
 }

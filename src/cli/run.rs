@@ -29,13 +29,26 @@ pub(super) struct Args {
     #[arg(long, env = "EVENKEEL_KUBERNETES", value_parser = BoolishValueParser::new())]
     kubernetes: bool,
     /// Reconcile only the objects of this namespace instead of all; may be given more than once
-    #[arg(short, long, env = "EVENKEEL_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',', value_parser = parse_namespace)]
+    #[arg(
+        short,
+        long,
+        env = "EVENKEEL_NAMESPACE",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        value_parser = parse_namespace,
+    )]
     namespace: Vec<String>,
     /// Secret with the session key (32 bytes or more), so that every replica accepts every session
     #[arg(long, env = "EVENKEEL_SESSION_KEY_SECRET", value_name = "NAME[/KEY]", value_parser = parse_secret_key)]
     session_key_secret: Option<(String, String)>,
     /// Name of the Lease that elects the replica that writes statuses and events
-    #[arg(long, env = "EVENKEEL_LEASE", value_name = "NAME", default_value = "evenkeel", value_parser = parse_object_name)]
+    #[arg(
+        long,
+        env = "EVENKEEL_LEASE",
+        value_name = "NAME",
+        default_value = "evenkeel",
+        value_parser = parse_object_name,
+    )]
     lease: String,
     /// Namespace of the Lease and the session key [default: $POD_NAMESPACE, else the one this runs in]
     #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE", value_parser = parse_namespace)]
@@ -194,8 +207,8 @@ impl Args {
             let hidden = |path: &Path| path.iter().any(|part| part.as_encoded_bytes().first() == Some(&b'.'));
             if below.is_some_and(|below| !hidden(below)) {
                 return Err(CommandError::Usage(format!(
-                    "--sync-skills {} is inside the directory of declarations, where the written skills would be declared; \
-                     choose another directory",
+                    "--sync-skills {} is inside the directory of declarations, where the written skills would be \
+                     declared; choose another directory",
                     path.display()
                 )));
             }

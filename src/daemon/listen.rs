@@ -24,7 +24,8 @@ pub(super) async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<
             io::ErrorKind::AddrInUse => {
                 let owner = port_owner(address.port()).unwrap_or_else(|| "another process".into());
                 format!(
-                    "cannot serve {what} on {address}: the port is in use by {owner}; stop it, or choose another address with {flag}"
+                    "cannot serve {what} on {address}: the port is in use by {owner}; stop it, \
+                     or choose another address with {flag}"
                 )
             }
             _ => format!("cannot serve {what} on {address}: {error}; choose another address with {flag}"),

@@ -134,7 +134,10 @@ impl NamesFile {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "writing the reserved names failed; they are no longer kept across restarts");
+                    tracing::warn!(
+                        %error,
+                        "writing the reserved names failed; they are no longer kept across restarts"
+                    );
                     return;
                 }
             }

@@ -141,7 +141,11 @@ fn write_batch(state: &StateDir, batch: &[CacheUpdate]) {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, file, "cannot write the server cache; servers are listed again at the next start");
+                tracing::warn!(
+                    %error,
+                    file,
+                    "cannot write the server cache; servers are listed again at the next start"
+                );
             }
         }
     }

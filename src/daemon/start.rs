@@ -78,7 +78,9 @@ impl Daemon {
             () = tasks.shutdown() => return outcome,
             never = serve_unavailable(&agents) => match never {},
             name = signals.next() => format!("exited immediately on a second signal, {name}"),
-            () = sleep(SHUTDOWN_TIMEOUT) => format!("shutdown did not complete within {} s", SHUTDOWN_TIMEOUT.as_secs()),
+            () = sleep(SHUTDOWN_TIMEOUT) => {
+                format!("shutdown did not complete within {} s", SHUTDOWN_TIMEOUT.as_secs())
+            }
         };
         Err(DaemonError(format!("{reason}; still running: {}", tasks.running_names())))
     }

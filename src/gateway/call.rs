@@ -273,7 +273,11 @@ impl DispatchedCall {
             tokio::select! {
                 biased;
                 message = self.exchange.next() => match message {
-                    Ok(ResponseMessage::Notification(notification)) if self.response.accepts_notification(&notification) => return Ok(Some(notification)),
+                    Ok(ResponseMessage::Notification(notification))
+                        if self.response.accepts_notification(&notification) =>
+                    {
+                        return Ok(Some(notification));
+                    }
                     Ok(ResponseMessage::Notification(_)) => {}
                     Ok(ResponseMessage::Progress(notification)) => {
                         self.deadline.record_progress(Instant::now());

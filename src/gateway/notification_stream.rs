@@ -54,7 +54,9 @@ pub(super) fn session_stream(context: StreamContext, stream: OpenStream) -> impl
                 event = watcher.wait(
                     |list, version| session.may_be_outdated(list, version) && stream.is_newest(),
                     |notification, view| {
-                        let selected = stream.is_newest().then(|| session.select_notifications(notification, |namespace| view.shows(namespace)));
+                        let selected = stream.is_newest().then(|| {
+                            session.select_notifications(notification, |namespace| view.shows(namespace))
+                        });
                         selected.unwrap_or_default()
                     },
                 ) => break event,
@@ -236,7 +238,9 @@ impl ViewWatcher {
                 changed = self.changes.changed() => if changed.is_err() {
                     return StreamEvent::Stopped;
                 },
-                notification = receive(&mut self.receiver) => self.pending.extend(select(notification.as_deref(), &self.context.view)),
+                notification = receive(&mut self.receiver) => {
+                    self.pending.extend(select(notification.as_deref(), &self.context.view));
+                }
                 () = sleep_until(self.last_sent_at + KEEP_ALIVE_INTERVAL) => {
                     self.last_sent_at = Instant::now();
                     return StreamEvent::Quiet;

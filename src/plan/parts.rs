@@ -295,7 +295,9 @@ mod tests {
     fn differing_parts_are_named_and_decide_the_change() {
         let secret =
             |key: &str| json!({ "name": "T", "valueFrom": { "secretKeyRef": { "name": "s", "key": key } } });
-        let base = json!({ "stdio": { "command": "c", "args": ["x"], "env": [{ "name": "A", "value": "hunter2" }, secret("k")] } });
+        let base = json!({ "stdio": {
+            "command": "c", "args": ["x"], "env": [{ "name": "A", "value": "hunter2" }, secret("k")],
+        } });
         let replacing = |path: &str, value: Value| {
             let mut spec = base.clone();
             *spec.pointer_mut(path).unwrap() = value;

@@ -283,7 +283,10 @@ mod tests {
             records[0],
             json!({
                 "time": "1970-01-01T00:00:00Z",
-                "actor": { "source": "directory", "revision": "abc", "commit": { "id": "abc", "author": "A <a@b>", "subject": "s" } },
+                "actor": {
+                    "source": "directory", "revision": "abc",
+                    "commit": { "id": "abc", "author": "A <a@b>", "subject": "s" },
+                },
                 "object": { "kind": "McpServer", "namespace": "default", "name": "a", "uid": "u", "generation": 2 },
                 "action": "update", "reason": "Exited", "outcome": "failure", "message": "exited with code 3",
                 "oldSpecDigest": Digest::of(b"old").to_string(), "specDigest": null,

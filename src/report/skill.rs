@@ -263,7 +263,8 @@ mod tests {
                 Some(&no_map),
                 &synced,
                 format!(
-                    "Ready=False/ConfigMapNotFound {accepted} ResolvedRefs=False/ConfigMapNotFound Reconciling=True/ProgressingWithRetry"
+                    "Ready=False/ConfigMapNotFound {accepted} ResolvedRefs=False/ConfigMapNotFound \
+                     Reconciling=True/ProgressingWithRetry"
                 ),
             ),
             (
@@ -277,7 +278,8 @@ mod tests {
                 Some(&waiting),
                 &synced,
                 format!(
-                    "Ready=False/ServerNotFound {accepted} ResolvedRefs=False/ServerNotFound Reconciling=True/ProgressingWithRetry"
+                    "Ready=False/ServerNotFound {accepted} ResolvedRefs=False/ServerNotFound \
+                     Reconciling=True/ProgressingWithRetry"
                 ),
             ),
             (

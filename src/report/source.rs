@@ -18,7 +18,8 @@ use crate::resource::{ConditionType, Origin, Problem, Reason, SourceProblem, Sou
     shortname = "src",
     status = "SourceStatus",
     derive = "PartialEq",
-    doc = "The source that this evenkeel instance reads: a directory or a cluster. It is read-only and cannot be declared.",
+    doc = "The source that this evenkeel instance reads: a directory or a cluster. \
+        It is read-only and cannot be declared.",
     printcolumn(
         name = "Ready",
         type_ = "string",

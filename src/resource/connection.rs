@@ -53,8 +53,8 @@ impl<'a> ConnectionParts<'a> {
         }
     }
 
-    /// Returns the parts of a process as declared, with references in place of their values. `location` is the folder of
-    /// the declaring file and the directory source that contains it; `None` for an object in a cluster.
+    /// Returns the parts of a process as declared, with references in place of their values. `location` is the folder
+    /// of the declaring file and the directory source that contains it; `None` for an object in a cluster.
     pub fn declared_stdio(stdio: &'a StdioTransport, location: Option<(&Path, &WorkingDirectory)>) -> Self {
         let StdioTransport { command: _, args, cwd: _, env } = stdio;
         let location = location

@@ -1,7 +1,7 @@
 //! The fields of the custom resources, read from their CRD schemas: for `evenkeel explain` and `docs/fields.md`.
 //!
-//! Promises that every field of the schema is listed once, parents before children. Never contains a text of its own about a
-//! field: descriptions, defaults and bounds are those of the types.
+//! Promises that every field of the schema is listed once, parents before children. Never contains a text of its own
+//! about a field: descriptions, defaults and bounds are those of the types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
@@ -18,7 +18,8 @@ pub struct Field {
     pub type_name: String,
     /// True if the object that contains the field is refused without it.
     pub required: bool,
-    /// The default as JSON, or the text itself of a string. `None` if there is none, and of objects: their fields have it.
+    /// The default as JSON, or the text itself of a string. `None` if there is none, and of objects: their fields have
+    /// it.
     pub default: Option<String>,
     /// The bounds, each as a short text: `one of Always, OnDemand`, `at most 64 items`.
     pub bounds: Vec<String>,
@@ -38,7 +39,8 @@ impl Field {
     }
 }
 
-/// Returns the fields of a CRD's stored version, `apiVersion`, `kind` and `metadata` excepted. The first is the kind itself.
+/// Returns the fields of a CRD's stored version, `apiVersion`, `kind` and `metadata` excepted. The first is the kind
+/// itself.
 pub fn fields(crd: &CustomResourceDefinition) -> Vec<Field> {
     let kind = &crd.spec.names.kind;
     let crd = finalize_crd(crd.clone());

@@ -44,7 +44,8 @@ use super::{Literal, McpServerStatus};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.stdio) != has(self.http)").message("exactly one of stdio and http must be set"))]
+#[x_kube(validation = Rule::new("has(self.stdio) != has(self.http)")
+    .message("exactly one of stdio and http must be set"))]
 pub struct McpServerSpec {
     /// The child process to start; MCP messages are exchanged over its stdin and stdout. Exactly one of `stdio` and
     /// `http` must be set.
@@ -115,8 +116,13 @@ pub struct StdioTransport {
 /// An MCP endpoint that is reached over streamable HTTP.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("self.url.startsWith('http://') || self.url.startsWith('https://')").message("url must start with http:// or https://"))]
-#[x_kube(validation = Rule::new("!has(self.headers) || self.headers.all(one, self.headers.exists_one(other, one.name.lowerAscii() == other.name.lowerAscii()))").message("a header is declared twice; header names are case-insensitive"))]
+#[x_kube(validation = Rule::new("self.url.startsWith('http://') || self.url.startsWith('https://')")
+    .message("url must start with http:// or https://"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.headers) || self.headers.all(one, \
+     self.headers.exists_one(other, one.name.lowerAscii() == other.name.lowerAscii()))"
+)
+.message("a header is declared twice; header names are case-insensitive"))]
 pub struct HttpTransport {
     /// The URL of the MCP endpoint, with scheme `http` or `https` and without user name and password.
     #[schemars(length(max = 2048))]
@@ -134,7 +140,8 @@ pub struct HttpTransport {
 /// One environment variable of a child process.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("exactly one of value and valueFrom must be set"))]
+#[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)")
+    .message("exactly one of value and valueFrom must be set"))]
 pub struct EnvVar {
     /// The name of the variable.
     #[schemars(length(min = 1, max = 256), regex(pattern = "^[A-Za-z_][A-Za-z0-9_.-]*$"))]
@@ -150,8 +157,14 @@ pub struct EnvVar {
 /// One HTTP header.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)").message("exactly one of value and valueFrom must be set"))]
-#[x_kube(validation = Rule::new("!self.name.matches('(?i)^(accept|connection|content-length|content-type|expect|host|keep-alive|mcp-(method|name|param-.*|protocol-version|session-id)|proxy-(authenticate|connection)|te|trailer|transfer-encoding|upgrade)$')").message("this header is set by evenkeel itself, or applies to a single connection; remove it"))]
+#[x_kube(validation = Rule::new("has(self.value) != has(self.valueFrom)")
+    .message("exactly one of value and valueFrom must be set"))]
+#[x_kube(validation = Rule::new(
+    "!self.name.matches('(?i)^(accept|connection|content-length|content-type|expect|host|keep-alive|\
+     mcp-(method|name|param-.*|protocol-version|session-id)|proxy-(authenticate|connection)|\
+     te|trailer|transfer-encoding|upgrade)$')"
+)
+.message("this header is set by evenkeel itself, or applies to a single connection; remove it"))]
 pub struct Header {
     /// The name of the header. Headers that evenkeel sets itself or that apply to a single connection are not allowed.
     #[schemars(length(min = 1, max = 256), regex(pattern = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]
@@ -167,7 +180,8 @@ pub struct Header {
 /// A reference to a value.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.secretKeyRef) != has(self.env)").message("exactly one of secretKeyRef and env must be set"))]
+#[x_kube(validation = Rule::new("has(self.secretKeyRef) != has(self.env)")
+    .message("exactly one of secretKeyRef and env must be set"))]
 pub struct ValueFrom {
     /// A key of a Secret in the same namespace. Exactly one of `secretKeyRef` and `env` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -285,7 +299,8 @@ pub struct Timeouts {
 /// The delays between attempts to connect. The delay doubles from `initial` up to `max`, with random jitter.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("duration(self.initial) <= duration(self.max)").message("initial must not be longer than max"))]
+#[x_kube(validation = Rule::new("duration(self.initial) <= duration(self.max)")
+    .message("initial must not be longer than max"))]
 pub struct Retry {
     /// The first delay, from 100ms to 24h and not longer than `max`. Default: 1s.
     #[serde(default = "retry_initial_default")]
@@ -298,7 +313,10 @@ pub struct Retry {
 /// The health checks of a connection on which the server sends nothing.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("duration(self.interval) == duration('0s') || duration(self.interval) >= duration('5s')").message("interval must be 0s (off) or at least 5s"))]
+#[x_kube(validation = Rule::new(
+    "duration(self.interval) == duration('0s') || duration(self.interval) >= duration('5s')"
+)
+.message("interval must be 0s (off) or at least 5s"))]
 #[x_kube(validation = Rule::new("self.failures >= 1 && self.failures <= 20").message("failures must be from 1 to 20"))]
 pub struct HealthCheck {
     /// The time without a message from the server after which it is checked: 0s to disable health checks, or 5s to 1h.

@@ -38,7 +38,8 @@ use super::SkillStatus;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("[has(self.inline), has(self.path), has(self.configMapRef)].filter(x, x).size() == 1").message("exactly one of inline, path and configMapRef must be set"))]
+#[x_kube(validation = Rule::new("[has(self.inline), has(self.path), has(self.configMapRef)].filter(x, x).size() == 1")
+    .message("exactly one of inline, path and configMapRef must be set"))]
 pub struct SkillSpec {
     /// The text of SKILL.md, for a skill without other files; at most 262,144 characters. Exactly one of `inline`,
     /// `path` and `configMapRef` must be set.

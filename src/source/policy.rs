@@ -76,18 +76,14 @@ impl StdioPolicy {
             )));
         }
         if stdio.command.contains('/') && !stdio.command.starts_with('/') {
-            return Err(denied(
-                "spec.stdio.command: with --allow-stdio a path must be absolute, because a relative path runs a file next \
-                 to the declaration"
-                    .into(),
-            ));
+            let message = "spec.stdio.command: with --allow-stdio a path must be absolute, because a relative \
+                path runs a file next to the declaration";
+            return Err(denied(message.into()));
         }
         if stdio.cwd.is_some() {
-            return Err(denied(
-                "spec.stdio.cwd: with --allow-stdio servers run in /, because files in the working directory \
-                 (.npmrc, package.json) can change what a command runs; remove cwd"
-                    .into(),
-            ));
+            let message = "spec.stdio.cwd: with --allow-stdio servers run in /, because files in the working \
+                directory (.npmrc, package.json) can change what a command runs; remove cwd";
+            return Err(denied(message.into()));
         }
         let denied_variable = stdio
             .env

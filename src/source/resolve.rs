@@ -271,7 +271,10 @@ mod tests {
 
     #[test]
     fn values_are_read_from_their_declared_source() {
-        let from = |name: &str, key: &str, optional: bool| json!({ "secretKeyRef": { "name": name, "key": key, "optional": optional } });
+        let from = |name: &str, key: &str, optional: bool| {
+            let reference = json!({ "name": name, "key": key, "optional": optional });
+            json!({ "secretKeyRef": reference })
+        };
         for (value, in_variable, in_header) in [
             (json!({ "value": "plain" }), "\"plain\"", "\"plain\""),
             (json!({ "value": "" }), "\"\"", "\"\""),
@@ -286,9 +289,13 @@ mod tests {
             let spec = json!({ "http": { "url": "https://a/mcp", "headers": [item] } });
             assert_eq!(resolve_to_text(spec), format!("https://a/mcp ca=None x={in_header}"), "{value}");
         }
-        let tls = json!({ "http": { "url": "https://a/", "tls": { "caSecretRef": { "name": "github", "key": "token" } } } });
+        let tls = json!({ "http": {
+            "url": "https://a/", "tls": { "caSecretRef": { "name": "github", "key": "token" } },
+        } });
         assert_eq!(resolve_to_text(tls), "https://a/ ca=Some(\"hunter2\\n\")");
-        let optional = json!({ "stdio": { "command": "c", "env": [{ "name": "x", "valueFrom": from("github", "no", true) }] } });
+        let optional = json!({ "stdio": {
+            "command": "c", "env": [{ "name": "x", "valueFrom": from("github", "no", true) }],
+        } });
         assert_eq!(resolve_to_text(optional), "c [] in /srv/fleet/team");
     }
 
@@ -314,7 +321,8 @@ mod tests {
             (
                 "http",
                 from("huge", "token"),
-                "SecretNotFound: header x: secret \"huge\" with key \"token\" cannot be used: /run/secrets/huge/token is larger than 1 MiB",
+                "SecretNotFound: header x: secret \"huge\" with key \"token\" cannot be used: \
+                 /run/secrets/huge/token is larger than 1 MiB",
             ),
             ("http", from("github", "lines"), "InvalidSpec: header x: the value contains a line break"),
             ("stdio", from("github", "nul"), "InvalidSpec: variable x: the value contains a NUL"),
@@ -335,7 +343,8 @@ mod tests {
         let from = |key: &str| json!({ "secretKeyRef": { "name": "n", "key": key } });
         let spec: McpServerSpec = serde_json::from_value(json!({
             "stdio": { "command": "c", "env": [
-                { "name": "A", "value": "x" }, { "name": "B", "valueFrom": from("b") }, { "name": "C", "valueFrom": { "env": "D" } },
+                { "name": "A", "value": "x" }, { "name": "B", "valueFrom": from("b") },
+                { "name": "C", "valueFrom": { "env": "D" } },
             ] },
             "http": {
                 "url": "http://a", "headers": [{ "name": "E", "valueFrom": from("e") }],

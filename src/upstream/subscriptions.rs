@@ -337,12 +337,14 @@ mod tests {
         handler.call(ServerNotification::LogMessage(&long.into()));
         handler.call(ServerNotification::ResourceUpdated("x:2"));
         handler.call(ServerNotification::ResourceUpdated("x:1"));
-        assert!(
-            matches!(&notifications.try_recv().unwrap().content, NotificationContent::LogMessage(LogLevel::Error, text) if *text == log_message("error"))
-        );
-        assert!(
-            matches!(&notifications.try_recv().unwrap().content, NotificationContent::ResourceUpdated(uri) if uri == "x:1")
-        );
+        assert!(matches!(
+            &notifications.try_recv().unwrap().content,
+            NotificationContent::LogMessage(LogLevel::Error, text) if *text == log_message("error")
+        ));
+        assert!(matches!(
+            &notifications.try_recv().unwrap().content,
+            NotificationContent::ResourceUpdated(uri) if uri == "x:1"
+        ));
         assert!(notifications.try_recv().is_err());
     }
 }

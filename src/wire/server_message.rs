@@ -177,11 +177,10 @@ pub(super) fn with_progress_token(message: &[u8], token: &JsonRpcId) -> Result<B
 pub(super) fn response_to(id: &JsonRpcId, method: &str) -> Bytes {
     let id = String::from_utf8_lossy(id.as_bytes());
     if method == "ping" {
-        format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#).into()
-    } else {
-        format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":-32601,"message":"not offered by this client"}}}}"#)
-            .into()
+        return format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#).into();
     }
+    let error = r#"{"code":-32601,"message":"not offered by this client"}"#;
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#).into()
 }
 
 /// An upper bound of the bytes of a message beyond its method and params.
@@ -268,9 +267,10 @@ mod tests {
             ),
             ServerMessage::OtherNotification
         ));
-        assert!(
-            matches!(classify_text(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#), ServerMessage::Request(_, method) if method == "ping")
-        );
+        assert!(matches!(
+            classify_text(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#),
+            ServerMessage::Request(_, method) if method == "ping"
+        ));
     }
 
     #[test]

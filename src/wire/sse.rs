@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn events_are_decoded_at_any_chunking() {
-        let text = "data: a\n\n: comment\r\nid: 7\r\nevent: message\r\ndata:b\r\ndata: c\r\n\r\nretry: 1\n\ndata\n\ndatax: no\n\ndata: d\n\n";
+        let text = "data: a\n\n: comment\r\nid: 7\r\nevent: message\r\ndata:b\r\ndata: c\r\n\r\n\
+            retry: 1\n\ndata\n\ndatax: no\n\ndata: d\n\n";
         for size in 1..text.len() {
             let mut events = SseDecoder::new(1000);
             let mut decoded = Vec::new();

@@ -25,25 +25,28 @@ fn conformance_page_matches_the_list() {
 const MAX_LINE_CHARS: usize = 118;
 
 fn render_page(list: &DifferenceList) -> String {
-    let mut page = "<!-- Generated from tests/conformance/differences.yaml by tests/conformance/page.rs. -->\n# Conformance\n\n".to_owned();
+    let mut page = String::from(
+        "<!-- Generated from tests/conformance/differences.yaml by tests/conformance/page.rs. -->\n\
+         # Conformance\n\n",
+    );
     page += &wrap(
-        "This page is for people who compare gateways: after reading it you know which results of the official MCP conformance \
-         suite differ if a server is reached through evenkeel, and why.",
+        "This page is for people who compare gateways: after reading it you know which results of the official MCP \
+         conformance suite differ if a server is reached through evenkeel, and why.",
         "",
     );
     page += "\n";
     page += &wrap(
         &format!(
-            "The suite (`@modelcontextprotocol/conformance` {SUITE_VERSION}) tests a fixture server with everything that the \
-             suite requires, first directly and then through evenkeel. `cargo test --all-features --test conformance` runs \
-             both, and fails if the differences are not exactly those listed here."
+            "The suite (`@modelcontextprotocol/conformance` {SUITE_VERSION}) tests a fixture server with everything \
+             that the suite requires, first directly and then through evenkeel. `cargo test --all-features \
+             --test conformance` runs both, and fails if the differences are not exactly those listed here."
         ),
         "",
     );
     page += "\n## Scenarios that pass\n\n";
     page += &wrap(
-        "The suite is the agent. Through evenkeel, the server uses either protocol era over either transport; in the direct run \
-         it uses the era of the agent, over HTTP.",
+        "The suite is the agent. Through evenkeel, the server uses either protocol era over either transport; in the \
+         direct run it uses the era of the agent, over HTTP.",
         "",
     );
     page.push('\n');
@@ -64,8 +67,8 @@ fn render_page(list: &DifferenceList) -> String {
     }
     page.push('\n');
     page += &wrap(
-        "Scenarios of extensions, which are optional in every revision, are omitted. For 2025-06-18 the suite has no list of \
-         required scenarios. The following scenarios are not required by the other revisions:",
+        "Scenarios of extensions, which are optional in every revision, are omitted. For 2025-06-18 the suite has no \
+         list of required scenarios. The following scenarios are not required by the other revisions:",
         "",
     );
     page.push('\n');

@@ -27,13 +27,18 @@ impl FakeServer {
         match (request.method, request.modern) {
             ("initialize", false) => self.initialize(request, &script),
             ("ping", false) => request.result("{}"),
-            ("server/discover", true) => request.result(&format!(
-                r#"{{"supportedVersions":{},"capabilities":{},"_meta":{{"io.modelcontextprotocol/serverInfo":{}}},"ttlMs":0,"cacheScope":"private"}}"#,
-                supported_revisions(script.era),
-                capabilities(&script),
-                server_info(&script)
-            )),
-            ("tools/list", _) => server_features::list_page(request, &script, "tools", &tools::descriptors(&script)),
+            ("server/discover", true) => {
+                let result = format!(
+                    r#"{{"supportedVersions":{},"capabilities":{},"_meta":{{"io.modelcontextprotocol/serverInfo":{}}},"ttlMs":0,"cacheScope":"private"}}"#,
+                    supported_revisions(script.era),
+                    capabilities(&script),
+                    server_info(&script)
+                );
+                request.result(&result)
+            }
+            ("tools/list", _) => {
+                server_features::list_page(request, &script, "tools", &tools::descriptors(&script))
+            }
             ("tools/call", _) => {
                 if script.http.answers != ResponseFormat::Json {
                     let _ = interim.send(InterimEvent::Started);
@@ -60,11 +65,10 @@ impl FakeServer {
             None if LEGACY_REVISIONS.contains(&requested.as_str()) => requested,
             None => LEGACY_REVISIONS[0].into(),
         };
-        let text = request.result_message(&format!(
-            r#"{{"protocolVersion":"{version}","capabilities":{},"serverInfo":{},"instructions":"Ask the rig."}}"#,
-            capabilities(script),
-            server_info(script)
-        ));
+        let (capabilities, info) = (capabilities(script), server_info(script));
+        let members =
+            format!(r#""capabilities":{capabilities},"serverInfo":{info},"instructions":"Ask the rig.""#);
+        let text = request.result_message(&format!(r#"{{"protocolVersion":"{version}",{members}}}"#));
         let session = ClientSession { version, initialized: false };
         let mut state = self.state();
         if request.headers.is_none() || !script.http.sessions {

@@ -290,10 +290,14 @@ impl FakeServer {
         let one = match event {
             ServerEvent::Notification(method) => Some(format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#)),
             ServerEvent::ResourceUpdated(uri) => self.state().counters.watched.contains_key(uri).then(|| {
-                format!(r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{{"uri":"{uri}"}}}}"#)
+                let params = format!(r#"{{"uri":"{uri}"}}"#);
+                format!(r#"{{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{params}}}"#)
             }),
             ServerEvent::Message(text) => Some(text.clone()),
-            ServerEvent::Batch(_) | ServerEvent::CloseStreams | ServerEvent::Stdout(_) | ServerEvent::Stderr(_) => None,
+            ServerEvent::Batch(_)
+            | ServerEvent::CloseStreams
+            | ServerEvent::Stdout(_)
+            | ServerEvent::Stderr(_) => None,
         };
         one.into_iter().collect()
     }

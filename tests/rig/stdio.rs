@@ -154,7 +154,9 @@ async fn run_listen_stream(server: &Arc<FakeServer>, listen: ListenStream, out: 
                 Ok(ServerEvent::CloseStreams) => {
                     let id = &listen.id;
                     let params = format!(r#"{{"requestId":{id}}}"#);
-                    send_line(out, &format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#));
+                    let message =
+                        format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#);
+                    send_line(out, &message);
                     return;
                 }
                 Err(_) => return,

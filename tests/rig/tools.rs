@@ -108,8 +108,9 @@ pub(super) async fn call(
         }
         "log" => {
             let data = argument("data").map_or("null", RawValue::get);
+            let params = format!(r#"{{"level":"info","data":{data}}}"#);
             let _ = interim.send(InterimEvent::Message(format!(
-                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{{"level":"info","data":{data}}}}}"#
+                r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{params}}}"#
             )));
             // The message is received before the response is ready: over HTTP that begins a stream.
             tokio::task::yield_now().await;
@@ -123,8 +124,10 @@ pub(super) async fn call(
 fn send_progress(request: &IncomingRequest<'_>, interim: &InterimSender, step: u64, steps: u64) {
     let token = member(request.params, "_meta").and_then(|meta| member(meta.get(), "progressToken"));
     if let Some(token) = token {
+        let progress = format!(r#""progress":{step},"total":{steps},"message":"step {step}""#);
+        let params = format!(r#"{{"progressToken":{token},{progress},"x-later":[1.0e+2]}}"#);
         let _ = interim.send(InterimEvent::Message(format!(
-            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progressToken":{token},"progress":{step},"total":{steps},"message":"step {step}","x-later":[1.0e+2]}}}}"#
+            r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#
         )));
     }
 }

@@ -70,4 +70,5 @@ pub fn promtool() -> PathBuf {
 }
 
 /// A new machine has no package lists before `apt-get update`.
-const FETCH_PROMTOOL: &str = "apt-get download prometheus || { apt-get update && apt-get download prometheus; } && dpkg -x prometheus_*.deb . && rm prometheus_*.deb";
+const FETCH_PROMTOOL: &str = "apt-get download prometheus || { apt-get update && apt-get download prometheus; } && \
+    dpkg -x prometheus_*.deb . && rm prometheus_*.deb";

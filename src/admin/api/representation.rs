@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn first_supported_media_type_in_accept_wins() {
-        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,\
+            application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         for (accept, include, expected) in [
             ("", "", Representation::Object),
             ("application/json, */*", "", Representation::Object),
@@ -149,7 +150,8 @@ mod tests {
             ("application/vnd.kubernetes.protobuf, application/json", "", Representation::Object),
             ("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", "", Representation::Object),
             (
-                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,\
+                 application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
                 "",
                 Representation::Metadata,
             ),

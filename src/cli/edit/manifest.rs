@@ -128,7 +128,8 @@ mod tests {
             env,
         };
         let text = ServerManifest::new("gh", None, spec).to_yaml(Path::new("gh.yaml")).unwrap();
-        let expected = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: gh\nspec:\n  stdio:\n    command: npx\n";
+        let expected = "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: gh\nspec:\n  \
+            stdio:\n    command: npx\n";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("secretKeyRef:"), "{text}");
 

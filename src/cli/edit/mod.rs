@@ -23,9 +23,8 @@ use crate::report::ObjectKind;
 #[derive(Debug, Subcommand)]
 pub(super) enum McpCommand {
     /// Declare a server in its own file and wait until it is attached
-    #[command(
-        override_usage = "evenkeel mcp add [OPTIONS] NAME URL\n       evenkeel mcp add [OPTIONS] NAME -- COMMAND [ARG]..."
-    )]
+    #[command(override_usage = "evenkeel mcp add [OPTIONS] NAME URL\n       \
+        evenkeel mcp add [OPTIONS] NAME -- COMMAND [ARG]...")]
     Add(add::Args),
     /// Remove the declaration of a server
     Remove(remove::Args),

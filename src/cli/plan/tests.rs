@@ -129,7 +129,10 @@ impl PlanFixture {
 }
 
 fn value() -> impl Strategy<Value = Value> {
-    let secret = |key: &str, optional: bool| json!({ "valueFrom": { "secretKeyRef": { "name": "s", "key": key, "optional": optional } } });
+    let secret = |key: &str, optional: bool| {
+        let reference = json!({ "name": "s", "key": key, "optional": optional });
+        json!({ "valueFrom": { "secretKeyRef": reference } })
+    };
     select(vec![
         json!({ "value": "x" }),
         json!({ "value": "y" }),
@@ -189,7 +192,10 @@ fn settings() -> impl Strategy<Value = Value> {
 }
 
 fn metadata() -> impl Strategy<Value = Value> {
-    let requested = |name: &str, value: &str| json!({ "annotations": { format!("evenkeel.dev/{name}-requested-at"): value } });
+    let requested = |name: &str, value: &str| {
+        let annotation = format!("evenkeel.dev/{name}-requested-at");
+        json!({ "annotations": { annotation: value } })
+    };
     let others = vec![
         json!({ "labels": { "area": "code" } }),
         requested("reconcile", "1"),
@@ -253,8 +259,10 @@ proptest! {
         };
         let fixture = PlanFixture::new(policy);
         let names = ["a", "b", "c"];
-        let before: Vec<_> = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.0.as_ref()?))).collect();
-        let after: Vec<_> = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.1.as_ref()?))).collect();
+        let before = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.0.as_ref()?)));
+        let before: Vec<_> = before.collect();
+        let after = names.into_iter().zip(&pairs).filter_map(|(name, pair)| Some((name, pair.1.as_ref()?)));
+        let after: Vec<_> = after.collect();
         let [applied, planned] = fixture.applied_and_planned(&before, &after, || ());
         prop_assert_eq!(applied, planned);
     }

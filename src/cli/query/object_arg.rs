@@ -25,8 +25,8 @@ impl KindArg {
                 "mcp" => &[ObjectKind::McpServer, ObjectKind::Skill],
                 _ => {
                     return Err(format!(
-                        "unknown kind {kind_name:?}: expected mcpservers (mcps), skills (skl), sources (src), or mcp for \
-                         servers and skills"
+                        "unknown kind {kind_name:?}: expected mcpservers (mcps), skills (skl), \
+                         sources (src), or mcp for servers and skills"
                     ));
                 }
             });
@@ -72,7 +72,8 @@ impl Selection {
             let named = arg.split_once('/').filter(|(_, name)| !name.is_empty());
             let (kind, name) = named.ok_or_else(|| {
                 format!(
-                    "invalid argument {arg:?}: expected KIND/NAME; use KIND followed by names, or KIND/NAME for each object"
+                    "invalid argument {arg:?}: expected KIND/NAME; use KIND followed by names, \
+                     or KIND/NAME for each object"
                 )
             })?;
             let of = KindArg::parse(kind)?;

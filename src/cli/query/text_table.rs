@@ -262,7 +262,8 @@ mod tests {
             sample_table().render(&narrow),
             "NAME     READY   MESSAGE\n\
              a        \u{1b}[32mTrue\u{1b}[0m\n\
-             longer   \u{1b}[31mFalse\u{1b}[0m   the command [31m was\n                 not found on the path\n                 of evenkeel\n"
+             longer   \u{1b}[31mFalse\u{1b}[0m   the command [31m was\n                 \
+             not found on the path\n                 of evenkeel\n"
         );
         let mut long = sample_table();
         long.add_row(["b", "True", "no word of weather-server-of-tomorrow is cut"].map(String::from));

@@ -31,7 +31,11 @@ pub(in crate::cli) struct Args {
     #[command(flatten)]
     instance: InstanceArgs,
     /// Objects to wait for: NAME for a server, KIND/NAME for any object
-    #[arg(value_name = "[KIND/]NAME", value_parser = ObjectArg::parse, required_unless_present_any = ["required", "all"])]
+    #[arg(
+        value_name = "[KIND/]NAME",
+        value_parser = ObjectArg::parse,
+        required_unless_present_any = ["required", "all"],
+    )]
     targets: Vec<ObjectArg>,
     /// Condition to wait for: condition=TYPE, condition=TYPE=STATUS, or delete
     #[arg(long = "for", value_name = "WHAT", default_value = "condition=Ready", value_parser = Goal::parse)]

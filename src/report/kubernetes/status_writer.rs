@@ -161,7 +161,9 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
                 changed = snapshots.changed() => if changed.is_err() { return },
                 changed = stored_statuses.changed() => if changed.is_err() { return },
                 changed = leading.changed() => if changed.is_err() { return },
-                Some(Ok((key, requested, outcome))) = self.writes_in_flight.join_next() => self.finish_write(&key, requested, outcome),
+                Some(Ok((key, requested, outcome))) = self.writes_in_flight.join_next() => {
+                    self.finish_write(&key, requested, outcome);
+                }
                 () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
             }
         }
@@ -205,8 +207,8 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
             tracing::warn!(
                 resource = %format!("{}/{key}", self.resource.kind),
                 "another client keeps overwriting this status, possibly a second evenkeel installation with its own \
-                 Lease; let only one installation serve this namespace; until then overwritten statuses are written less \
-                 often"
+                 Lease; let only one installation serve this namespace; until then overwritten statuses are written \
+                 less often"
             );
         }
     }
@@ -307,7 +309,10 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
                 "apiVersion": API_VERSION,
                 "kind": self.resource.kind,
                 // The status need not apply to another object of the same name or to a newer generation.
-                "metadata": { "name": &*key.name, "namespace": &*key.namespace, "resourceVersion": resource_version.to_string() },
+                "metadata": {
+                    "name": &*key.name, "namespace": &*key.namespace,
+                    "resourceVersion": resource_version.to_string(),
+                },
                 "status": &status,
             });
             self.writes_in_flight.spawn(async move {

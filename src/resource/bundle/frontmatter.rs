@@ -169,7 +169,8 @@ mod tests {
             ("---\nname: a\ndescription: Does it.\n---\nBody.\n", ""),
             ("\u{feff}---\r\nname: a\r\ndescription: Does it.\r\n---\r\nBody.\r\n", ""),
             (
-                "---\nname: a\ndescription: >-\n  Two\n  lines.\nlicense: MIT\nmetadata: { x: 'y' }\nwhenToUse: now\n---",
+                "---\nname: a\ndescription: >-\n  Two\n  lines.\nlicense: MIT\nmetadata: { x: 'y' }\n\
+                 whenToUse: now\n---",
                 "",
             ),
             ("---\nname: a\ndescription: \"Use: when asked\"\n---\n", ""),

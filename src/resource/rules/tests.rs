@@ -1,3 +1,4 @@
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
 use super::*;
@@ -88,7 +89,7 @@ fn skill_cases() -> Vec<(Value, &'static [&'static str])> {
 
 #[test]
 fn rust_rules_agree_with_the_crd_cel_rules() {
-    let schema = |crd: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition| {
+    let schema = |crd: CustomResourceDefinition| {
         let crd = serde_json::to_value(crd).unwrap();
         crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
     };
@@ -122,7 +123,9 @@ fn rules_beyond_the_cel_rules_are_enforced() {
         (json!({ "http": { "url": "http://user:pw@a/" } }), "must not contain a user name"),
         (json!({ "stdio": { "command": "c", "env": [{ "name": "1A", "value": "" }] } }), "\"1A\" must be"),
         (
-            json!({ "stdio": { "command": "c", "env": [{ "name": "A", "value": "1" }, { "name": "A", "value": "2" }] } }),
+            json!({ "stdio": {
+                "command": "c", "env": [{ "name": "A", "value": "1" }, { "name": "A", "value": "2" }],
+            } }),
             "A is set twice",
         ),
         (json!({ "stdio": { "command": "c" }, "expose": { "prefix": "a b" } }), "at most 32 letters"),
@@ -150,7 +153,10 @@ fn rules_beyond_the_cel_rules_are_enforced() {
 
 #[test]
 fn skill_references_must_be_valid_object_names() {
-    let skill = |map: &str, server: &str| json!({ "configMapRef": { "name": map }, "serverRefs": [{ "name": "a" }, { "name": server }] });
+    let skill = |map: &str, server: &str| {
+        let servers = json!([{ "name": "a" }, { "name": server }]);
+        json!({ "configMapRef": { "name": map }, "serverRefs": servers })
+    };
     for (spec, expected) in [
         (skill("notes", "clock"), &[][..]),
         (skill("a.b-c", "a.b"), &[]),

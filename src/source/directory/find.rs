@@ -102,7 +102,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let server = |name: &str| {
             format!(
-                "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ command: x }} }}\n"
+                "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\n\
+                 spec: {{ stdio: {{ command: x }} }}\n"
             )
         };
         let two = format!("# first\n{}---\n# second\n{}", server("a"), server("b"));

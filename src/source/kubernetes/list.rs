@@ -127,12 +127,13 @@ mod tests {
             ),
             (
                 api(404, "page not found"),
-                "SourceUnavailable: the CustomResourceDefinition mcpservers.evenkeel.dev is not installed at https://api; \
-                 to install it: evenkeel crds | kubectl apply --server-side -f -",
+                "SourceUnavailable: the CustomResourceDefinition mcpservers.evenkeel.dev is not installed at \
+                 https://api; to install it: evenkeel crds | kubectl apply --server-side -f -",
             ),
             (
                 api(503, "starting"),
-                "SourceUnavailable: the API server https://api failed to list mcpservers in namespace n: starting (HTTP 503)",
+                "SourceUnavailable: the API server https://api failed to list mcpservers in namespace n: \
+                 starting (HTTP 503)",
             ),
             (
                 kube::Error::Service(Box::new(io::Error::other("connection refused"))),

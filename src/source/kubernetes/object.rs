@@ -143,7 +143,8 @@ mod tests {
             "kind": "McpServer",
             "metadata": {
                 "name": "a", "namespace": "n", "uid": "u", "generation": 3, "resourceVersion": "41",
-                "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": { LAST_APPLIED_ANNOTATION: "hunter2", "x": "y" },
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "annotations": { LAST_APPLIED_ANNOTATION: "hunter2", "x": "y" },
             },
             "spec": spec,
             "status": status,
@@ -153,7 +154,10 @@ mod tests {
 
     #[test]
     fn spec_is_checked_by_the_rules_of_a_cluster() {
-        let env = |from: Value| json!({ "stdio": { "command": "allowed", "env": [{ "name": "A_TOKEN", "valueFrom": from }] } });
+        let env = |from: Value| {
+            let variable = json!({ "name": "A_TOKEN", "valueFrom": from });
+            json!({ "stdio": { "command": "allowed", "env": [variable] } })
+        };
         for (spec, expected) in [
             (json!({ "http": { "url": "http://a" } }), ""),
             (json!({ "stdio": { "command": "allowed" } }), ""),

@@ -209,7 +209,9 @@ impl ObjectStore {
     /// individually.
     fn source_state(&self) -> SourceState {
         let servers = || self.watches.iter().filter(|(watch, _)| matches!(watch, WatchId::Servers(_)));
-        let forbidden = |state: &WatchState| matches!(&state.problem, Some(problem) if problem.reason == Reason::NotPermitted);
+        let forbidden = |state: &WatchState| {
+            state.problem.as_ref().is_some_and(|problem| problem.reason == Reason::NotPermitted)
+        };
         let synced = servers().any(|(_, state)| state.listed)
             && servers().all(|(_, state)| state.listed || forbidden(state))
             && self.pending.is_empty();

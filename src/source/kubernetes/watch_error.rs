@@ -32,8 +32,8 @@ pub(super) fn watch_problem(error: &WatchError, watch: &WatchId, server: &str) -
         return Problem::new(
             Reason::SourceUnavailable,
             format!(
-                "the API server {server} responds, but it ends watches right after their start; they are restarted after a \
-                 delay, and the current state is kept until they last"
+                "the API server {server} responds, but it ends watches right after their start; they are restarted \
+                 after a delay, and the current state is kept until they last"
             ),
         );
     }
@@ -88,7 +88,8 @@ fn status_problem(status: &Status, watch: &WatchId, server: &str) -> Problem {
         (410, _) => Problem::new(
             Reason::SourceUnavailable,
             format!(
-                "the resourceVersion of the watch of {watch} expired at the API server {server}: {message}; they are listed again"
+                "the resourceVersion of the watch of {watch} expired at the API server {server}: \
+                 {message}; they are listed again"
             ),
         ),
         (429, _) => {
@@ -168,7 +169,8 @@ mod tests {
             ),
             (
                 api(404, "page not found"),
-                "SourceUnavailable: the CustomResourceDefinition mcpservers.evenkeel.dev is not installed; waiting for it to be installed (evenkeel crds | kubectl apply --server-side -f -)",
+                "SourceUnavailable: the CustomResourceDefinition mcpservers.evenkeel.dev is not installed; \
+                 waiting for it to be installed (evenkeel crds | kubectl apply --server-side -f -)",
             ),
             (
                 api(429, "slow down"),
@@ -176,17 +178,20 @@ mod tests {
             ),
             (
                 api(410, "too old"),
-                "SourceUnavailable: the resourceVersion of the watch of mcpservers in namespace team-a expired at the API server https://api: too old; they are listed again",
+                "SourceUnavailable: the resourceVersion of the watch of mcpservers in namespace team-a expired at \
+                 the API server https://api: too old; they are listed again",
             ),
             (
                 WatchError::Timeout,
-                "SourceUnavailable: the API server https://api cannot be reached: no response within 10 s; the current state is kept until it can",
+                "SourceUnavailable: the API server https://api cannot be reached: no response within 10 s; \
+                 the current state is kept until it can",
             ),
             (
                 WatchError::Watch(watcher::Error::WatchStartFailed(kube::Error::Service(Box::new(
                     WatchTooBrief,
                 )))),
-                "SourceUnavailable: the API server https://api responds, but it ends watches right after their start; they are restarted after a delay, and the current state is kept until they last",
+                "SourceUnavailable: the API server https://api responds, but it ends watches right after their start; \
+                 they are restarted after a delay, and the current state is kept until they last",
             ),
         ] {
             assert_eq!(watch_problem(&error, &servers, "https://api").to_string(), expected);

@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn items_keep_their_lines_and_columns() {
-        let block = "apiVersion: v1\nitems:\n- a: 1\n  b: |\n    x\n\n    y\n# between\n-   a: 2\n    c: [1]\nkind: List\nmetadata:\n  resourceVersion: \"\"\n";
+        let block = "apiVersion: v1\nitems:\n- a: 1\n  b: |\n    x\n\n    y\n# between\n\
+            -   a: 2\n    c: [1]\nkind: List\nmetadata:\n  resourceVersion: \"\"\n";
         assert_eq!(
             parse_items(block).unwrap(),
             [
@@ -160,7 +161,8 @@ mod tests {
         );
         let last = "# head\n---\nkind: List\napiVersion: v1\nitems:\n  - a: 1\n  - ä: 2";
         assert_eq!(parse_items(last).unwrap(), [(6, "    a: 1\n".to_owned()), (7, "    ä: 2".to_owned())]);
-        let json = "{\n  \"kind\": \"List\", \"apiVersion\": \"v1\",\n  \"items\": [{\"a\": {\"b\": 1}}, {\"c\": []\n}]}";
+        let json = "{\n  \"kind\": \"List\", \"apiVersion\": \"v1\",\n  \
+            \"items\": [{\"a\": {\"b\": 1}}, {\"c\": []\n}]}";
         assert_eq!(
             parse_items(json).unwrap(),
             [

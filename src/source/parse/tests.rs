@@ -33,10 +33,12 @@ fn describe_faults(parsed: &ParsedFile) -> Vec<String> {
 #[test]
 fn file_with_several_documents_declares_each_object() {
     let text = format!(
-        "# two servers, a skill and a foreign document\n---\n{}---\n{}---\n{}---\napiVersion: v1\nkind: ConfigMap\ndata: {{a: b}}\n",
+        "# two servers, a skill and a foreign document\n---\n{}---\n{}---\n{}---\n\
+         apiVersion: v1\nkind: ConfigMap\ndata: {{a: b}}\n",
         server_yaml("one", "  stdio: { command: npx, args: [\"-y\", x] }"),
         server_yaml("two.x", "  http: { url: \"https://a/mcp\" }\n  timeouts: { connect: 5s }"),
-        "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s, namespace: team, labels: { a: b } }\nspec: { inline: hello }\n",
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: s, namespace: team, labels: { a: b } }\n\
+         spec: { inline: hello }\n",
     );
     let parsed = parse_yaml(&text);
     assert_eq!(
@@ -215,7 +217,8 @@ fn document_without_a_valid_name_is_a_fault() {
 fn each_error_has_its_line() {
     let parsed = parse_yaml(&server_yaml(
         "one",
-        "  http:\n    url: ftp://a\n    headers:\n      - name: X\n      - { name: \"a b\", value: x }\n  health: { failures: 0 }",
+        "  http:\n    url: ftp://a\n    headers:\n      - name: X\n      - { name: \"a b\", value: x }\n  \
+         health: { failures: 0 }",
     ));
     let lines: Vec<_> = parsed.faults.iter().map(|fault| fault.location().unwrap()).collect();
     assert_eq!(lines, ["team/a.yaml:7:5", "team/a.yaml:9:9", "team/a.yaml:10:11", "team/a.yaml:11:13"]);
@@ -329,7 +332,8 @@ fn errors_never_contain_a_secret() {
 fn first_problem_describes_invalid_yaml() {
     let text = |name: &str| {
         format!(
-            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ command: x }} }}\n"
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\n\
+             spec: {{ stdio: {{ command: x }} }}\n"
         )
     };
     assert_eq!(first_problem(Path::new("c.yaml"), &text("c")), None);

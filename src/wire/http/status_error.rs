@@ -36,7 +36,8 @@ pub(super) fn status_error(
             (
                 Reason::AuthRequired,
                 format!(
-                    "the server requires credentials (HTTP {status}{excerpt}){challenge}; set spec.http.headers with a secretKeyRef"
+                    "the server requires credentials (HTTP {status}{excerpt}){challenge}; \
+                     set spec.http.headers with a secretKeyRef"
                 ),
             )
         }

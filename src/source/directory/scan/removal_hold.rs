@@ -80,8 +80,8 @@ pub fn held_message(root: &Path, empty: bool, ambiguous: bool) -> String {
     }
     if ambiguous {
         return format!(
-            "the files of {root} that declared objects are gone, and the remaining files are not recognized; nothing is \
-             removed. If this is intended, commit the deletion, keep one file without objects, or {prune}"
+            "the files of {root} that declared objects are gone, and the remaining files are not recognized; nothing \
+             is removed. If this is intended, commit the deletion, keep one file without objects, or {prune}"
         );
     }
     format!(

@@ -38,7 +38,8 @@ fn new_scanner(folder: &TempDir, now: Instant, prune_empty: bool) -> Scanner {
 
 fn server(name: &str, command: &str) -> String {
     format!(
-        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ command: {command} }} }}\n"
+        "---\napiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\n\
+         spec: {{ stdio: {{ command: {command} }} }}\n"
     )
 }
 

@@ -294,7 +294,9 @@ fn unreadable_secret_is_reported_on_the_server() {
 fn name_that_alters_the_selector_is_never_watched() {
     let skill = |name: &str, generation: i64, map: &str| {
         let object = json!({
-            "metadata": { "name": name, "namespace": "n", "uid": name, "generation": generation, "resourceVersion": "1" },
+            "metadata": {
+                "name": name, "namespace": "n", "uid": name, "generation": generation, "resourceVersion": "1",
+            },
             "spec": { "configMapRef": { "name": map } },
         });
         WatchMessage::Skill(Box::new(serde_json::from_value(object).unwrap()))

@@ -44,7 +44,8 @@ fn each_list_item_is_an_object() {
         describe_objects(&parsed),
         [
             "McpServer team/good 3: ok",
-            "McpServer team/bad 22: InvalidSpec: team/a.yaml:38:14: unknown field \"comand\"; did you mean \"command\"?",
+            "McpServer team/bad 22: InvalidSpec: team/a.yaml:38:14: unknown field \"comand\"; \
+             did you mean \"command\"?",
             "McpServer team/good 48: ok",
             "Skill default/s 44: ok",
         ]
@@ -66,7 +67,8 @@ fn each_list_item_is_an_object() {
 
 #[test]
 fn lists_are_parsed_in_every_form() {
-    let item = "{\"apiVersion\": \"evenkeel.dev/v1alpha1\", \"kind\": \"McpServer\", \"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
+    let item = "{\"apiVersion\": \"evenkeel.dev/v1alpha1\", \"kind\": \"McpServer\", \
+        \"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
     let item_without_kind = "{\"metadata\": {\"name\": \"a\"}, \"spec\": {\"stdio\": {\"command\": \"x\"}}}";
     let v1 = |items: &str| format!("{{\"apiVersion\": \"v1\", \"kind\": \"List\",\n\"items\": [{items}]}}");
     let list_header =

@@ -101,7 +101,8 @@ fn invalid_entry_does_not_affect_others() {
 #[test]
 fn protocol_headers_are_removed() {
     let parsed = parse_entry(
-        "{ \"url\": \"http://a\", \"headers\": { \"Accept\": \"*/*\", \"X-Key\": \"k\", \"content-type\": \"application/json\" } }",
+        "{ \"url\": \"http://a\", \"headers\": { \"Accept\": \"*/*\", \"X-Key\": \"k\", \
+         \"content-type\": \"application/json\" } }",
     );
     let http = parsed.servers[0].spec.as_ref().unwrap().http.as_ref().unwrap();
     assert_eq!(http.headers.iter().map(|header| header.name.as_str()).collect::<Vec<_>>(), ["X-Key"]);
@@ -110,7 +111,8 @@ fn protocol_headers_are_removed() {
         ["Accept", "content-type"].map(|name| {
             let column = if name == "Accept" { 46 } else { 77 };
             format!(
-                "team/.mcp.json:3:{column}: McpServer default/one: headers: evenkeel sets {name} itself; this value has no effect"
+                "team/.mcp.json:3:{column}: McpServer default/one: headers: evenkeel sets {name} itself; \
+                 this value has no effect"
             )
         })
     );
@@ -125,7 +127,8 @@ fn ineffective_keys_are_warnings() {
         [
             "team/.mcp.json:3:30: McpServer default/one: the key \"arg\" has no effect here; did you mean \"args\"?",
             "team/.mcp.json:3:41: McpServer default/one: the key \"envFile\" has no effect here",
-            "team/.mcp.json:3:60: McpServer default/one: timeout: must be from 1000 to 86400000 milliseconds (1s to 24h); it has no effect",
+            "team/.mcp.json:3:60: McpServer default/one: timeout: must be from 1000 to 86400000 milliseconds \
+             (1s to 24h); it has no effect",
         ]
     );
     let typo = parse_json("{ \"mcpServer\": {} }");

@@ -21,7 +21,8 @@ fn servers_yaml(servers: &[(&str, &str)]) -> String {
             return "apiVersion: [\n---\n".to_owned();
         }
         format!(
-            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\nspec: {{ stdio: {{ {command} }} }}\n---\n"
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\n\
+             spec: {{ stdio: {{ {command} }} }}\n---\n"
         )
     };
     servers.iter().map(document).collect()
@@ -170,7 +171,8 @@ fn objects_follow_their_files_step_by_step() {
             ],
         ),
         (
-            "at a first start the first path wins the name; later the declaration in force keeps it; then the next takes over",
+            "at a first start the first path wins the name; later the declaration in force keeps it; \
+             then the next takes over",
             &[
                 (&[("2", &[A2]), ("1", &[A])], &["a u1/1 x @r0 1:1"], &["2:1 DuplicateName"]),
                 (&[("0", &[A2])], &["a u1/1 x @r0 1:1"], &["0:1 DuplicateName", "2:1 DuplicateName"]),
@@ -391,7 +393,8 @@ fn unrecognized_content_keeps_the_objects_of_its_file() {
 fn list_replaces_single_files() {
     let item = |(name, command): (&str, &str)| {
         format!(
-            "- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpServer\n  metadata: {{ name: {name} }}\n  spec: {{ stdio: {{ {command} }} }}\n"
+            "- apiVersion: evenkeel.dev/v1alpha1\n  kind: McpServer\n  metadata: {{ name: {name} }}\n  \
+             spec: {{ stdio: {{ {command} }} }}\n"
         )
     };
     let list = |items: &[(&str, &str)]| {

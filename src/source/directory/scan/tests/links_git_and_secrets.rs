@@ -156,7 +156,7 @@ fn unreadable_folder_keeps_the_objects_below_it() {
     let b = fixture.scanner.desired.servers.values().nth(1).unwrap().rejected.clone().unwrap();
     assert_eq!(
         b.message,
-        "team/b.yaml:1: the file could not be checked: its folder team cannot be read: Permission denied; the last good \
-         declaration stays in force"
+        "team/b.yaml:1: the file could not be checked: its folder team cannot be read: Permission denied; the last \
+         good declaration stays in force"
     );
 }

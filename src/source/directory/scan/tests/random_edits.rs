@@ -26,7 +26,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let file = 0..FILES.len();
     prop_oneof![
-        4 => (file.clone(), vec(0..NAMES.len(), 0..3), 0..3_u8).prop_map(|(file, names, number)| Step::Write(file, names, number)),
+        4 => (file.clone(), vec(0..NAMES.len(), 0..3), 0..3_u8)
+            .prop_map(|(file, names, number)| Step::Write(file, names, number)),
         1 => file.clone().prop_map(Step::Remove),
         1 => (file.clone(), file).prop_map(|(from, to)| Step::Rename(from, to)),
         4 => (any::<bool>(), any::<bool>()).prop_map(|(completed, settled)| Step::Scan { completed, settled }),

@@ -103,7 +103,7 @@ fn invalid_skill_does_not_affect_others() {
     symlink("/etc", fixture.path("skills/way-out")).unwrap();
     fixture.scan_until_settled();
     let descriptions = describe_skills(&fixture);
-    for (descriptions, expected) in descriptions.iter().zip([
+    let expected = [
         "colon skills/colon/SKILL.md:1: InvalidSpec: skills/colon/SKILL.md:3: the frontmatter is not valid YAML",
         "good skills/good/SKILL.md:1: SKILL.md",
         "inline inline.yaml:1: InvalidSpec: spec.inline, SKILL.md:1: the frontmatter is missing",
@@ -113,7 +113,8 @@ fn invalid_skill_does_not_affect_others() {
         "other-name skills/other-name/SKILL.md:1: InvalidSpec: skills/other-name/SKILL.md:2: the name \"good\" must",
         "out out.yaml:1: InvalidSpec: spec.path: \"../../etc\" is outside the directory",
         "plain skills/plain/SKILL.md:1: InvalidSpec: skills/plain/SKILL.md:1: the frontmatter is missing",
-    ]) {
+    ];
+    for (descriptions, expected) in descriptions.iter().zip(expected) {
         assert!(descriptions.starts_with(expected), "{descriptions}\n{expected}");
     }
     assert_eq!(descriptions.len(), 9);
