@@ -52,7 +52,7 @@ fn render_page(list: &DifferenceList) -> String {
     page.push('\n');
     page += "| agent | scenarios | directly |";
     for server in ServerKind::ALL {
-        write!(page, " {server} |").unwrap();
+        write!(page, " {} |", server.to_string().replace(" over ", ", ")).unwrap();
     }
     page += "\n|---|---|---|---|---|---|---|\n";
     for (revision, scenarios) in &list.revisions {
