@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::fixture::{EvenkeelFixture, NO_RETRY};
-use crate::rig::{FakeStdioServer, Rule, Script, ServerEra};
-use crate::support::Era;
+use crate::rig::{Action, FakeStdioServer, Rule, Script, ServerEra};
+use crate::support::{Era, eventually};
 
 fn slow_start_script(ms: u64) -> Script {
     let mut script = Script::new("late", ServerEra::Dual);
@@ -86,4 +86,40 @@ async fn downloads_do_not_delay_other_servers() {
     assert!(started_at.elapsed() < Duration::from_secs(15), "attached after {:?}", started_at.elapsed());
     let downloading = rigs.iter().filter(|rig| !rig.processes().is_empty()).count();
     assert_eq!(downloading, 4, "four at a time");
+}
+
+/// A server may hold a port or a lock, which would make the next attempt fail.
+#[tokio::test]
+async fn attempt_waits_until_earlier_processes_have_exited() {
+    let mut script = Script::new("s", ServerEra::Dual)
+        .on("tools/list", Rule::always(Action::error(-32000, "out of order")));
+    script.stdio.ignore_sigterm = true;
+    script.stdio.ignore_eof = true;
+    script.stdio.grandchild = true;
+    let rig = FakeStdioServer::new(script);
+    let spec =
+        format!("{}\ntimeouts: {{ connect: 1s }}\nretry: {{ initial: 100ms, max: 200ms }}", rig.spec(""));
+    let fixture = EvenkeelFixture::start(&[("s", &spec)]).await;
+    let wait_for_process = async |number: usize| {
+        eventually("the next process has started", async || {
+            assert!(rig.existing_pids().len() <= 1, "two processes of one server run at the same time");
+            (rig.processes().len() >= number).then_some(())
+        })
+        .await;
+    };
+    wait_for_process(3).await;
+    rig.edit_script(|script| drop(script.on.remove("tools/list")));
+    fixture.evenkeel.wait_until_attached("s").await;
+
+    // The child of a crashed server counts as well.
+    let server = rig.live_processes().pop().expect("a running server");
+    let child = eventually("the child is recorded", async || {
+        rig.grandchildren().into_iter().find(|child| child.is_alive())
+    })
+    .await;
+    let number = rig.processes().len();
+    server.kill();
+    wait_for_process(number + 1).await;
+    assert!(!child.is_alive(), "the child of the crashed server has exited");
+    fixture.evenkeel.wait_until_attached("s").await;
 }

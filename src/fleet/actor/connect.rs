@@ -11,7 +11,7 @@ use super::super::attach::attach;
 use super::super::listing::ServerListing;
 use super::super::new_connection::NewConnection;
 use super::super::{CachedServer, health, subscriptions};
-use super::{Actor, Attempt, BackgroundTask, LiveConnection};
+use super::{Actor, Attempt, BackgroundTask, Closing, LiveConnection};
 use crate::net::{Delays, jitter};
 use crate::plan::ConnectionTarget;
 use crate::resource::{Activation, McpServerSpec, Problem, Reason, Transport, UpdateStrategy};
@@ -100,14 +100,13 @@ impl Actor {
 
     /// Starts an attempt, and cancels one in progress along with everything that it opened.
     ///
-    /// With `Recreate` the attempt waits until all previous connections and attempts have closed. It is also deferred
-    /// while the server's Retry-After is in force.
+    /// The attempt waits until the processes of previous attempts and lost connections have exited, and with `Recreate`
+    /// until all previous connections have closed. It is also deferred while the server's Retry-After is in force.
     pub(super) fn connect(&mut self) {
         self.retry_at = None;
         self.idle = false;
         self.cancel_attempt();
-        self.connect_when_closed =
-            self.target.spec.update == UpdateStrategy::Recreate && !self.closing.is_empty();
+        self.connect_when_closed = self.must_wait_for_closing();
         if self.connect_when_closed || self.defer_for_retry_after() {
             return;
         }
@@ -131,7 +130,8 @@ impl Actor {
         let slow_start_at = is_process.then(|| Instant::now() + target.spec.timeouts.connect.get());
         let opening_era = self.opening_era;
         let future = Box::pin(async move { attach(&context, &target, &host, opening_era).await });
-        self.attempt = Some(Attempt { future, tasks, process, stderr, slow_start_at });
+        self.attempt =
+            Some(Attempt { future, tasks, starts_process: is_process, process, stderr, slow_start_at });
         if self.live.is_none() {
             self.hold_calls(self.last_problem.clone().unwrap_or_else(|| self.connecting_problem()));
         }
@@ -210,11 +210,19 @@ impl Actor {
 
     /// Cancels the attempt in progress, if there is one, along with everything that it opened.
     pub(super) fn cancel_attempt(&mut self) {
-        if let Some(Attempt { future, tasks, .. }) = self.attempt.take() {
+        if let Some(Attempt { future, tasks, starts_process, .. }) = self.attempt.take() {
             drop(future);
             tasks.close();
-            self.closing.push(Box::pin(async move { tasks.wait().await }));
+            let future = Box::pin(async move { tasks.wait().await });
+            self.closing.push(Closing { future, blocks_attempts: starts_process });
         }
+    }
+
+    /// True while an attempt would run beside something that it must not overlap with. A connection that a
+    /// `MakeBeforeBreak` replacement drains does not count: it may have calls in flight for a long time.
+    fn must_wait_for_closing(&self) -> bool {
+        let recreate = self.target.spec.update == UpdateStrategy::Recreate;
+        self.closing.iter().any(|closing| recreate || closing.blocks_attempts)
     }
 
     pub(super) fn on_attached(&mut self, attached: NewConnection) {
@@ -260,7 +268,7 @@ impl Actor {
         if let Some(replaced) = replaced {
             let limit = self.target.spec.timeouts.call.get();
             let message = format!("{} was replaced while the call was in flight", self.target.key.name);
-            self.drain_and_close(replaced, limit, Problem::new(Reason::Detached, message));
+            self.drain_and_close(replaced, limit, Problem::new(Reason::Detached, message), false);
         }
     }
 
@@ -297,7 +305,7 @@ impl Actor {
         }
         self.start_grace_period();
         // A replacement for a newer generation is already connecting.
-        let replacing = self.attempt.is_some();
+        let replacing = self.attempt.is_some() || self.connect_when_closed;
         // A server that lost a session (after a restart, say) is not failing, unless it does so repeatedly.
         let session_lost = error.failure_source == FailureSource::Session && self.backoff.failures() == 0;
         // A connection that held for long, or only lost its session, is replaced without delay, and calls wait for
@@ -309,7 +317,8 @@ impl Actor {
             self.upstream.set_refused(CallRefusal::Unavailable(error.problem.clone()))
         };
         if let Some(lost) = lost {
-            self.drain_and_close(lost, Duration::ZERO, error.problem.clone());
+            let is_process = matches!(live.target.endpoint.transport, Transport::Stdio(_));
+            self.drain_and_close(lost, Duration::ZERO, error.problem.clone(), is_process);
         }
         if replacing {
             return;

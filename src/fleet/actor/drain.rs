@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{Actor, DrainDeadline};
+use super::{Actor, Closing, DrainDeadline};
 use crate::resource::{Problem, Reason};
 use crate::upstream::{CallRefusal, DrainingConnection};
 use crate::wire::ConnectionError;
@@ -50,7 +50,7 @@ impl Actor {
         self.live = None;
         self.drain_deadline.send_replace(Some(DrainDeadline { timeout: limit, problem: problem.clone() }));
         if let Some(connection) = self.upstream.set_refused(refusal) {
-            self.drain_and_close(connection, limit, problem);
+            self.drain_and_close(connection, limit, problem, false);
         }
     }
 
@@ -63,19 +63,21 @@ impl Actor {
     }
 
     /// Drains the calls of a connection within a limit, then closes it. Calls that do not finish fail with `problem`.
-    /// The limit may be shortened later.
+    /// The limit may be shortened later. `blocks_attempts` is true if no attempt may start before it has closed.
     pub(super) fn drain_and_close(
         &mut self,
         connection: DrainingConnection,
         limit: Duration,
         problem: Problem,
+        blocks_attempts: bool,
     ) {
         let deadlines = self.drain_deadline.subscribe();
-        self.closing.push(Box::pin(async move {
+        let future = Box::pin(async move {
             drain(&connection, DrainDeadline { timeout: limit, problem }, deadlines).await;
             connection.connection().close().await;
             connection.connection().wait_for_tasks().await;
-        }));
+        });
+        self.closing.push(Closing { future, blocks_attempts });
     }
 }
 

@@ -58,12 +58,12 @@ pub(super) struct Actor {
     refresh: Option<RefreshFuture>,
     /// The lists to be refreshed, and when.
     refresh_schedule: RefreshSchedule,
-    /// Connections that are draining and closing.
-    closing: Vec<CloseFuture>,
+    /// Connections that are draining and closing, and cancelled attempts.
+    closing: Vec<Closing>,
     /// Shortens the drain of closing connections.
     drain_deadline: watch::Sender<Option<DrainDeadline>>,
     detaching: Option<Reason>,
-    /// True if an attempt is due as soon as no connection is closing (`Recreate`).
+    /// True if an attempt is due as soon as [`Actor::must_wait_for_closing`] is false.
     connect_when_closed: bool,
     backoff: Backoff,
     /// Exits in a row, each soon after the start.
@@ -100,11 +100,21 @@ struct DrainDeadline {
     problem: Problem,
 }
 
+/// A connection or attempt that is closing.
+struct Closing {
+    /// Completes when everything that belongs to it has ended, its process and the process's children included.
+    future: CloseFuture,
+    /// True if no attempt starts before: its process may hold a port, a lock or a file that the next one needs.
+    blocks_attempts: bool,
+}
+
 /// An attempt in progress.
 struct Attempt {
     future: AttachFuture,
     /// Its tasks, which are waited for after a cancellation.
     tasks: TaskTracker,
+    /// True if the attempt starts a process.
+    starts_process: bool,
     process: ProcessActivity,
     stderr: StderrTail,
     /// When to report that the process has not answered yet; `None` if there is nothing to report.
@@ -321,8 +331,8 @@ impl Actor {
             (Some(reason), ..) if self.closing.is_empty() => Phase::Detached(reason),
             (Some(reason), ..) => Phase::Draining(reason),
             (None, Some(_), _) => Phase::Connecting { attempt, last_problem: self.last_problem.clone() },
-            // A Recreate replacement that waits for the old connection to close counts as connecting.
-            (None, None, None) if self.connect_when_closed => {
+            // An attempt that waits for an earlier process to exit counts as connecting.
+            (None, None, _) if self.connect_when_closed => {
                 Phase::Connecting { attempt, last_problem: self.last_problem.clone() }
             }
             (None, None, None) if self.idle => Phase::Idle,
@@ -396,14 +406,14 @@ async fn sleep_until_some(instant: Option<Instant>) {
 }
 
 /// Waits until at least one of the futures has completed, and drops those that have.
-async fn any_closed(futures: &mut Vec<CloseFuture>) {
-    if futures.is_empty() {
+async fn any_closed(closing: &mut Vec<Closing>) {
+    if closing.is_empty() {
         std::future::pending::<()>().await;
     }
     std::future::poll_fn(|context| {
-        let count = futures.len();
-        futures.retain_mut(|future| future.as_mut().poll(context).is_pending());
-        if futures.len() < count { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        let count = closing.len();
+        closing.retain_mut(|closing| closing.future.as_mut().poll(context).is_pending());
+        if closing.len() < count { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
 }

@@ -13,7 +13,7 @@ use super::super::refresh_schedule::RefreshSchedule;
 use super::super::{CachedServer, LiveServer};
 use super::{Actor, PublishedServer};
 use crate::net::jitter;
-use crate::resource::{Activation, Endpoint, Problem, Reason};
+use crate::resource::{Activation, Endpoint, Problem, Reason, Transport};
 use crate::upstream::Section;
 use crate::wire::{ConnectionError, ListKind, ServerCapabilities};
 
@@ -192,6 +192,7 @@ impl Actor {
     pub(super) fn may_become_idle(&self) -> bool {
         self.target.spec.activation == Activation::OnDemand
             && self.attempt.is_none()
+            && !self.connect_when_closed
             && self.retry_at.is_none()
     }
 
@@ -199,10 +200,13 @@ impl Actor {
     pub(super) fn become_idle(&mut self, limit: Duration, problem: Problem) {
         self.idle_check_at = None;
         self.cancel_refresh();
-        self.live = None;
+        let live = self.live.take();
+        let is_process =
+            live.is_some_and(|live| matches!(live.target.endpoint.transport, Transport::Stdio(_)));
         self.idle = true;
         if let Some(connection) = self.upstream.set_idle(self.target.spec.timeouts.connect.get()) {
-            self.drain_and_close(connection, limit, problem);
+            // A call that began at the last moment may need long, so only a lost process blocks the next attempt.
+            self.drain_and_close(connection, limit, problem, is_process && limit.is_zero());
         }
     }
 
