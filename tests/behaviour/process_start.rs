@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::fixture::{EvenkeelFixture, NO_RETRY};
-use crate::rig::{Action, FakeStdioServer, Rule, Script, ServerEra};
+use crate::rig::{Action, FakeServerProcess, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::{Era, eventually};
 
 fn slow_start_script(ms: u64) -> Script {
@@ -24,7 +24,7 @@ async fn downloading_process_is_not_killed() {
         .await;
         let ready = fixture.evenkeel.wait_for("late", "Ready", "False", "Connecting").await;
         assert!(!ready.message.is_empty());
-        let message = crate::support::eventually("the slow start is reported", async || {
+        let message = eventually("the slow start is reported", async || {
             let ready = fixture.evenkeel.condition("late", "Ready").await?;
             ready.message.contains("has not answered").then_some(ready.message)
         })
@@ -76,7 +76,7 @@ async fn downloads_do_not_delay_other_servers() {
             format!("stdio: {{ command: \"{}\", args: [\"{}\"] }}", runner.display(), script.display());
         fixture.declared.write_server(&format!("late{number}"), &spec);
     }
-    crate::support::eventually("four are downloading", async || {
+    eventually("four are downloading", async || {
         (rigs.iter().filter(|rig| !rig.processes().is_empty()).count() == 4).then_some(())
     })
     .await;
@@ -114,7 +114,7 @@ async fn attempt_waits_until_earlier_processes_have_exited() {
     // The child of a crashed server counts as well.
     let server = rig.live_processes().pop().expect("a running server");
     let child = eventually("the child is recorded", async || {
-        rig.grandchildren().into_iter().find(|child| child.is_alive())
+        rig.grandchildren().into_iter().find(FakeServerProcess::is_alive)
     })
     .await;
     let number = rig.processes().len();
