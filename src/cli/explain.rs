@@ -4,7 +4,7 @@ use kube::CustomResourceExt;
 
 use super::error::CommandError;
 use super::output::{self, Terminal};
-use super::query::KindArg;
+use super::query::{KindArg, wrap};
 use crate::report::{ObjectKind, SourceResource};
 use crate::resource::{API_VERSION, Field, McpServer, Skill, fields};
 use crate::source::closest_match;
@@ -15,7 +15,7 @@ const MAX_WIDTH: usize = 100;
 /// The arguments of `evenkeel explain`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A kind, or a field of one: `McpServer`, mcps.spec.timeouts, Skill.spec.path
+    /// A kind, or a field of one, such as mcps or mcps.spec.timeouts
     #[arg(value_name = "KIND[.FIELD…]")]
     field: String,
     /// List the fields below all fields too
@@ -80,9 +80,9 @@ fn render(fields: &[Field], position: usize, recursive: bool, width: usize) -> S
     }
     let limits = facts(field).join("; ");
     if !limits.is_empty() {
-        let _ = writeln!(text, "{}", wrap(&limits, "VALUES:   ", "          ", width));
+        let _ = writeln!(text, "{}", wrap_paragraphs(&limits, "VALUES:   ", "          ", width));
     }
-    let _ = writeln!(text, "\nDESCRIPTION:\n{}", wrap(&field.description, "    ", "    ", width));
+    let _ = writeln!(text, "\nDESCRIPTION:\n{}", wrap_paragraphs(&field.description, "    ", "    ", width));
     let below = format!("{}.", field.path);
     let below: Vec<&Field> = if recursive {
         fields.iter().filter(|field| field.path.starts_with(&below)).collect()
@@ -104,9 +104,9 @@ fn render(fields: &[Field], position: usize, recursive: bool, width: usize) -> S
         let _ = writeln!(text, "{separator}{indent}{}  <{}>", child.name(), child.type_name);
         let limits = facts(child).join("; ");
         if !limits.is_empty() {
-            let _ = writeln!(text, "{}", wrap(&limits, "      ", "      ", width));
+            let _ = writeln!(text, "{}", wrap_paragraphs(&limits, "      ", "      ", width));
         }
-        let _ = writeln!(text, "{}", wrap(&child.description, "      ", "      ", width));
+        let _ = writeln!(text, "{}", wrap_paragraphs(&child.description, "      ", "      ", width));
     }
     text
 }
@@ -119,29 +119,13 @@ fn facts(field: &Field) -> Vec<String> {
 }
 
 /// Wraps text between words. Paragraphs stay apart.
-fn wrap(text: &str, first_indent: &str, indent: &str, width: usize) -> String {
-    let mut wrapped = String::new();
-    for (number, paragraph) in text.split("\n\n").enumerate() {
-        if number > 0 {
-            wrapped.push_str("\n\n");
-        }
-        wrapped.push_str(if number == 0 { first_indent } else { indent });
-        let mut column = 0;
-        for word in paragraph.split_whitespace() {
-            let length = word.chars().count();
-            if column > 0 && indent.len() + column + 1 + length > width {
-                wrapped.push('\n');
-                wrapped.push_str(indent);
-                column = 0;
-            } else if column > 0 {
-                wrapped.push(' ');
-                column += 1;
-            }
-            wrapped.push_str(word);
-            column += length;
-        }
-    }
-    wrapped
+fn wrap_paragraphs(text: &str, first_indent: &str, indent: &str, width: usize) -> String {
+    let line_break = format!("\n{indent}");
+    let paragraphs: Vec<String> = text
+        .split("\n\n")
+        .map(|paragraph| wrap(paragraph, width.saturating_sub(indent.len())).join(&line_break))
+        .collect();
+    format!("{first_indent}{}", paragraphs.join(&format!("\n\n{indent}")))
 }
 
 #[cfg(test)]
@@ -179,7 +163,10 @@ mod tests {
 
     #[test]
     fn text_is_wrapped_between_words() {
-        assert_eq!(wrap("one two three\n\nfour", "A: ", "   ", 11), "A: one two\n   three\n\n   four");
+        assert_eq!(
+            wrap_paragraphs("one two three\n\nfour", "A: ", "   ", 11),
+            "A: one two\n   three\n\n   four"
+        );
     }
 
     /// `docs/fields.md` is made from the types.
@@ -222,6 +209,10 @@ mod tests {
         let facts: Vec<String> = facts(field).into_iter().map(code).collect();
         let name = field.path.trim_start_matches(prefix);
         let head = [&[format!("- **`{name}`** {}", field.type_name)], &*facts].concat().join("; ");
-        format!("{}\\\n{}\n", wrap(&head, "", "  ", 117), wrap(&field.description, "  ", "  ", 118))
+        format!(
+            "{}\\\n{}\n",
+            wrap_paragraphs(&head, "", "  ", 117),
+            wrap_paragraphs(&field.description, "  ", "  ", 118)
+        )
     }
 }

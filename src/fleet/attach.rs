@@ -75,7 +75,7 @@ async fn attach_timeout(
     timeouts: &Timeouts,
     host: &ConnectionContext,
 ) -> ConnectionError {
-    if let Transport::Stdio(_) = transport {
+    if transport.is_stdio() {
         let start = timeouts.start.get();
         tokio::select! {
             biased;

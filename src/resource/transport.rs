@@ -23,6 +23,13 @@ pub enum Transport {
     Http(HttpEndpoint),
 }
 
+impl Transport {
+    /// True if the server is a process that evenkeel starts.
+    pub fn is_stdio(&self) -> bool {
+        matches!(self, Self::Stdio(_))
+    }
+}
+
 /// A child process with everything that is needed to start it.
 pub struct StdioEndpoint {
     /// The program to run.

@@ -20,5 +20,6 @@ pub(super) use object_arg::{
     KindArg, ListQuery, Selection, condition, is_current, items, object_name, report_unknown_name, text_at,
     unknown_name_error, value_at,
 };
+pub(super) use text_table::wrap;
 pub(super) use wait::{Args as WaitArgs, wait};
 pub(super) use watch_cache::WatchCache;

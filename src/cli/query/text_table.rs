@@ -186,7 +186,7 @@ fn shorten_digests(heading: &str, cell: &str) -> String {
 }
 
 /// Wraps words into lines of at most `width` columns. A longer word is split.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(in crate::cli) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
     for mut word in text.split(' ') {

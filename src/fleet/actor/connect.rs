@@ -14,7 +14,7 @@ use super::super::{CachedServer, health, subscriptions};
 use super::{Actor, Attempt, BackgroundTask, Closing, LiveConnection};
 use crate::net::{Delays, jitter};
 use crate::plan::ConnectionTarget;
-use crate::resource::{Activation, McpServerSpec, Problem, Reason, Transport, UpdateStrategy};
+use crate::resource::{Activation, McpServerSpec, Problem, Reason, UpdateStrategy};
 use crate::text;
 use crate::upstream::{CallRefusal, UpstreamHandle};
 use crate::wire::{Connection, ConnectionContext, ConnectionError, Era, FailureSource, RetryAfter};
@@ -126,7 +126,7 @@ impl Actor {
         };
         let (tasks, process, stderr) =
             (host.tasks.clone(), host.process_activity.clone(), host.stderr_tail.clone());
-        let is_process = matches!(target.endpoint.transport, Transport::Stdio(_));
+        let is_process = target.endpoint.transport.is_stdio();
         let slow_start_at = is_process.then(|| Instant::now() + target.spec.timeouts.connect.get());
         let opening_era = self.opening_era;
         let future = Box::pin(async move { attach(&context, &target, &host, opening_era).await });
@@ -317,7 +317,7 @@ impl Actor {
             self.upstream.set_refused(CallRefusal::Unavailable(error.problem.clone()))
         };
         if let Some(lost) = lost {
-            let is_process = matches!(live.target.endpoint.transport, Transport::Stdio(_));
+            let is_process = live.target.endpoint.transport.is_stdio();
             self.drain_and_close(lost, Duration::ZERO, error.problem.clone(), is_process);
         }
         if replacing {

@@ -13,7 +13,7 @@ use super::super::refresh_schedule::RefreshSchedule;
 use super::super::{CachedServer, LiveServer};
 use super::{Actor, PublishedServer};
 use crate::net::jitter;
-use crate::resource::{Activation, Endpoint, Problem, Reason, Transport};
+use crate::resource::{Activation, Endpoint, Problem, Reason};
 use crate::upstream::Section;
 use crate::wire::{ConnectionError, ListKind, ServerCapabilities};
 
@@ -201,8 +201,7 @@ impl Actor {
         self.idle_check_at = None;
         self.cancel_refresh();
         let live = self.live.take();
-        let is_process =
-            live.is_some_and(|live| matches!(live.target.endpoint.transport, Transport::Stdio(_)));
+        let is_process = live.is_some_and(|live| live.target.endpoint.transport.is_stdio());
         self.idle = true;
         if let Some(connection) = self.upstream.set_idle(self.target.spec.timeouts.connect.get()) {
             // A call that began at the last moment may need long, so only a lost process blocks the next attempt.
