@@ -68,7 +68,7 @@ pub struct SkillReload {
 pub struct ProblemText {
     /// The machine-readable reason.
     pub reason: Reason,
-    /// What failed, and what to do.
+    /// The message: the failure, and the action to take.
     pub message: String,
 }
 

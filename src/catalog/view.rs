@@ -86,8 +86,8 @@ impl View {
 
     /// Returns the route of a resource, which need not be listed.
     ///
-    /// It is found by its URI, else by the template with the most matching literal bytes, else it goes to the only
-    /// server with resources, if there is just one. `None` too if its server does not expose it.
+    /// Searches by the URI, then by the template with the most matching literal bytes, then selects the only server with
+    /// resources, if there is just one. Returns `None` if none is found, or if the server does not expose the resource.
     pub fn resolve_resource(&self, uri: &str) -> Option<ResourceRoute> {
         if let Some(route) = self.resources.route(uri) {
             return Some(ResourceRoute { section: route.section().clone(), uri: route.name().to_owned() });

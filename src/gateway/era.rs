@@ -18,7 +18,7 @@ const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
 
 /// Returns the era of a message.
 ///
-/// It is decided for each message: `initialize` is legacy, a protocol version in `_meta` or a modern one in the header
+/// Decides for each message: `initialize` is legacy, a protocol version in `_meta` or a modern one in the header
 /// is modern, everything else is legacy (2026-07-28, Versioning and Streamable HTTP).
 /// A modern request is rejected if required `_meta` members are missing or if its headers do not match its body.
 pub(super) fn request_era(

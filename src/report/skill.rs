@@ -73,11 +73,11 @@ enum SkillPhase<'a> {
     MissingReference(&'a Problem),
     /// A referenced server does not exist yet, while the initial servers are connecting.
     WaitingForStartup(&'a Problem),
-    /// It has not been written to every directory yet.
+    /// Not written to every directory yet.
     PendingWrite,
-    /// It could not be written to a directory.
+    /// Writing it to a directory failed.
     WriteFailed(&'a Problem),
-    /// It is offered to agents, in the named places.
+    /// Offered to agents, in the named places.
     Available(String),
 }
 

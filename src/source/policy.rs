@@ -12,7 +12,7 @@ pub const DEFAULT_ALLOWED_VARIABLES: [&str; 2] = ["*_TOKEN", "*_API_KEY"];
 
 /// The policy that decides which stdio servers may be started.
 ///
-/// It is fixed for the life of the process. A server that a stricter policy denies ends with the restart that sets the
+/// Stays fixed for the life of the process. A server that a stricter policy denies ends with the restart that sets the
 /// policy.
 #[derive(Clone, Debug, Default)]
 pub struct StdioPolicy(Option<StdioAllowlist>);

@@ -17,8 +17,7 @@ const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// The subscription (`subscriptions/listen`) to list changes of a modern server over stdio.
 ///
-/// It is renewed with a backoff whenever the server ends it, and then the lists count as changed. It is not renewed if
-/// the server does not implement the method.
+/// Renews itself with a backoff whenever the server ends it, and then the lists count as changed. Stops if the server does not implement the method.
 #[derive(Debug, Default)]
 pub(super) struct ListenSubscription {
     exchange: Option<UpstreamExchange>,

@@ -17,7 +17,7 @@ pub(super) enum Resource {
     Sources,
     /// Events in `events.k8s.io/v1`.
     Events,
-    /// The same events in the core group, which `kubectl describe` reads.
+    /// Events in the core group (`v1`), which `kubectl describe` reads.
     CoreEvents,
     Namespaces,
 }

@@ -64,7 +64,7 @@ pub(in crate::cli) enum OutputFormat {
     Wide,
     /// JSON objects of the status API
     Json,
-    /// The same objects as YAML
+    /// YAML objects of the status API
     Yaml,
     /// KIND/NAME only
     Name,

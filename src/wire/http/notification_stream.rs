@@ -29,8 +29,8 @@ const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The notification stream of a server: GET in the legacy era, `subscriptions/listen` in the modern one.
 ///
-/// It is reopened whenever it ends or is rejected, with a backoff that only a stream that stayed open resets. It is not
-/// reopened if the server has no such stream (405, 404 without a session, or an unknown method). After each gap the
+/// Reopens whenever it ends or is rejected, with a backoff that only a stream that stayed open resets. Does not reopen
+/// if the server has no such stream (405, 404 without a session, or an unknown method). After each gap the
 /// lists count as changed. All methods are cancel safe: a delay or a request in flight continues where it was.
 #[derive(Debug)]
 pub(in crate::wire) struct NotificationStream {

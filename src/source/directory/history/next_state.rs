@@ -11,7 +11,7 @@ use crate::source::parse::{EndpointResolver, ObjectSpec, ParsedObject};
 /// The latest declaration of an object, as found by a scan.
 #[derive(Clone, Debug)]
 pub enum LatestDeclaration<S> {
-    /// It is declared; its spec may be invalid.
+    /// A declared object, whose spec may be invalid.
     Declared(ParsedObject<S>),
     /// Its document, or the file, cannot be read.
     Unreadable(Problem),
