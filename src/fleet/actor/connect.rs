@@ -370,6 +370,11 @@ impl Actor {
             self.backoff.failures() >= 3 && self.target.spec.update == UpdateStrategy::MakeBeforeBreak;
         match &self.live {
             None => {
+                // What is no longer permitted is not offered for another grace period.
+                if problem.reason == Reason::PolicyDenied {
+                    self.grace_ends_at = None;
+                    self.withdraw(&problem);
+                }
                 self.start_grace_period();
                 self.upstream.set_refused(CallRefusal::Unavailable(problem.clone()));
             }

@@ -138,9 +138,13 @@ pub(in crate::wire) fn start(
 }
 
 impl StdioPipes {
-    /// Queues a message for the child and waits for room in the queue.
+    /// Queues a message for the child and waits for room in the queue. If the child has closed its stdin, waits until it
+    /// has exited or was terminated, so that the error says how it ended.
     pub(in crate::wire) async fn send(&self, message: Bytes) -> Result<(), ConnectionError> {
-        self.outgoing.send(message).await.map_err(|_| self.end_error())
+        match self.outgoing.send(message).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.end.wait().await),
+        }
     }
 
     /// Queues a message without waiting. Drops it if the queue is full because the child does not read.
@@ -177,14 +181,6 @@ impl StdioPipes {
     pub(in crate::wire) async fn close(&self) {
         self.close_guard.token().cancel();
         self.finished.cancelled().await;
-    }
-
-    /// Returns the error that ended the connection.
-    fn end_error(&self) -> ConnectionError {
-        self.end
-            .get()
-            .cloned()
-            .unwrap_or_else(|| ConnectionError::new(Reason::Exited, "the server closed its stdin"))
     }
 }
 
@@ -342,4 +338,27 @@ fn exit_error(command: &str, status: ExitStatus, stderr_tail: &StderrTail) -> Co
         (None, None) => "ended".to_owned(),
     };
     ConnectionError::new(Reason::Exited, format!("{command:?} {outcome}{}", stderr_tail.message_suffix()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn send_error_says_how_the_child_ended() {
+        let script = "exec 0<&-; echo 'no such profile' >&2; sleep 0.2; exit 7";
+        let endpoint = StdioEndpoint {
+            command: "sh".into(),
+            args: vec!["-c".into(), script.into()],
+            cwd: None,
+            env: Vec::new(),
+        };
+        let (end, context) = (Arc::default(), ConnectionContext::default());
+        let pipes = start(&endpoint, &end, NotificationDispatcher::default(), &context).unwrap();
+        pipes.outgoing.closed().await;
+        let error = pipes.send(Bytes::from_static(b"{}")).await.unwrap_err();
+        let message = &error.problem.message;
+        assert!(message.contains("exited with code 7") && message.contains("no such profile"), "{message}");
+        assert!(matches!(error.failure_source, FailureSource::Exit(_)) && !error.dispatched);
+    }
 }
