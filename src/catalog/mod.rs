@@ -16,7 +16,7 @@ mod route;
 mod table;
 mod template;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod view;
 
 pub use conflict::{NameConflict, NameHolderState};

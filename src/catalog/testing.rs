@@ -7,7 +7,7 @@ use crate::upstream::{CallRefusal, Item, Responder, Section, ServerLists, Upstre
 use crate::wire::ListKind;
 
 /// Creates a section of a server that has no connection.
-pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str]) -> Section {
+pub(crate) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str]) -> Section {
     let key = ObjectKey::new(namespace, name);
     let problem = Problem::new(Reason::Connecting, "not attached yet");
     Section {
@@ -27,7 +27,7 @@ pub(super) fn section(namespace: &str, name: &str, prefix: &str, tools: &[&str])
 }
 
 /// Creates a tool with a description.
-pub(super) fn tool(name: &str, description: &str) -> Item {
+pub(crate) fn tool(name: &str, description: &str) -> Item {
     let entry = serde_json::json!({ "name": name, "description": description }).to_string();
     Item::parse(ListKind::Tools, &entry).unwrap()
 }

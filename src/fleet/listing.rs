@@ -22,7 +22,7 @@ const MAX_LIST_BYTES: usize = 16 << 20;
 const OPTIONAL_LISTS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One complete list of a server.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ListResult {
     /// Its items, ordered by name, each name once.
     pub(super) items: Vec<Item>,
@@ -31,7 +31,7 @@ pub(super) struct ListResult {
 }
 
 /// All lists of a server.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ServerListing {
     pub(super) lists: ServerLists,
     /// The problems of lists that could not be read, and tolerated protocol violations.

@@ -1,4 +1,4 @@
-//! The live connections: one actor per server attaches, refreshes, replaces and detaches it.
+//! The live connections: one actor per server attaches, refreshes, replaces and detaches it. Its state machine decides.
 //!
 //! Promises that one server's failure affects no other, that nothing is published before everything was listed,
 //! and that a healthy connection is not disturbed. Calls do not pass through the actors: they take an
@@ -9,6 +9,8 @@ mod actor;
 mod attach;
 mod connection_key;
 mod context;
+#[cfg(test)]
+mod engine_model;
 mod health;
 mod listing;
 mod logs;
@@ -19,6 +21,7 @@ mod reconcile;
 mod refresh_schedule;
 mod server_cache;
 mod slots;
+mod state_machine;
 mod subscriptions;
 
 pub use context::FleetContext;

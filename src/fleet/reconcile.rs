@@ -1,26 +1,36 @@
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::JoinMap;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::FleetContext;
-use super::actor::{Actor, ActorOrder, StartupGuard};
+use super::actor::{Actor, StartupGuard};
 use super::connection_key::ConnectionKey;
+use super::state_machine::ServerOrder;
+use super::{FleetContext, Observation, Phase};
 use crate::catalog::CatalogDeclaration;
-use crate::plan::{ConnectionTarget, DeclarationChange, LastApplied};
-use crate::resource::{DeclaredObject, Desired, McpServerSpec, ObjectKey, Reason};
+use crate::net::{Backoff, Delays, jitter};
+use crate::plan::{ConnectionTarget, LastApplied};
+use crate::resource::{DeclaredObject, Desired, McpServerSpec, ObjectKey, Problem, Reason};
 
 /// The longest wait of calls of unknown tools for the servers that were declared at startup.
 const STARTUP_SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit for all servers together to drain and close when evenkeel shuts down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The delays before an actor that panicked is started again.
+const PANIC_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(5) };
+/// The age of an actor from which a panic counts as a first one.
+const STABLE_ACTOR_AGE: Duration = Duration::from_mins(1);
 
 /// The actors of all connections, and the last order to each.
 pub struct Fleet {
@@ -28,10 +38,33 @@ pub struct Fleet {
     last_applied: LastApplied,
     /// The servers declared at the last reconcile, including suspended and invalid ones.
     declared: OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>,
-    orders: HashMap<ConnectionKey, watch::Sender<ActorOrder>>,
+    orders: HashMap<ConnectionKey, watch::Sender<ServerOrder>>,
     actors: JoinMap<ConnectionKey, ()>,
+    /// The actors that panicked, as long as their servers are declared.
+    restarts: HashMap<ConnectionKey, ActorRestart>,
     /// Passed to the actors of the first reconcile, whose first attempts make up the startup.
     startup_guard: Option<StartupGuard>,
+}
+
+/// The panics of one server's actors.
+#[derive(Debug, Default)]
+struct ActorRestart {
+    backoff: Backoff,
+    /// When the last actor was started again.
+    started_at: Option<Instant>,
+}
+
+impl ActorRestart {
+    /// Counts a panic and returns the delay before the next start.
+    fn record_panic(&mut self) -> Duration {
+        let now = Instant::now();
+        let lasted =
+            self.started_at.map_or(Duration::ZERO, |started_at| now.saturating_duration_since(started_at));
+        self.backoff.record_end(lasted, STABLE_ACTOR_AGE);
+        let delay = self.backoff.record_failure(PANIC_DELAYS, jitter(), None);
+        self.started_at = Some(now + delay);
+        delay
+    }
 }
 
 impl Fleet {
@@ -43,6 +76,7 @@ impl Fleet {
             declared: OrdMap::new(),
             orders: HashMap::new(),
             actors: JoinMap::new(),
+            restarts: HashMap::new(),
             startup_guard: None,
         }
     }
@@ -75,7 +109,7 @@ impl Fleet {
                     let current = desired.borrow_and_update().clone();
                     self.apply(&current);
                 }
-                Some((key, ended)) = self.actors.join_next() => self.on_actor_ended(&key, ended),
+                Some((key, ended)) = self.actors.join_next() => self.on_actor_ended(key, ended),
                 () = cancel.cancelled() => break,
             }
         }
@@ -113,15 +147,11 @@ impl Fleet {
                 parts => format!(": {}", parts.join(", ")),
             };
             info!(server = %key, "{} {key}{parts}", change.action());
-            match change {
-                DeclarationChange::Attach(target)
-                | DeclarationChange::Replace(target, _)
-                | DeclarationChange::Refilter(target, _)
-                | DeclarationChange::Refresh(target)
-                | DeclarationChange::Stay(target) => self.send_order(target),
-                DeclarationChange::Detach(reason) => {
+            match ServerOrder::from(change) {
+                ServerOrder::Apply(target) => self.apply_target(target),
+                detach @ ServerOrder::Detach(_) => {
                     if let Some(orders) = self.orders.get(&ConnectionKey::shared(key)) {
-                        orders.send_replace(ActorOrder::Detach(reason));
+                        orders.send_replace(detach);
                     }
                 }
             }
@@ -134,13 +164,7 @@ impl Fleet {
         let publisher = &self.context.publisher;
         match change {
             DiffItem::Add(key, declared) | DiffItem::Update { new: (key, declared), .. } => {
-                // The prefix is usually the server's name: its string is shared.
-                let prefix = ConnectionTarget::from_declared(declared).map(|target| match target.prefix() {
-                    prefix if *prefix == *target.key.name => target.key.name,
-                    prefix => prefix.into(),
-                });
-                let created = declared.meta.created_at;
-                publisher.declare((*key).clone(), Some(CatalogDeclaration { created, prefix }));
+                publisher.declare((*key).clone(), Some(catalog_declaration(declared)));
             }
             DiffItem::Remove(key, _) => publisher.declare((*key).clone(), None),
         }
@@ -148,38 +172,190 @@ impl Fleet {
 
     /// Sends the target to the server's actor, or starts an actor. An actor that is still draining applies the order
     /// too.
-    fn send_order(&mut self, target: Arc<ConnectionTarget>) {
+    fn apply_target(&mut self, target: Arc<ConnectionTarget>) {
         let key = ConnectionKey::shared(target.key.clone());
         if let Some(orders) = self.orders.get(&key)
-            && orders.send(ActorOrder::Apply(target.clone())).is_ok()
+            && orders.send(ServerOrder::Apply(target.clone())).is_ok()
         {
             return;
         }
-        let (sender, receiver) = watch::channel(ActorOrder::Apply(target.clone()));
+        let (sender, receiver) = watch::channel(ServerOrder::Apply(target.clone()));
         self.orders.insert(key.clone(), sender);
-        let actor = Actor::new(self.context.clone(), target, receiver, self.startup_guard.clone());
-        self.actors.spawn(key, actor.run());
+        let (context, startup_guard) = (self.context.clone(), self.startup_guard.clone());
+        // A panic must not end the fleet.
+        let actor = catch_unwind(AssertUnwindSafe(|| {
+            Actor::new(context, target.clone(), receiver.clone(), startup_guard)
+        }));
+        match actor {
+            Ok(actor) => {
+                self.actors.spawn(key, actor.run());
+            }
+            Err(_) => self.restart_after_panic(key, target, receiver),
+        }
     }
 
-    /// Removes an actor that ended, and starts another if its server is still declared: the order to attach it again
+    /// Removes an actor that ended. Starts another if its server is still declared: the order to attach it again
     /// crossed with the end of the actor, or the actor panicked.
-    fn on_actor_ended(&mut self, key: &ConnectionKey, ended: Result<(), JoinError>) {
-        if let Err(error) = ended {
-            warn!(connection = %key, %error, "a connection's task ended unexpectedly; restarting it");
+    fn on_actor_ended(&mut self, key: ConnectionKey, ended: Result<(), JoinError>) {
+        let orders = self.orders.remove(&key);
+        let target = self.last_applied.target(&key.server).cloned();
+        let panicked = ended.is_err_and(|error| error.is_panic());
+        match (target, orders) {
+            (Some(target), Some(orders)) if panicked => {
+                let receiver = orders.subscribe();
+                self.orders.insert(key.clone(), orders);
+                self.restart_after_panic(key, target, receiver);
+            }
+            (Some(target), _) => self.apply_target(target),
+            (None, _) => drop(self.restarts.remove(&key)),
         }
-        self.orders.remove(key);
-        if let Some(target) = self.last_applied.target(&key.server) {
-            self.send_order(target.clone());
-        }
+    }
+
+    /// Withdraws what a panicked actor had published, and starts another one after a delay or with the next order.
+    fn restart_after_panic(
+        &mut self,
+        key: ConnectionKey,
+        target: Arc<ConnectionTarget>,
+        mut orders: watch::Receiver<ServerOrder>,
+    ) {
+        let message =
+            "an internal error of evenkeel ended the task of this server; see its log and please report it";
+        let problem = Problem::new(Reason::ConnectFailed, message);
+        let restart = self.restarts.entry(key.clone()).or_default();
+        let delay = restart.record_panic();
+        error!(connection = %key, ?delay, "the task of a connection panicked; it is restarted");
+        self.context.publisher.withdraw(key.server.clone(), problem.clone());
+        let retry_at = Timestamp::now().saturating_add(SignedDuration::try_from(delay).unwrap_or_default());
+        let observation = Observation {
+            key: key.server.clone(),
+            uid: target.uid.clone(),
+            generation: target.generation,
+            last_handled_request: None,
+            phase: Phase::Failed {
+                problem,
+                retry_at: retry_at.ok(),
+                attempt: restart.backoff.failures() + 1,
+            },
+            live_server: None,
+            paused: None,
+            degraded: None,
+            restarts: restart.backoff.failures(),
+        };
+        // The reporter outlives the fleet except at the very end of a shutdown.
+        let _ = self.context.observations.send(observation);
+        let context = self.context.clone();
+        self.actors.spawn(key, async move {
+            // As for any failed server, a changed declaration is tried at once.
+            let _ = tokio::time::timeout(delay, orders.changed()).await;
+            let newest = match &*orders.borrow() {
+                ServerOrder::Apply(newest) => newest.clone(),
+                ServerOrder::Detach(_) => target,
+            };
+            // The actor applies the newest order first.
+            orders.mark_changed();
+            Actor::new(context, newest, orders, None).run().await;
+        });
     }
 
     async fn shut_down(mut self) {
         for orders in self.orders.values() {
-            orders.send_replace(ActorOrder::Detach(Reason::Detached));
+            orders.send_replace(ServerOrder::Detach(Reason::Detached));
         }
         let all = async { while self.actors.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
             warn!("some servers did not end within {} s", SHUTDOWN_TIMEOUT.as_secs());
         }
+    }
+}
+
+/// Returns what the catalog needs to know of a declared server, attached or not.
+pub(super) fn catalog_declaration(declared: &DeclaredObject<McpServerSpec>) -> CatalogDeclaration {
+    // The prefix is usually the server's name: its string is shared.
+    let prefix = ConnectionTarget::from_declared(declared).map(|target| match target.prefix() {
+        prefix if *prefix == *target.key.name => target.key.name,
+        prefix => prefix.into(),
+    });
+    CatalogDeclaration { created: declared.meta.created_at, prefix }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{ReservedNames, catalog};
+    use crate::fleet::{RestoredCache, ServerCache};
+    use crate::resource::SourceState;
+    use crate::resource::testing::{declared_server, key};
+    use crate::upstream::ViewName;
+    use crate::wire::ListKind;
+
+    /// Waits until an observation has a phase that the function accepts.
+    async fn wait_for_phase(
+        observations: &mut mpsc::UnboundedReceiver<Observation>,
+        mut is_expected: impl FnMut(&Phase) -> bool,
+    ) -> Observation {
+        loop {
+            let observation = observations.recv().await.unwrap();
+            if is_expected(&observation.phase) {
+                return observation;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn panicked_actor_is_withdrawn_and_restarted_with_backoff() {
+        let (catalog, publisher, publisher_task) =
+            catalog(Some("default".into()), ReservedNames::default(), mpsc::unbounded_channel().0);
+        let stop = CancellationToken::new();
+        tokio::spawn(publisher_task.run(stop.clone()));
+        let (observation_sender, mut observations) = mpsc::unbounded_channel();
+        let cache = ServerCache::new(RestoredCache::default(), mpsc::unbounded_channel().0);
+        let context = FleetContext::new(publisher.clone(), observation_sender, cache, None);
+        let mut fleet = Fleet::new(Arc::new(context));
+        let server = Arc::new(declared_server("s", 1));
+        let desired = |servers: &[&Arc<DeclaredObject<McpServerSpec>>]| {
+            let servers = servers.iter().map(|server| (server.meta.key.clone(), (*server).clone())).collect();
+            let source = Arc::new(SourceState { synced: true, ..SourceState::default() });
+            Arc::new(Desired { servers, source, ..Desired::default() })
+        };
+        fleet.last_applied.apply(&desired(&[&server]));
+        // The task of the server panics instead of running an actor.
+        let connection = ConnectionKey::shared(key("s"));
+        let target = fleet.last_applied.target(&key("s")).unwrap().clone();
+        fleet.orders.insert(connection.clone(), watch::channel(ServerOrder::Apply(target)).0);
+        publisher.publish(Arc::new(crate::catalog::testing::section("default", "s", "s", &["t"])));
+        let tools = || catalog.load().view(&ViewName::All).table(ListKind::Tools).len();
+        let mut changes = catalog.changes();
+        changes.changed().await.unwrap();
+        assert_eq!(tools(), 1);
+        fleet.actors.spawn(connection, async { panic!("a bug") });
+
+        let (sender, receiver) = watch::channel(desired(&[&server]));
+        let started_at = Instant::now();
+        let running = tokio::spawn(fleet.run(receiver, stop.clone()));
+        let failed = wait_for_phase(&mut observations, |phase| matches!(phase, Phase::Failed { .. })).await;
+        assert!(
+            matches!(&failed.phase, Phase::Failed { problem, retry_at: Some(_), attempt: 2 }
+                if problem.message.contains("internal error")),
+            "{failed:?}"
+        );
+        changes.changed().await.unwrap();
+        assert_eq!(tools(), 0, "what it had published is withdrawn");
+        let connecting =
+            wait_for_phase(&mut observations, |phase| matches!(phase, Phase::Connecting { .. })).await;
+        assert_eq!(connecting.generation, 1);
+        let delay = started_at.elapsed();
+        assert!(delay >= PANIC_DELAYS.initial / 2 && delay <= PANIC_DELAYS.initial * 2, "{delay:?}");
+        // The new actor obeys orders.
+        sender.send_replace(desired(&[]));
+        wait_for_phase(&mut observations, |phase| *phase == Phase::Detached(Reason::Removed)).await;
+        stop.cancel();
+        running.await.unwrap();
+    }
+
+    #[test]
+    fn panics_back_off() {
+        let mut restart = ActorRestart::default();
+        let delays: Vec<_> = (0..3).map(|_| restart.record_panic()).collect();
+        assert!(delays.is_sorted() && delays[2] >= PANIC_DELAYS.initial * 2, "{delays:?}");
     }
 }

@@ -17,11 +17,11 @@ const MAX_REFRESH_DELAY: Duration = Duration::from_secs(5);
 const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(5) };
 
 /// The pending refreshes of one connection's lists. Allocates nothing until a list changes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct RefreshSchedule(BTreeMap<ListKind, ListSchedule>);
 
 /// The schedule of one list.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ListSchedule {
     pending: Option<RefreshCause>,
     /// The end of the last read, and the delay before the next.

@@ -141,11 +141,7 @@ impl UpstreamHandle {
     /// no live connection.
     pub fn idle_for(&self) -> Option<Duration> {
         match &**self.0.state.load() {
-            State::Live(counted) if counted.calls.load(Ordering::Acquire) == 0 => {
-                let last_call_end =
-                    Duration::from_millis(counted.last_call_end_millis.load(Ordering::Acquire));
-                Some(counted.connected_at.elapsed().saturating_sub(last_call_end))
-            }
+            State::Live(counted) => counted.idle_for(),
             _ => None,
         }
     }
@@ -209,6 +205,28 @@ impl UpstreamControl {
         self.swap(State::Idle { connect_timeout })
     }
 
+    /// Removes the live connection until the next call, if it has had no call for `unused_for`. No call can begin in
+    /// between, so the connection that is returned has none in flight.
+    ///
+    /// # Errors
+    ///
+    /// Returns the delay after which to check again.
+    pub fn set_idle_if_unused(
+        &self,
+        unused_for: Duration,
+        connect_timeout: Duration,
+    ) -> Result<DrainingConnection, Duration> {
+        let state = self.0.0.state.load_full();
+        let State::Live(counted) = &*state else { return Err(unused_for) };
+        let idle_for = counted.idle_for().unwrap_or_default();
+        if idle_for < unused_for {
+            return Err(unused_for.saturating_sub(idle_for));
+        }
+        // Closed first: a call that begins now waits for the next state, which is set below.
+        let closed = counted.calls.compare_exchange(0, CLOSED_BIT, Ordering::AcqRel, Ordering::Acquire);
+        closed.ok().and_then(|_| self.set_idle(connect_timeout)).ok_or(unused_for)
+    }
+
     /// Waits until a call needs the connection of an idle server.
     pub async fn wake_requested(&self) {
         self.0.0.wake_requested.notified().await;
@@ -229,6 +247,26 @@ impl UpstreamControl {
             }
             State::Pending { .. } | State::Idle { .. } | State::Refused(_) => None,
         }
+    }
+}
+
+impl Drop for UpstreamControl {
+    /// Refuses calls from now on, if the owner ended without setting a state that is final.
+    fn drop(&mut self) {
+        if !matches!(&**self.0.0.state.load(), State::Refused(_)) {
+            let message = format!("the task that manages {} ended unexpectedly", self.0.0.key.name);
+            let problem = Problem::new(Reason::ConnectFailed, message);
+            self.set_refused(CallRefusal::Unavailable(problem));
+        }
+    }
+}
+
+impl CountedConnection {
+    /// Returns the time since the last call ended; `None` if one is in flight.
+    fn idle_for(&self) -> Option<Duration> {
+        let last_call_end = Duration::from_millis(self.last_call_end_millis.load(Ordering::Acquire));
+        let is_idle = self.calls.load(Ordering::Acquire) == 0;
+        is_idle.then(|| self.connected_at.elapsed().saturating_sub(last_call_end))
     }
 }
 
@@ -346,5 +384,27 @@ mod tests {
         control.set_refused(CallRefusal::Unavailable(problem(Reason::Timeout)));
         let refusal = waiting.await.unwrap().unwrap_err();
         assert!(matches!(refusal, CallRefusal::Unavailable(problem) if problem.reason == Reason::Timeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_are_refused_once_the_owner_is_gone() {
+        let control = control();
+        let handle = control.handle().clone();
+        control.set_pending(problem(Reason::Exited), Instant::now() + Duration::from_hours(1));
+        let waiting = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.begin_call().await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        drop(control);
+        let refusal = waiting.await.unwrap().unwrap_err();
+        assert!(
+            matches!(refusal, CallRefusal::Unavailable(problem) if problem.message.contains("unexpectedly"))
+        );
+        // A final state is kept.
+        let control = self::control();
+        let handle = control.handle().clone();
+        drop(control);
+        assert!(matches!(handle.begin_call().await, Err(CallRefusal::Removed(_))));
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::connection_context::ConnectionContext;
@@ -288,9 +287,9 @@ impl Connection {
         self.0.retry_after.problem()
     }
 
-    /// Returns when requests are sent again; `None` if no Retry-After is in effect.
-    pub fn retry_after_until(&self) -> Option<Instant> {
-        self.0.retry_after.ends_at()
+    /// Returns the Retry-After of the server.
+    pub fn retry_after(&self) -> &RetryAfter {
+        &self.0.retry_after
     }
 
     /// True if a message (response, progress or other notification) has arrived since the last call of this method.

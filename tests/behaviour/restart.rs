@@ -301,8 +301,10 @@ async fn slow_servers(limits: &str) -> (EvenkeelFixture, FakeStdioServer, FakeHt
 /// Waits until the lists of this number of servers are stored.
 async fn wait_for_cached_catalogs(fixture: &EvenkeelFixture, servers: usize) {
     let folder = fixture.evenkeel.state_dir().join("catalogs");
+    // A file that is being written has a hidden name.
+    let is_complete = |entry: &std::fs::DirEntry| !entry.file_name().as_encoded_bytes().starts_with(b".");
     eventually("the lists are stored", async || {
-        (std::fs::read_dir(&folder).ok()?.flatten().count() == servers).then_some(())
+        (std::fs::read_dir(&folder).ok()?.flatten().filter(is_complete).count() == servers).then_some(())
     })
     .await;
 }

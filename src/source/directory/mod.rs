@@ -17,6 +17,8 @@ mod scan_loop;
 mod secrets;
 mod skills;
 mod source;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tree;
 
 pub use self::check::{

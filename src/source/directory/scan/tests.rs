@@ -10,9 +10,7 @@ use jiff::SignedDuration;
 use tempfile::TempDir;
 
 use super::*;
-use crate::resource::DigestKey;
-use crate::source::directory::options::Args;
-use crate::source::{Environment, SourceMetrics, StdioPolicy};
+use crate::source::directory::testing::new_scanner;
 
 /// A directory with a scanner that uses a clock of its own.
 struct ScanFixture {
@@ -20,20 +18,6 @@ struct ScanFixture {
     scanner: Scanner,
     now: Instant,
     wall_clock: Timestamp,
-}
-
-fn new_scanner(folder: &TempDir, now: Instant, prune_empty: bool) -> Scanner {
-    let args = Args {
-        root: folder.path().join("root"),
-        secrets_dir: folder.path().join("secrets"),
-        environment: Environment::default(),
-        prune_empty,
-        poll_interval: Some(Duration::from_secs(1)),
-        policy: StdioPolicy::allow_all(),
-    };
-    let options = Options { args, digest_key: DigestKey::new(b"k"), metrics: SourceMetrics::default() };
-    let state = StateDir::open(&folder.path().join("state"), &options.args.root).unwrap();
-    Scanner::new(options, Arc::new(state), Arc::default(), now)
 }
 
 fn server(name: &str, command: &str) -> String {

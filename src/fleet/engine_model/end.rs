@@ -1,0 +1,150 @@
+//! The end of a run: what is declared is live once all faults are over.
+
+use std::collections::BTreeMap;
+
+use super::super::Phase;
+use super::engine::{Engine, MAX_STEPS_TO_END};
+use super::managed_server::{ManagedServer, tool_names};
+use super::operations::{Behavior, ENDPOINTS, FILES, FileContent, Operation, Reference};
+use crate::resource::ObjectKey;
+use crate::wire::ListKind;
+
+/// What an engine has in the end, for comparing two runs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// The phase of each server.
+    phases: BTreeMap<String, String>,
+    /// The server and the name of each listed tool.
+    tools: Vec<(String, String)>,
+}
+
+impl Engine {
+    /// Checks that what is reported is true, and that what is in force is what the reference says.
+    pub(super) fn check(&self, reference: &Reference) {
+        let declared: Vec<_> = self.desired.servers.keys().map(|key| key.name.to_string()).collect();
+        let expected: Vec<_> = reference.servers().keys().map(ToString::to_string).collect();
+        assert_eq!(declared, expected, "servers in force");
+        for (key, server) in &self.machines {
+            server.check(key);
+            assert_eq!(
+                self.catalog.section(key).map(|section| tool_names(section.lists.items(ListKind::Tools))),
+                server.published,
+                "{key} in the catalog"
+            );
+        }
+        for section in self.catalog.sections() {
+            assert!(self.machines.contains_key(&section.key), "{} is in the catalog", section.key);
+        }
+    }
+
+    /// Ends all faults, and runs until nothing is left to do. Checks that the end is what is declared.
+    pub(super) fn run_to_end(&mut self, reference: &mut Reference) -> Outcome {
+        for server in &mut self.servers {
+            server.behavior = Behavior::Healthy;
+        }
+        for server in self.machines.values_mut() {
+            server.connections.iter_mut().for_each(|connection| connection.calls = 0);
+        }
+        while self.machines.values().any(|server| !server.pending.is_empty()) {
+            self.deliver(0);
+        }
+        self.apply_to_both(&Operation::HideDirectory(false), reference);
+        self.apply_to_both(&Operation::RotateSecret, reference);
+        for file in 0..FILES.len() {
+            let mut servers = match reference.files.get(&file) {
+                None => continue,
+                Some(FileContent::Valid(servers)) => servers.clone(),
+                Some(FileContent::Broken) => reference.in_force.get(&file).cloned().unwrap_or_default(),
+            };
+            // A user requests a reconcile of all servers, since some may wait for one.
+            for (_, server) in &mut servers {
+                server.reconcile = 9;
+            }
+            self.apply_to_both(&Operation::Write(file, servers), reference);
+        }
+        self.apply_to_both(&Operation::Settle, reference);
+        for endpoint in ENDPOINTS {
+            self.notify(endpoint);
+        }
+        for _ in 0..MAX_STEPS_TO_END {
+            let is_waiting = self.machines.values().any(|server| !server.pending.is_empty());
+            if is_waiting {
+                self.deliver(0);
+            } else if self.difference(reference).is_none() {
+                self.check(reference);
+                return self.outcome();
+            } else {
+                let wakes = self.machines.values().filter_map(|server| server.machine.next_wake_at(self.now));
+                let next = wakes.min().expect("something is due while the end is not reached");
+                self.pass(next.saturating_duration_since(self.now));
+            }
+        }
+        panic!(
+            "the end is not reached: {}\n{}",
+            self.difference(reference).unwrap_or_default(),
+            self.describe()
+        );
+    }
+
+    fn apply_to_both(&mut self, operation: &Operation, reference: &mut Reference) {
+        reference.apply(operation);
+        self.apply(operation);
+    }
+
+    /// Returns a difference between what is declared and what is live.
+    fn difference(&self, reference: &Reference) -> Option<String> {
+        for (name, declaration) in reference.servers() {
+            let key = ObjectKey::new("default", name);
+            let server = self.machines.get(&key);
+            if declaration.suspend {
+                if server.is_some() || self.catalog.section(&key).is_some() {
+                    return Some(format!("{name} is suspended and not detached"));
+                }
+                continue;
+            }
+            let phase = server.and_then(|server| Some(&server.observation.as_ref()?.phase));
+            match phase {
+                Some(Phase::Attached) => {}
+                Some(Phase::Idle) if declaration.on_demand => {}
+                phase => return Some(format!("{name} is {phase:?}")),
+            }
+            // The list of an idle server is read when it is connected again.
+            let mut tools: Vec<_> = self.servers[declaration.endpoint].tools.clone();
+            tools.sort_unstable();
+            tools.retain(|tool| !(declaration.deny_delete && *tool == "delete"));
+            let published = server.and_then(|server| server.published.clone()).unwrap_or_default();
+            if published != tools && phase == Some(&Phase::Attached) {
+                return Some(format!("{name} publishes {published:?} and not {tools:?}"));
+            }
+        }
+        let servers = reference.servers();
+        let undeclared = self.machines.keys().find(|key| !servers.contains_key(&*key.name));
+        undeclared.map(|key| format!("{key} is not declared"))
+    }
+
+    fn outcome(&self) -> Outcome {
+        let phase = |server: &ManagedServer| match &server.observation.as_ref().unwrap().phase {
+            // Whether an OnDemand server is connected depends on when its last call was.
+            Phase::Idle => "Attached".to_owned(),
+            phase => format!("{phase:?}"),
+        };
+        let phases =
+            self.machines.iter().map(|(key, server)| (key.name.to_string(), phase(server))).collect();
+        let tools = self.catalog.sections().flat_map(|section| {
+            tool_names(section.lists.items(ListKind::Tools))
+                .into_iter()
+                .map(move |tool| (section.key.name.to_string(), tool))
+        });
+        Outcome { phases, tools: tools.collect() }
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let server = |(key, server): (&ObjectKey, &ManagedServer)| {
+            format!(
+                "{key}#{} {:?} {:?} {:?}",
+                server.instance, server.machine, server.connections, server.pending
+            )
+        };
+        self.machines.iter().map(server).collect::<Vec<_>>().join("\n")
+    }
+}

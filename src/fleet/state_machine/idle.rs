@@ -1,0 +1,45 @@
+//! Steps of an `OnDemand` server: its connection is closed when it has not been used for a while.
+
+use std::time::Duration;
+
+use super::effect::Effect;
+use super::input::ConnectionId;
+use super::state::{ClosingState, ServerState};
+use super::{StateMachine, Step};
+use crate::resource::Activation;
+
+impl StateMachine {
+    /// Closes the live connection if the time of the check has come and it is unused.
+    pub(super) fn check_use_if_due(&mut self, step: &mut Step) {
+        let timeouts = &self.target.spec.timeouts;
+        let (unused_for, connect_timeout) = (timeouts.idle.get(), timeouts.connect.get());
+        // While a replacement is being made, the next call could not make the connection.
+        let is_replacing = self.state.progress().is_some();
+        let Some(live) = self.state.live_mut() else { return };
+        if live.use_check_at.is_none_or(|at| at > step.time.now) {
+            return;
+        }
+        // The answer sets the time of the next check.
+        live.use_check_at = is_replacing.then(|| step.time.now + unused_for);
+        if !is_replacing {
+            step.push(Effect::CloseIfUnused { id: live.id, unused_for, connect_timeout });
+        }
+    }
+
+    pub(super) fn on_connection_used(&mut self, id: ConnectionId, delay: Duration, step: &Step) {
+        let on_demand = self.target.spec.activation == Activation::OnDemand;
+        if let Some(live) = self.state.live_mut().filter(|live| live.id == id) {
+            live.use_check_at = on_demand.then(|| step.time.now + delay);
+        }
+    }
+
+    pub(super) fn on_connection_unused(&mut self, id: ConnectionId, step: &mut Step) {
+        if let ServerState::Live(live) = &self.state
+            && live.id == id
+        {
+            let blocks_attempts = live.target.endpoint.transport.is_stdio();
+            self.closing.push(ClosingState { id, blocks_attempts });
+            self.take_live(step);
+        }
+    }
+}
