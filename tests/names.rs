@@ -55,3 +55,19 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     }
     files
 }
+
+#[test]
+fn tests_named_in_guarantees_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let files = ["src", "tests"].map(|folder| rust_files(&root.join(folder)));
+    let code: String =
+        files.into_iter().flatten().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    // The name of a test is a long word in snake case.
+    let words = page.split('`').skip(1).step_by(2).filter(|word| word.matches('_').count() >= 2);
+    let names: Vec<_> =
+        words.filter(|word| !word.contains(|other: char| !other.is_alphanumeric() && other != '_')).collect();
+    assert!(names.len() > 30, "{names:?}");
+    let missing: Vec<_> = names.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "docs/guarantees.md names tests that do not exist: {missing:?}");
+}
