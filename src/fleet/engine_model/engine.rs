@@ -24,6 +24,7 @@ pub(super) struct Engine {
     pub(super) directory: TestDirectory,
     pub(super) start: Instant,
     pub(super) now: Instant,
+    pub(super) wall_clock_offset: SignedDuration,
     pub(super) last_applied: LastApplied,
     pub(super) declared: OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>,
     pub(super) desired: Arc<Desired>,
@@ -61,6 +62,7 @@ impl Engine {
             directory,
             start,
             now: start,
+            wall_clock_offset: SignedDuration::ZERO,
             last_applied: LastApplied::default(),
             declared: OrdMap::new(),
             desired: Arc::default(),
@@ -129,6 +131,7 @@ impl Engine {
                     connection.calls -= 1;
                 }
             }
+            Operation::SetWallClock(seconds) => self.wall_clock_offset += SignedDuration::from_secs(*seconds),
             Operation::Pass(millis) => self.pass(Duration::from_millis(*millis)),
             Operation::Restart => {
                 self.shut_down();
@@ -192,7 +195,8 @@ impl Engine {
     }
 
     pub(super) fn wall_clock(&self) -> Timestamp {
-        let elapsed = SignedDuration::try_from(self.now.duration_since(self.start)).unwrap();
+        let elapsed =
+            SignedDuration::try_from(self.now.duration_since(self.start)).unwrap() + self.wall_clock_offset;
         Timestamp::from_second(1_800_000_000).unwrap().saturating_add(elapsed).unwrap()
     }
 

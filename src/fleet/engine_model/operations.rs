@@ -47,6 +47,8 @@ pub(super) enum Operation {
     EndCall(usize),
     /// Lets time pass, in milliseconds.
     Pass(u64),
+    /// Sets the wall clock forward or back, in seconds.
+    SetWallClock(i64),
     Restart,
     Crash,
 }
@@ -268,6 +270,7 @@ pub(super) fn operation() -> impl Strategy<Value = Operation> {
         3 => server().prop_map(Operation::BeginCall),
         2 => server().prop_map(Operation::EndCall),
         8 => pass.prop_map(Operation::Pass),
+        1 => prop::sample::select(vec![-86_400, -60, 60, 86_400]).prop_map(Operation::SetWallClock),
         1 => Just(Operation::Restart),
         1 => Just(Operation::Crash),
     ]
