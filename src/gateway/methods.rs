@@ -77,7 +77,15 @@ impl ViewHandler {
         let (era, log_level) = (caller.era(), caller.log_level(params));
         call(
             &self.gateway,
-            CallRequest { id, era, view: &self.view, in_flight, accepts_stream, log_level },
+            CallRequest {
+                id,
+                era,
+                protocol_version: caller.protocol_version(),
+                view: &self.view,
+                in_flight,
+                accepts_stream,
+                log_level,
+            },
             method,
             params,
         )
