@@ -208,6 +208,25 @@ async fn killed_guard_is_replaced_without_disturbance() {
     wait_until_all_gone(&rig).await;
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn suspended_guard_ends_the_servers_of_a_killed_evenkeel() {
+    let rig = stubborn_server();
+    let mut fixture = EvenkeelFixture::start(&[]).await;
+    fixture.attach("early", &rig.spec("")).await;
+    let guard = guard_process_of(fixture.evenkeel.pid()).expect("a guard");
+    kill_process(guard, Signal::STOP).unwrap();
+    // A server that starts while the guard is suspended.
+    let late = stubborn_server();
+    fixture.attach("late", &late.spec("")).await;
+    for rig in [&rig, &late] {
+        eventually("the grandchild is recorded", async || rig.grandchildren().pop()).await;
+    }
+    fixture.evenkeel.kill();
+    wait_until_all_gone(&rig).await;
+    wait_until_all_gone(&late).await;
+}
+
 #[tokio::test]
 async fn sigterm_stops_everything_within_its_timeout() {
     let rigs: Vec<_> = (0..5).map(|_| stubborn_server()).collect();
