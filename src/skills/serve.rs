@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -11,6 +12,7 @@ use super::library::{INSTRUCTIONS, SkillLibrary};
 use super::skill_resources::SkillResources;
 use super::skill_state::{SkillState, SkillStates};
 use crate::catalog::Publisher;
+use crate::net::restart_on_panic;
 use crate::resource::bundle::Bundle;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::{Responder, Section, ServerLists};
@@ -21,24 +23,45 @@ const TOOLS_SECTION_NAME: &str = "agent skills";
 /// Publishes the offered skills until `stop`: a section for each skill, and one for the tools of each namespace.
 /// The cost is proportional to the change.
 pub fn serve(
-    mut states: watch::Receiver<SkillStates>,
+    states: watch::Receiver<SkillStates>,
     publisher: Publisher,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> {
-    let serve = async move {
-        let mut published = SkillStates::default();
-        let mut libraries = BTreeMap::new();
-        loop {
-            let current = states.borrow_and_update().clone();
-            publish(&published, &current, &mut libraries, &publisher);
-            published = current;
-            if states.changed().await.is_err() {
-                return;
-            }
-        }
-    };
+    let server = Arc::new(Mutex::new(SkillServer {
+        published: SkillStates::default(),
+        libraries: BTreeMap::new(),
+        publisher,
+    }));
     async move {
-        stop.run_until_cancelled(serve).await;
+        let serving = restart_on_panic("the task that offers skills over MCP", || {
+            let (server, mut states) = (server.clone(), states.clone());
+            async move {
+                loop {
+                    let current = states.borrow_and_update().clone();
+                    server.lock().update(current);
+                    if states.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        stop.run_until_cancelled(serving).await;
+    }
+}
+
+/// The published skills.
+struct SkillServer {
+    published: SkillStates,
+    /// The offered skills of each namespace that has any.
+    libraries: BTreeMap<Arc<str>, SkillLibrary>,
+    publisher: Publisher,
+}
+
+impl SkillServer {
+    /// Publishes what has changed. After a panic, the next update publishes the same again.
+    fn update(&mut self, current: SkillStates) {
+        publish(&self.published, &current, &mut self.libraries, &self.publisher);
+        self.published = current;
     }
 }
 
@@ -54,7 +77,7 @@ fn publish(
         let namespace = &key.namespace;
         let library =
             libraries.entry(namespace.clone()).or_insert_with(|| SkillLibrary::new(namespace.clone()));
-        let section_key = ObjectKey::new(namespace.clone(), format!("agent skill {}", key.name));
+        let section_key = skill_section_key(key);
         if let Some(skill) = skill {
             library.insert(skill.clone());
             let resources = SkillResources::new(namespace.clone(), skill.clone());
@@ -77,6 +100,10 @@ fn publish(
             publisher.publish(section(key, SkillLibrary::lists(), Some(INSTRUCTIONS.into()), responder));
         }
     }
+}
+
+fn skill_section_key(skill: &ObjectKey) -> ObjectKey {
+    ObjectKey::new(skill.namespace.clone(), format!("agent skill {}", skill.name))
 }
 
 /// Returns the skills that changed, with `None` for those that are no longer offered.
