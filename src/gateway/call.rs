@@ -59,7 +59,7 @@ pub(super) async fn call(
 ) -> Response<ResponseBody> {
     let mut in_flight = request.in_flight;
     let found = match resolve_target(gateway, request.view, method, params) {
-        Err(RouteError::Unknown(_)) => tokio::select! {
+        Err(RouteError::Unknown(..)) => tokio::select! {
             biased;
             () = wait_for_cancel(&mut in_flight) => return empty_stream(),
             found = wait_for_target(gateway, request.view, method, params) => found,
@@ -131,8 +131,8 @@ fn resolve_target(
     RouteTarget::resolve(gateway.catalog.load().view(view), method, &params.members)
 }
 
-/// Waits for an unknown item while the initial servers are connecting: an agent whose session is older than this
-/// process may call before its server is attached again.
+/// Waits for an unknown item while an initial server that can have an item with its name is connecting: an agent whose
+/// session is older than this process may call before its server is attached again.
 async fn wait_for_target(
     gateway: &Gateway,
     view: &ViewName,
@@ -144,9 +144,16 @@ async fn wait_for_target(
         loop {
             // Read before the name is resolved: once this is true, all items of the initial servers are published.
             let is_settled = *settled.borrow_and_update();
-            let target = resolve_target(gateway, view, method, params);
-            if is_settled || !matches!(target, Err(RouteError::Unknown(_))) {
-                return target;
+            {
+                let generation = gateway.catalog.load();
+                let target = RouteTarget::resolve(generation.view(view), method, &params.members);
+                let may_appear = match &target {
+                    Err(RouteError::Unknown(list, name)) => generation.may_appear(view, *list, name),
+                    _ => false,
+                };
+                if is_settled || !may_appear {
+                    return target;
+                }
             }
             tokio::select! {
                 _ = changes.changed() => {}
@@ -234,10 +241,7 @@ async fn dispatch(
     if guard.waited() {
         let is_unchanged = match (resolve_target(gateway, view, target.method, params), target.listed_item())
         {
-            (Err(RouteError::InvalidParams(reason)), _) => return Err(CallEnd::Refused(reason.to_owned())),
-            (Err(RouteError::Unknown(text) | RouteError::Removed(text)), _) => {
-                return Err(CallEnd::Refused(text));
-            }
+            (Err(route_error), _) => return Err(CallEnd::Refused(route_error.text())),
             (Ok(_), Some((list, item))) => handle.lists_item(list, item),
             (Ok(_), None) => true,
         };

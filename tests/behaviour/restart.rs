@@ -69,6 +69,33 @@ async fn first_call_after_restart_waits_for_its_server() {
 }
 
 #[tokio::test]
+async fn mistyped_name_is_refused_at_once_while_a_server_hangs_at_its_start() {
+    let silent = Script::new("silent", ServerEra::Legacy)
+        .on("server/discover", Rule::always(Action::Hang))
+        .on("initialize", Rule::always(Action::Hang));
+    let rig = FakeStdioServer::new(silent);
+    let fixture =
+        EvenkeelFixture::start(&[("hung", &format!("{}\ntimeouts: {{ connect: 10m }}", rig.spec("")))]).await;
+    fixture.evenkeel.wait_for("hung", "Ready", "False", "Connecting").await;
+    for era in Era::ALL {
+        let agent = fixture.agent(era).await;
+        // The skills, of which there are none, may be complete a little later.
+        let started_at = Instant::now();
+        let error = agent.call("huNg_echo", "{}").await.unwrap_err();
+        assert!(error.contains("Unknown tool: huNg_echo"), "{error}");
+        let error = agent.request("prompts/get", r#"{"name":"greeting"}"#).await.unwrap_err();
+        assert!(error.contains("Unknown prompt: greeting"), "{error}");
+        assert!(started_at.elapsed() < Duration::from_secs(5), "{:?}", started_at.elapsed());
+
+        let possible = agent.call("hung_echo", "{}");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), possible).await.is_err(),
+            "a call that may succeed waits"
+        );
+    }
+}
+
+#[tokio::test]
 async fn change_made_while_down_reaches_open_sessions() {
     let (before, after) = (FakeStdioServer::new(Script::default()), FakeStdioServer::new(Script::default()));
     let mut fixture = EvenkeelFixture::start(&[("old", &before.spec(""))]).await;
