@@ -25,13 +25,21 @@ pub(super) struct DeclaredServers {
     servers: OrdMap<ObjectKey, CatalogDeclaration>,
     /// The servers by namespace and prefix; empty once every server was attached or failed once.
     by_prefix: OrdMap<(Arc<str>, Arc<str>), OrdSet<ServerRank>>,
+    /// The servers whose first attempt has ended without a section.
+    attempted: OrdSet<ObjectKey>,
+    /// True once every declaration was inserted once.
+    complete: bool,
     settled: bool,
 }
 
 impl DeclaredServers {
     /// Inserts a declaration, replacing the server's previous one.
     pub(super) fn insert(&mut self, key: &ObjectKey, declaration: CatalogDeclaration) {
+        let was_attempted = self.attempted.contains(key);
         self.remove(key);
+        if was_attempted {
+            self.attempted.insert(key.clone());
+        }
         if let Some(prefix) = declaration.prefix.clone().filter(|_| !self.settled) {
             let same = self.by_prefix.entry((key.namespace.clone(), prefix)).or_default();
             same.insert((Some(declaration.created), key.clone()));
@@ -40,6 +48,7 @@ impl DeclaredServers {
     }
 
     pub(super) fn remove(&mut self, key: &ObjectKey) {
+        self.attempted.remove(key);
         let Some(CatalogDeclaration { created, prefix }) = self.servers.remove(key) else { return };
         if let Some(prefix) = prefix
             && let Some(same) = self.by_prefix.get_mut(&(key.namespace.clone(), prefix))
@@ -61,7 +70,40 @@ impl DeclaredServers {
     /// Returns true on the first call.
     pub(super) fn settle(&mut self) -> bool {
         self.by_prefix = OrdMap::new();
+        self.attempted = OrdSet::new();
         !std::mem::replace(&mut self.settled, true)
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// Marks that every declaration was inserted once.
+    pub(super) fn mark_complete(&mut self) {
+        self.complete = true;
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Marks that the first attempt at a server has ended without a section.
+    pub(super) fn mark_attempted(&mut self, key: &ObjectKey) {
+        if !self.settled && self.contains(key) {
+            self.attempted.insert(key.clone());
+        }
+    }
+
+    /// Returns the namespaces and prefixes of the servers whose first attempt has not ended, once each.
+    pub(super) fn pending_prefixes(
+        &self,
+        is_attached: impl Fn(&ObjectKey) -> bool,
+    ) -> impl Iterator<Item = (&Arc<str>, &str)> {
+        let is_pending = move |(_, key): &ServerRank| !self.attempted.contains(key) && !is_attached(key);
+        self.by_prefix
+            .iter()
+            .filter(move |(_, servers)| servers.iter().any(&is_pending))
+            .map(|((namespace, prefix), _)| (namespace, &**prefix))
     }
 
     /// Returns a server that was created before this one, has the same prefix, and may list the same names once it is

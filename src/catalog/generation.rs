@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::change::{NameWaiters, ServerChange};
 use super::conflict::NameConflict;
 use super::declared::{CatalogDeclaration, DeclaredServers};
+use super::expected::{ExpectedItem, ExpectedItems};
 use super::reserved_names::{RESERVATION_PERIOD, ReservedName, ReservedNames, ReservedUntil};
 use super::{Route, Table, View};
 use crate::resource::{ObjectKey, Problem, Reason};
@@ -34,7 +35,9 @@ pub struct Generation {
     /// The number of namespaces at which stale ones are removed.
     cleanup_threshold: usize,
     conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
-    declared: DeclaredServers,
+    pub(super) declared: DeclaredServers,
+    /// What may appear during startup besides the items of servers.
+    pub(super) expected: ExpectedItems,
     reserved_names: ReservedNames,
     name_waiters: NameWaiters,
 }
@@ -52,6 +55,12 @@ pub enum CatalogUpdate {
     Withdraw(ObjectKey, Problem),
     /// A server's new section, which replaces the previous one.
     Publish(Arc<Section>),
+    /// The first attempt at a server has ended without a section.
+    Attempted(ObjectKey),
+    /// The items that a section of evenkeel itself may offer shortly; empty once it offers them or will not.
+    Expect(ObjectKey, Arc<[ExpectedItem]>),
+    /// All items that sections of evenkeel itself may offer were announced or offered once.
+    ExpectedComplete,
     /// Every server that was declared at startup was attached or failed once.
     Settle,
 }
@@ -69,6 +78,7 @@ impl Generation {
             cleanup_threshold: MIN_NAMESPACES_BEFORE_CLEANUP,
             conflicts: OrdMap::new(),
             declared: DeclaredServers::default(),
+            expected: ExpectedItems::default(),
             reserved_names,
             name_waiters: OrdMap::new(),
         }
@@ -87,10 +97,9 @@ impl Generation {
         let (mut visible, mut published) = (next.expire_reserved_names(), BTreeMap::new());
         let mut settled = false;
         for update in updates {
-            visible |= matches!(
-                update,
-                CatalogUpdate::Publish(_) | CatalogUpdate::Withdraw(..) | CatalogUpdate::Settle
-            );
+            // During startup any update may end the wait of a call for an unknown name.
+            visible |= !next.declared.is_settled()
+                || matches!(update, CatalogUpdate::Publish(_) | CatalogUpdate::Withdraw(..));
             match update {
                 CatalogUpdate::Declare(key, declaration) => {
                     next.declared.insert(&key, declaration);
@@ -98,8 +107,17 @@ impl Generation {
                     next.refresh_waiter_conflicts(&key);
                 }
                 CatalogUpdate::Remove(key) => next.remove(&key),
-                CatalogUpdate::DeclarationsComplete => next.remove_undeclared(),
-                CatalogUpdate::Withdraw(key, problem) => next.withdraw(&key, &problem),
+                CatalogUpdate::DeclarationsComplete => {
+                    next.declared.mark_complete();
+                    next.remove_undeclared();
+                }
+                CatalogUpdate::Withdraw(key, problem) => {
+                    next.declared.mark_attempted(&key);
+                    next.withdraw(&key, &problem);
+                }
+                CatalogUpdate::Attempted(key) => next.declared.mark_attempted(&key),
+                CatalogUpdate::Expect(section, items) => next.expected.set(section, items),
+                CatalogUpdate::ExpectedComplete => next.expected.complete = true,
                 CatalogUpdate::Publish(section) => {
                     published.insert(next.declared.rank(&section.key), section);
                 }

@@ -8,11 +8,13 @@
 mod change;
 mod conflict;
 mod declared;
+mod expected;
 mod generation;
 mod names;
 mod publisher;
 mod reserved_names;
 mod route;
+mod startup;
 mod table;
 mod template;
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod view;
 
 pub use conflict::{NameConflict, NameHolderState};
 pub use declared::CatalogDeclaration;
+pub use expected::ExpectedItem;
 pub use generation::{CatalogUpdate, Generation};
 pub use names::NameId;
 pub use publisher::{Catalog, Publisher, PublisherTask, ServerNames, catalog};

@@ -119,6 +119,30 @@ impl NameScheme<'_> {
         suffixed
     }
 
+    /// Returns true if some item can have this name, bare or hash-suffixed. May return true for a name that none can
+    /// have, but never false for one that an item can have.
+    pub(super) fn can_form(&self, name: &str) -> bool {
+        if self.is_uri() || self.is_unprefixed() || name.starts_with(&*self.prefixed_name("")) {
+            return true;
+        }
+        // A hash-suffixed name begins with the prefix in its normalized form, which may be cut.
+        let prefix = normalize(&self.prefixed_name(""));
+        let prefix = prefix.strip_prefix('_').unwrap_or(&prefix).trim_end_matches('_');
+        has_hash_suffix(name, &['_'])
+            && name
+                .get(..name.len().saturating_sub(1 + HASH_SUFFIX_BYTES))
+                .is_some_and(|start| start.starts_with(prefix) || prefix.starts_with(start))
+    }
+
+    /// Returns true if this item can have this name, bare or hash-suffixed; of URIs, if the name begins with `item`.
+    /// Errs like [`NameScheme::can_form`].
+    pub(super) fn can_form_of(&self, item: &str, name: &str) -> bool {
+        if self.is_uri() {
+            return name.starts_with(item);
+        }
+        self.bare_name(item).as_deref() == Some(name) || has_hash_suffix(name, &['_'])
+    }
+
     fn is_uri(&self) -> bool {
         matches!(self.list, ListKind::Resources | ListKind::Templates)
     }
@@ -205,6 +229,7 @@ mod tests {
             (None, "p", &"x".repeat(46), &format!("p_{}", "x".repeat(46))),
         ] {
             assert_eq!(scheme(namespace, prefix).bare_name(tool).as_deref(), Some(expected));
+            assert!(scheme(namespace, prefix).can_form(expected), "{expected}");
         }
     }
 
@@ -235,9 +260,30 @@ mod tests {
                 let name = suffixed_name(scheme, tool, number);
                 assert!(name.starts_with(start) && has_hash_suffix(&name, &['_']), "{name}");
                 assert!(name.len() <= MAX_GENERATED_NAME_BYTES && !name.contains("__"), "{name}");
+                assert!(scheme.can_form(&name), "{name}");
             }
             assert_ne!(suffixed_name(scheme, tool, 0), suffixed_name(scheme, tool, 1));
         }
+    }
+
+    #[test]
+    fn name_without_the_prefix_cannot_be_formed() {
+        for (namespace, prefix, name, expected) in [
+            (None, "gh", "gh_", true),
+            (None, "gh", "gh", false),
+            (None, "gh", "ghx_a", false),
+            (None, "gh", "gx_a_1a2b3c", false),
+            (Some("team-a"), "gh", "gh_a", false),
+            (Some("team-a"), "", "a", false),
+            (None, "", "a", true),
+            // No character of the prefix is left in hash-suffixed names.
+            (None, "поиск", "a_1a2b3c", true),
+            (None, "поиск", "a", false),
+        ] {
+            assert_eq!(scheme(namespace, prefix).can_form(name), expected, "{namespace:?} {prefix} {name}");
+        }
+        let cut = scheme(None, "a-prefix-that-is-longer-than-the-longest-generated-name");
+        assert!(cut.can_form(&suffixed_name(cut, "t", 0)));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{CatalogDeclaration, CatalogUpdate, Generation, ReservedName, ReservedNames, ReservedUntil};
+use super::{
+    CatalogDeclaration, CatalogUpdate, ExpectedItem, Generation, ReservedName, ReservedNames, ReservedUntil,
+};
 use crate::resource::{ObjectKey, Problem};
 use crate::upstream::Section;
 
@@ -54,6 +56,12 @@ struct QueuedUpdates {
     declarations_complete: bool,
     /// The latest update of each server, which supersedes its earlier ones.
     sections: BTreeMap<ObjectKey, CatalogUpdate>,
+    /// The servers whose first attempt has ended without a section.
+    attempted: BTreeSet<ObjectKey>,
+    /// The latest announcement for each section of evenkeel itself.
+    expected: BTreeMap<ObjectKey, Arc<[ExpectedItem]>>,
+    /// True if all such sections were announced or published once.
+    expected_complete: bool,
 }
 
 /// Applies queued updates, creating one generation after another.
@@ -179,6 +187,27 @@ impl Publisher {
         });
     }
 
+    /// Marks that the first attempt at a server has ended without a section: during startup, calls no longer wait for
+    /// its items.
+    pub fn mark_attempted(&self, key: ObjectKey) {
+        self.enqueue(|updates| {
+            updates.attempted.insert(key);
+        });
+    }
+
+    /// Announces the items that a section of evenkeel itself may offer shortly: during startup, calls wait for them. An
+    /// empty list follows the publication of the section, or says that it will not be published.
+    pub fn expect(&self, section: ObjectKey, items: Arc<[ExpectedItem]>) {
+        self.enqueue(|updates| {
+            updates.expected.insert(section, items);
+        });
+    }
+
+    /// Marks that all sections of evenkeel itself were announced or published once.
+    pub fn mark_expected_complete(&self) {
+        self.enqueue(|updates| updates.expected_complete = true);
+    }
+
     /// Marks that every server that was declared at startup has been attached, or has failed, once.
     pub fn mark_settled(&self) {
         self.0.settled.store(true, Ordering::Release);
@@ -195,7 +224,17 @@ impl Publisher {
 }
 
 impl QueuedUpdates {
-    /// Returns the servers that the updates affect.
+    /// Returns true if there are no updates.
+    fn is_empty(&self) -> bool {
+        self.declarations.is_empty()
+            && self.sections.is_empty()
+            && self.attempted.is_empty()
+            && self.expected.is_empty()
+            && !self.declarations_complete
+            && !self.expected_complete
+    }
+
+    /// Returns the servers whose names the updates affect.
     fn servers(&self) -> BTreeSet<ObjectKey> {
         self.declarations.keys().chain(self.sections.keys()).cloned().collect()
     }
@@ -208,6 +247,9 @@ impl QueuedUpdates {
         declared
             .chain(self.declarations_complete.then_some(CatalogUpdate::DeclarationsComplete))
             .chain(self.sections.into_values())
+            .chain(self.attempted.into_iter().map(CatalogUpdate::Attempted))
+            .chain(self.expected.into_iter().map(|(key, items)| CatalogUpdate::Expect(key, items)))
+            .chain(self.expected_complete.then_some(CatalogUpdate::ExpectedComplete))
     }
 }
 
@@ -254,11 +296,7 @@ impl PublisherTask {
         let now = Instant::now();
         let settle = (settled && !*self.settled.borrow()).then_some(CatalogUpdate::Settle);
         let (mut servers, complete) = (updates.servers(), updates.declarations_complete);
-        if servers.is_empty()
-            && !complete
-            && settle.is_none()
-            && previous.next_expiry_at().is_none_or(|due| due > now)
-        {
+        if updates.is_empty() && settle.is_none() && previous.next_expiry_at().is_none_or(|due| due > now) {
             self.applied_updates.send_replace(count);
             return false;
         }

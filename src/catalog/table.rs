@@ -364,14 +364,18 @@ impl Table {
     }
 
     fn scheme<'a>(&self, section: &'a Section) -> NameScheme<'a> {
-        let namespace = &section.key.namespace;
+        self.scheme_of(&section.key.namespace, &section.prefix)
+    }
+
+    /// Returns the rules for the names of a server with this namespace and prefix.
+    pub(super) fn scheme_of<'a>(&self, namespace: &'a Arc<str>, prefix: &'a str) -> NameScheme<'a> {
         NameScheme {
             list: self.list,
             namespace: match &self.qualify_outside {
                 Some(home) if home.as_ref() != Some(namespace) => Some(namespace),
                 _ => None,
             },
-            prefix: &section.prefix,
+            prefix,
         }
     }
 

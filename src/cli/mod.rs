@@ -11,6 +11,7 @@ mod explain;
 mod init;
 mod instance;
 mod kubeconfig;
+mod log_writer;
 mod logging;
 mod namespace;
 mod output;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 
 use self::error::CommandError;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Keep MCP servers and Agent Skills attached to running agents.
 #[derive(Debug, Parser)]
@@ -112,7 +114,7 @@ pub fn main() -> ExitCode {
         Command::Crds => print_crds(),
         Command::Completions { shell } => print_completions(shell),
         Command::Guard => {
-            crate::wire::guard_children(std::io::stdin().lock());
+            guard();
             Ok(())
         }
     };
@@ -120,6 +122,15 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report_failure(&error),
     }
+}
+
+/// Runs the guard process.
+fn guard() {
+    // If the guard is suspended when evenkeel dies, the kernel resumes it with SIGHUP, which must not end it. The
+    // handler stays installed after the runtime is gone.
+    let hangup = runtime::block_on(async { signal(SignalKind::hangup()).map_err(CommandError::failed) });
+    drop(hangup);
+    crate::wire::guard_children(std::io::stdin().lock());
 }
 
 /// Prints the error of a command and returns the exit code.

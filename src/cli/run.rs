@@ -262,7 +262,7 @@ const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) fn run(mut args: Args, source: impl Fn(&str) -> Option<ValueSource>) -> Result<(), CommandError> {
     args.kubernetes = selects_cluster(args.kubernetes, source)?;
     args.check_addresses()?;
-    logging::init(args.log_format, &args.log)?;
+    let _flush = logging::init(args.log_format, &args.log)?;
     raise_open_file_limit();
     let daemon = args.build_daemon()?;
     let runtime = runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::failed)?;

@@ -122,10 +122,12 @@ impl NamesFile {
             while let Ok(next) = updates.try_recv() {
                 batch.insert(next.server.clone(), next);
             }
+            let state = self.state.clone();
             let write_task = tokio::task::spawn_blocking(move || {
                 let result = self.append(batch.into_values(), Timestamp::now());
                 (self, result)
             });
+            let reopen = || tokio::task::spawn_blocking(move || Self::open(&state, Timestamp::now()).0);
             match write_task.await {
                 Ok((file, result)) => {
                     self = file;
@@ -136,9 +138,11 @@ impl NamesFile {
                 Err(error) => {
                     tracing::warn!(
                         %error,
-                        "writing the reserved names failed; they are no longer kept across restarts"
+                        "writing the reserved names failed; some may change at the next restart; please report this"
                     );
-                    return;
+                    // An error ends the task, and with it the process.
+                    let Ok(file) = reopen().await else { return };
+                    self = file;
                 }
             }
         }

@@ -24,7 +24,7 @@ use crate::admin::{self, LocalApi};
 use crate::catalog::catalog;
 use crate::fleet::{Fleet, FleetContext, ServerCache};
 use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, serve_unavailable};
-use crate::net::{AllowedHosts, Authorization};
+use crate::net::{AllowedHosts, Authorization, SupervisedTasks};
 use crate::report::{AuditMetrics, Reporter, ReporterInputs, write_audit_log};
 use crate::resource::{API_VERSION, Digest, DigestKey};
 use crate::skills::{SkillStates, SyncOptions, SyncResults, serve, sync, track_skill_states};
@@ -120,19 +120,15 @@ impl Daemon {
         let started = Timestamp::now();
         let digests = DigestKey::new(&state.key("digests").map_err(DaemonError::new)?);
         let source_metrics = SourceMetrics::default();
-        let tracker = TaskTracker::new();
+        let source_tasks = SupervisedTasks::default();
         let SourceHandle { desired, requests, control, stored_statuses } = source.start(SourceContext {
             state_dir: state.clone(),
             digest_key: digests.clone(),
             metrics: source_metrics.clone(),
-            tracker: tracker.clone(),
+            tasks: source_tasks.clone(),
             stop: stop.clone(),
         });
-        tasks.spawn("the source", async move {
-            tracker.close();
-            tracker.wait().await;
-            Ok(())
-        });
+        tasks.spawn("the source", async move { source_tasks.wait().await.map_err(io::Error::other) });
         let declared_routes =
             admin::declared_routes(desired.clone(), digests, info.policy.clone(), info.root.clone());
         let desired_objects = desired.clone();

@@ -14,13 +14,12 @@ use super::Gateway;
 use super::body::{self, KEEP_ALIVE_COMMENT, ResponseBody, sse_event};
 use super::coarse_timer::CoarseTimer;
 use super::deadline::CallDeadline;
-use super::era::first_modern_version;
+use super::in_flight::InFlightRequest;
 use super::metrics::CallTimer;
 use super::outcome::CallOutcome;
 use super::response::{self, RouteError};
 use super::route_target::RouteTarget;
 use super::routed_method::RoutedMethod;
-use super::session::InFlightRequest;
 use super::trace::CallSpan;
 use crate::upstream::{CallGuard, Responder, UpstreamHandle, ViewName};
 use crate::wire::{
@@ -40,6 +39,8 @@ const MAX_DETACHED_CALLS: usize = 4_096;
 pub(super) struct CallRequest<'a> {
     pub(super) id: JsonRpcId,
     pub(super) era: Era,
+    /// The protocol version of the agent.
+    pub(super) protocol_version: &'a str,
     pub(super) view: &'a ViewName,
     /// The entry among the session's requests in flight; `None` for a modern agent, which has no session.
     pub(super) in_flight: Option<InFlightRequest>,
@@ -56,8 +57,13 @@ pub(super) async fn call(
     method: RoutedMethod,
     params: &RequestParams<'_>,
 ) -> Response<ResponseBody> {
+    let mut in_flight = request.in_flight;
     let found = match resolve_target(gateway, request.view, method, params) {
-        Err(RouteError::Unknown(_)) => wait_for_target(gateway, request.view, method, params).await,
+        Err(RouteError::Unknown(..)) => tokio::select! {
+            biased;
+            () = wait_for_cancel(&mut in_flight) => return empty_stream(),
+            found = wait_for_target(gateway, request.view, method, params) => found,
+        },
         found => found,
     };
     let target = match found {
@@ -80,11 +86,8 @@ pub(super) async fn call(
             return body::json(status, message);
         }
     };
-    let mut in_flight = request.in_flight;
     let deadline = CallDeadline::new(Instant::now(), target.section().call_timeout);
-    let protocol_version =
-        in_flight.as_ref().map_or(first_modern_version(), InFlightRequest::protocol_version);
-    let span = CallSpan { method, protocol_version, params };
+    let span = CallSpan { method, protocol_version: request.protocol_version, params };
     let timer = gateway.metrics.start_timer(&target.section().key, &span);
     let mut pending =
         PendingResponse { id: request.id, era: request.era, log_level: request.log_level, target, timer };
@@ -128,8 +131,8 @@ fn resolve_target(
     RouteTarget::resolve(gateway.catalog.load().view(view), method, &params.members)
 }
 
-/// Waits for an unknown item while the initial servers are connecting: an agent whose session is older than this
-/// process may call before its server is attached again.
+/// Waits for an unknown item while an initial server that can have an item with its name is connecting: an agent whose
+/// session is older than this process may call before its server is attached again.
 async fn wait_for_target(
     gateway: &Gateway,
     view: &ViewName,
@@ -141,9 +144,16 @@ async fn wait_for_target(
         loop {
             // Read before the name is resolved: once this is true, all items of the initial servers are published.
             let is_settled = *settled.borrow_and_update();
-            let target = resolve_target(gateway, view, method, params);
-            if is_settled || !matches!(target, Err(RouteError::Unknown(_))) {
-                return target;
+            {
+                let generation = gateway.catalog.load();
+                let target = RouteTarget::resolve(generation.view(view), method, &params.members);
+                let may_appear = match &target {
+                    Err(RouteError::Unknown(list, name)) => generation.may_appear(view, *list, name),
+                    _ => false,
+                };
+                if is_settled || !may_appear {
+                    return target;
+                }
             }
             tokio::select! {
                 _ = changes.changed() => {}
@@ -231,10 +241,7 @@ async fn dispatch(
     if guard.waited() {
         let is_unchanged = match (resolve_target(gateway, view, target.method, params), target.listed_item())
         {
-            (Err(RouteError::InvalidParams(reason)), _) => return Err(CallEnd::Refused(reason.to_owned())),
-            (Err(RouteError::Unknown(text) | RouteError::Removed(text)), _) => {
-                return Err(CallEnd::Refused(text));
-            }
+            (Err(route_error), _) => return Err(CallEnd::Refused(route_error.text())),
             (Ok(_), Some((list, item))) => handle.lists_item(list, item),
             (Ok(_), None) => true,
         };
@@ -344,6 +351,9 @@ impl Drop for AttendedCall {
             && self.gateway.detached_calls.len() < MAX_DETACHED_CALLS
             && let Ok(runtime) = Handle::try_current()
         {
+            if let Some(in_flight) = &call.in_flight {
+                in_flight.mark_detached();
+            }
             self.gateway.detached_calls.spawn_on(call.run_detached(self.gateway.clone()), &runtime);
         }
     }

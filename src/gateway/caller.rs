@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use super::session::{InFlightRequest, Session};
+use super::era::first_modern_version;
+use super::in_flight::InFlightRequest;
+use super::session::Session;
 use crate::wire::{Era, JsonRpcId, LogLevel, RequestParams};
 
 /// The caller of a request. Code that depends on the caller takes this and uses no other distinction.
@@ -23,6 +25,14 @@ impl Caller {
         match self {
             Self::Session(_) => Era::Legacy,
             Self::Sessionless => Era::Modern,
+        }
+    }
+
+    /// Returns the protocol version of the caller: the negotiated one, or the first modern one.
+    pub(super) fn protocol_version(&self) -> &str {
+        match self {
+            Self::Session(session) => session.protocol_version(),
+            Self::Sessionless => first_modern_version(),
         }
     }
 

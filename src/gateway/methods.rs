@@ -77,7 +77,15 @@ impl ViewHandler {
         let (era, log_level) = (caller.era(), caller.log_level(params));
         call(
             &self.gateway,
-            CallRequest { id, era, view: &self.view, in_flight, accepts_stream, log_level },
+            CallRequest {
+                id,
+                era,
+                protocol_version: caller.protocol_version(),
+                view: &self.view,
+                in_flight,
+                accepts_stream,
+                log_level,
+            },
             method,
             params,
         )
@@ -269,11 +277,11 @@ impl ViewHandler {
         let ResourceRoute { section, uri } = route_target::resolve_resource(view, uri)?;
         let Responder::Server(handle) = &section.responder else {
             let text = "Skill resources cannot be subscribed to: when one changes, the resource list changes";
-            return Err(RouteError::Unknown(text.to_owned()));
+            return Err(RouteError::Unsupported(text.to_owned()));
         };
         if handle.live_connection().is_some_and(|connection| !connection.handshake().capabilities.subscribe) {
             let text = format!("MCP server {} does not support resource subscriptions", section.key);
-            return Err(RouteError::Unknown(text));
+            return Err(RouteError::Unsupported(text));
         }
         let subscription = self.gateway.subscriptions.subscribe_resource(&section.key, &uri);
         handle.wake();

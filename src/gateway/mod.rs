@@ -12,6 +12,7 @@ mod coarse_timer;
 mod deadline;
 mod era;
 mod handler;
+mod in_flight;
 mod instructions;
 mod methods;
 mod metrics;

@@ -139,10 +139,23 @@ pub(super) fn removed_item_text(list: ListKind, name: &str, removed: &RemovedNam
 pub(super) enum RouteError {
     /// The params do not name an item.
     InvalidParams(&'static str),
-    /// The item is unknown.
-    Unknown(String),
+    /// No item of this list has this name or URI.
+    Unknown(ListKind, String),
+    /// The item exists, but does not support the request.
+    Unsupported(String),
     /// The item was removed.
     Removed(String),
+}
+
+impl RouteError {
+    /// Returns the text for the agent.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::InvalidParams(reason) => (*reason).to_owned(),
+            Self::Unknown(list, name) => format!("Unknown {}: {name}", list.item_noun()),
+            Self::Unsupported(text) | Self::Removed(text) => text.clone(),
+        }
+    }
 }
 
 /// Builds the HTTP status and the message for a request without a target.
@@ -159,12 +172,12 @@ pub(super) fn route_error_response(
         RouteError::Removed(text) if method == RoutedMethod::CallTool => {
             return (StatusCode::OK, tool_error(id, text, era));
         }
-        RouteError::Unknown(text) | RouteError::Removed(text) => {
+        RouteError::Unknown(..) | RouteError::Unsupported(_) | RouteError::Removed(_) => {
             let code = match (method, era) {
                 (RoutedMethod::ReadResource, Era::Legacy) => ErrorCode::RESOURCE_NOT_FOUND,
                 _ => ErrorCode::INVALID_PARAMS,
             };
-            ResponseError::in_band(code, text.clone())
+            ResponseError::in_band(code, route_error.text())
         }
     };
     (error.status, error.to_message(Some(id)))

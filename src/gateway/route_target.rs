@@ -108,7 +108,7 @@ fn resolve_listed(table: &Table, list: ListKind, name: &str) -> Result<Arc<Route
 fn not_found_error(table: &Table, list: ListKind, name: &str) -> RouteError {
     match table.removed(name) {
         Some(removed) => RouteError::Removed(response::removed_item_text(list, name, removed)),
-        None => RouteError::Unknown(format!("Unknown {}: {name}", list.item_noun())),
+        None => RouteError::Unknown(list, name.to_owned()),
     }
 }
 

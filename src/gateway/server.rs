@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::Gateway;
 use super::body;
 use super::handler::handle;
-use crate::net::StallGuard;
+use crate::net::{StallGuard, catch_panic};
 
 /// The interval between removals of idle sessions and of metrics of removed servers.
 const CLEANUP_INTERVAL: Duration = Duration::from_mins(10);
@@ -65,7 +65,11 @@ impl Gateway {
             let gateway = self.clone();
             connections.spawn(async move {
                 gateway.metrics.connections.inc();
-                gateway.serve_connection(stream).await;
+                if let Err(panic) = catch_panic(gateway.serve_connection(stream)).await {
+                    tracing::error!(
+                        "a request panicked: {panic}; its connection was closed; please report this"
+                    );
+                }
                 gateway.metrics.connections.dec();
                 drop(permit);
             });

@@ -1,16 +1,17 @@
 //! Legacy sessions: the state of one session, and the table of all.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::agent_subscriptions::{AgentNotification, AgentSubscriptions, NotificationReceiver};
+use super::in_flight::{InFlightRequest, InFlightRequests};
 use super::session_id::{SealError, SealedSession, SessionKey};
 use crate::upstream::{PublishedNotification, Subscriptions, ViewName};
 use crate::wire::{JsonRpcId, ListKind, LogLevel};
@@ -38,8 +39,7 @@ pub(super) struct Session {
     /// The numbers of the open notification streams, oldest first. Only the newest one sends notifications.
     open_streams: Mutex<Vec<u64>>,
     next_stream_number: AtomicU64,
-    /// The requests in flight. Removing one cancels it.
-    in_flight: Mutex<HashMap<JsonRpcId, oneshot::Sender<()>>>,
+    in_flight: InFlightRequests,
     ended: CancellationToken,
 }
 
@@ -54,7 +54,7 @@ impl Session {
             recently_used: AtomicBool::new(true),
             open_streams: Mutex::default(),
             next_stream_number: AtomicU64::new(0),
-            in_flight: Mutex::default(),
+            in_flight: InFlightRequests::default(),
             ended: CancellationToken::new(),
         })
     }
@@ -131,28 +131,28 @@ impl Session {
         OpenStream { session: self.clone(), number }
     }
 
-    /// Registers a request in flight. `None` if a request with this id is already in flight.
-    pub(super) fn begin_request(self: &Arc<Self>, id: JsonRpcId) -> Option<InFlightRequest> {
-        let (cancel, cancelled) = oneshot::channel();
-        match self.in_flight.lock().entry(id.clone()) {
-            std::collections::hash_map::Entry::Occupied(_) => return None,
-            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(cancel),
-        };
-        Some(InFlightRequest { session: self.clone(), id, cancelled })
+    /// Returns the negotiated protocol version.
+    pub(super) fn protocol_version(&self) -> &str {
+        &self.protocol_version
     }
 
-    /// Cancels a request in flight. Does nothing for other ids.
+    /// Registers a request in flight. `None` if the agent waits for another request with this id.
+    pub(super) fn begin_request(&self, id: JsonRpcId) -> Option<InFlightRequest> {
+        self.in_flight.begin(id)
+    }
+
+    /// Cancels the newest request in flight with this id. Does nothing for other ids.
     pub(super) fn cancel_request(&self, id: &JsonRpcId) {
-        self.in_flight.lock().remove(id);
+        self.in_flight.cancel(id);
     }
 
     fn end(&self) {
         self.ended.cancel();
-        self.in_flight.lock().clear();
+        self.in_flight.cancel_all();
     }
 
     fn is_idle(&self) -> bool {
-        self.open_streams.lock().is_empty() && self.in_flight.lock().is_empty()
+        self.open_streams.lock().is_empty() && self.in_flight.is_empty()
     }
 }
 
@@ -173,36 +173,6 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.session.open_streams.lock().retain(|number| *number != self.number);
-    }
-}
-
-/// A guard for a request in flight.
-#[derive(Debug)]
-pub(super) struct InFlightRequest {
-    session: Arc<Session>,
-    id: JsonRpcId,
-    cancelled: oneshot::Receiver<()>,
-}
-
-impl InFlightRequest {
-    /// Returns the protocol version of the session.
-    pub(super) fn protocol_version(&self) -> &str {
-        &self.session.protocol_version
-    }
-
-    /// Completes when the agent has cancelled the request. Cancel safe. Must not be called again after that.
-    pub(super) async fn cancelled(&mut self) {
-        // Cancelling drops the sender; nothing is ever sent.
-        let _ = (&mut self.cancelled).await;
-    }
-}
-
-impl Drop for InFlightRequest {
-    fn drop(&mut self) {
-        // After a cancel the id may already be used by another request.
-        if self.cancelled.try_recv() != Err(oneshot::error::TryRecvError::Closed) {
-            self.session.in_flight.lock().remove(&self.id);
-        }
     }
 }
 
@@ -352,10 +322,9 @@ mod tests {
         let sessions = sessions();
         let id = sessions.open(&sealed_session(), |_| 0).unwrap();
         let session = sessions.get(&id, &EVERYTHING).unwrap();
-        let mut call = session.begin_request(JsonRpcId::from_number(1)).unwrap();
         sessions.end(&id);
         assert!(sessions.get(&id, &EVERYTHING).is_none());
-        assert!(call.cancelled.try_recv().is_err() && session.ended.is_cancelled());
+        assert!(session.ended.is_cancelled());
         for _ in 0..MAX_ENDED_IDS {
             sessions.end("x");
             sessions.end(&sessions.open(&sealed_session(), |_| 0).unwrap());
@@ -388,25 +357,5 @@ mod tests {
         assert!(!first.is_newest() && second.is_newest());
         drop(second);
         assert!(first.is_newest());
-    }
-
-    #[test]
-    fn cancelled_request_frees_its_id() {
-        let sessions = sessions();
-        let id = sessions.open(&sealed_session(), |_| 0).unwrap();
-        let session = sessions.get(&id, &EVERYTHING).unwrap();
-        let mut first = session.begin_request(JsonRpcId::from_number(1)).unwrap();
-        assert!(session.begin_request(JsonRpcId::from_number(1)).is_none());
-        session.cancel_request(&JsonRpcId::from_number(2));
-        assert_eq!(first.cancelled.try_recv(), Err(oneshot::error::TryRecvError::Empty));
-        session.cancel_request(&JsonRpcId::from_number(1));
-        let second = session.begin_request(JsonRpcId::from_number(1)).unwrap();
-        drop(first);
-        assert!(
-            session.begin_request(JsonRpcId::from_number(1)).is_none(),
-            "the second request is still in flight"
-        );
-        drop(second);
-        assert!(session.begin_request(JsonRpcId::from_number(1)).is_some());
     }
 }

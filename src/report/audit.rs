@@ -54,11 +54,13 @@ pub async fn write_audit_log(
     let mut idle_file = Some(AuditFile::new(state_dir.join(AUDIT_FOLDER), MAX_FILE_BYTES));
     let mut running: Option<JoinHandle<(AuditFile, usize, io::Result<()>)>> = None;
     let mut queued: Vec<Arc<Occurrence>> = Vec::new();
+    let mut batch_size = 0;
     let mut channel_open = true;
     let mut is_failing = false;
     loop {
         if let Some(mut file) = idle_file.take_if(|_| !queued.is_empty()) {
             let batch = std::mem::take(&mut queued);
+            batch_size = batch.len();
             running = Some(tokio::task::spawn_blocking(move || {
                 let lines: Vec<u8> =
                     batch.iter().flat_map(|occurrence| encode_record(occurrence, source)).collect();
@@ -74,7 +76,10 @@ pub async fn write_audit_log(
             },
             Some(joined) = join_if_running(running.as_mut()) => {
                 running = None;
-                let Ok((file, count, result)) = joined else { return };
+                let (file, count, result) = joined.unwrap_or_else(|error| {
+                    let file = AuditFile::new(state_dir.join(AUDIT_FOLDER), MAX_FILE_BYTES);
+                    (file, batch_size, Err(io::Error::other(error)))
+                });
                 idle_file = Some(file);
                 let count = u64::try_from(count).unwrap_or_default();
                 match result {

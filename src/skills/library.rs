@@ -16,6 +16,9 @@ const LIST_SKILLS: &str = "list_skills";
 /// The tool that reads a file of a skill.
 const READ_SKILL: &str = "read_skill";
 
+/// The names of both tools.
+pub(super) const TOOL_NAMES: [&str; 2] = [LIST_SKILLS, READ_SKILL];
+
 /// The server instructions about skills, written for models.
 pub(super) const INSTRUCTIONS: &str = "Skills are instructions for certain tasks. When a task begins, call list_skills \
                                        to check whether there is a skill for it, and follow what read_skill returns.";

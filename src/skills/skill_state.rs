@@ -59,6 +59,14 @@ impl SkillState {
         self.bundle.as_ref().filter(|_| !self.suspended && self.missing_server.is_none())
     }
 
+    /// Returns true if the skill is not offered, but may be shortly: its content was not read yet, or its server may
+    /// appear during startup.
+    pub(super) fn is_pending(&self) -> bool {
+        let may_get_content = self.bundle.is_some() || self.content_problem.is_none();
+        let may_get_server = self.missing_server.as_ref().is_none_or(|missing| missing.during_startup);
+        !self.suspended && self.offered().is_none() && may_get_content && may_get_server
+    }
+
     /// Computes the next state of a skill from its last state, its declaration and content, and its servers.
     pub(super) fn compute(
         last: Option<&Self>,
@@ -108,6 +116,27 @@ mod tests {
             spec_digest: None,
             rejected: None,
             endpoint: None,
+        }
+    }
+
+    #[test]
+    fn skill_is_pending_while_its_content_or_its_server_may_follow() {
+        let valid: SkillContent =
+            Ok(Arc::new(Bundle::from_text("s", "---\nname: s\ndescription: x\n---\n").unwrap()));
+        let invalid = Err(Problem::new(Reason::InvalidSpec, "bad"));
+        let (plain, refs) = (json!({ "inline": "x" }), json!({ "serverRefs": [{ "name": "a" }] }));
+        let detached = |during_startup| ServerPresence::Detached { during_startup };
+        for (spec, content, server, expected) in [
+            (&plain, None, detached(false), true),
+            (&plain, Some(&valid), detached(false), false),
+            (&plain, Some(&invalid), detached(false), false),
+            (&refs, Some(&valid), detached(true), true),
+            (&refs, Some(&valid), detached(false), false),
+            (&refs, Some(&valid), ServerPresence::Attached, false),
+            (&json!({ "suspend": true }), None, detached(true), false),
+        ] {
+            let state = SkillState::compute(None, &skill(spec.clone()), content, |_| server);
+            assert_eq!(state.is_pending(), expected, "{spec} {content:?} {server:?}");
         }
     }
 

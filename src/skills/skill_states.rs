@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::skill_state::{ServerPresence, SkillState, SkillStates};
 use crate::catalog::Catalog;
+use crate::net::restart_on_panic;
 use crate::resource::{Desired, ObjectKey};
 
 /// Returns a channel with the states of all skills, and the task that updates it; the caller spawns the task.
@@ -19,9 +20,12 @@ pub fn track_skill_states(
     stop: CancellationToken,
 ) -> (watch::Receiver<SkillStates>, impl Future<Output = ()>) {
     let (sender, states) = watch::channel(SkillStates::default());
-    let tracker = SkillStateTracker::default();
     (states, async move {
-        stop.run_until_cancelled(tracker.run(desired, catalog, sender)).await;
+        let tracking = restart_on_panic("the task that tracks the states of skills", || {
+            let tracker = SkillStateTracker::resume(sender.borrow().clone());
+            tracker.run(desired.clone(), catalog.clone(), sender.clone())
+        });
+        stop.run_until_cancelled(tracking).await;
     })
 }
 
@@ -34,6 +38,11 @@ struct SkillStateTracker {
 }
 
 impl SkillStateTracker {
+    /// Creates a tracker that computes all states again. A skill keeps its last valid content.
+    fn resume(states: SkillStates) -> Self {
+        Self { states, ..Self::default() }
+    }
+
     async fn run(
         mut self,
         mut desired: watch::Receiver<Arc<Desired>>,
@@ -67,7 +76,9 @@ impl SkillStateTracker {
     fn update(&mut self, desired: Arc<Desired>, attached: impl Fn(&ObjectKey) -> bool, during_startup: bool) {
         let previous = std::mem::replace(&mut self.desired, desired);
         let after = self.desired.clone();
-        let mut stale = BTreeSet::new();
+        // Those of an earlier tracker that are not declared any more are not in the difference.
+        let is_resumed = previous.skills.is_empty();
+        let mut stale: BTreeSet<_> = self.states.skills.keys().filter(|_| is_resumed).cloned().collect();
         for change in previous.skills.diff(&after.skills) {
             let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
                 change;
@@ -138,7 +149,7 @@ mod tests {
     use super::*;
     use crate::resource::bundle::Bundle;
     use crate::resource::testing::{declared_server, key, meta};
-    use crate::resource::{DeclaredObject, SourceState};
+    use crate::resource::{DeclaredObject, Problem, Reason, SourceState};
 
     fn bundle(name: &str, description: &str) -> Bundle {
         Bundle::from_text(name, &format!("---\nname: {name}\ndescription: {description}\n---\n")).unwrap()
@@ -157,6 +168,28 @@ mod tests {
         next.skills.insert(key(name), Arc::new(skill));
         next.skill_contents.insert(key(name), Ok(Arc::new(content)));
         next
+    }
+
+    #[test]
+    fn tracker_that_is_started_again_keeps_last_valid_content_and_drops_removed_skills() {
+        let source = Arc::new(SourceState { skills_synced: true, ..SourceState::default() });
+        let first = Desired { source, ..Desired::default() };
+        let first = with_skill(&first, "a", None, bundle("a", "A."));
+        let mut first = with_skill(&first, "removed", None, bundle("removed", "R."));
+        let mut tracker = SkillStateTracker::default();
+        tracker.update(Arc::new(first.clone()), |_| false, false);
+        assert_eq!(tracker.states.skills.len(), 2);
+
+        // Both changes happen before the tracker runs again.
+        first.skills.remove(&key("removed"));
+        first.skill_contents.remove(&key("removed"));
+        first.skill_contents.insert(key("a"), Err(Problem::new(Reason::InvalidSpec, "bad")));
+        let mut resumed = SkillStateTracker::resume(tracker.states.clone());
+        resumed.update(Arc::new(first), |_| false, false);
+        let states: Vec<_> = resumed.states.skills.iter().collect();
+        let [(name, state)] = states[..] else { panic!("{states:?}") };
+        assert_eq!((&*name.name, state.offered().is_some()), ("a", true), "the last valid content");
+        assert!(state.content_problem.is_some());
     }
 
     #[test]

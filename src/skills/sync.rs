@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::directory::{DesiredSkills, SkillDirectory};
 use super::skill_state::SkillStates;
-use crate::net::{Backoff, Delays, jitter};
+use crate::net::{Backoff, Delays, jitter, restart_on_panic};
 use crate::resource::{Digest, ObjectKey, Problem, Reason};
 
 /// The interval of full passes, which check and repair every skill.
@@ -68,10 +68,14 @@ pub fn sync(
             tracker: tracker.clone(),
             sender: sender.clone(),
         };
-        let directory = SkillDirectory::new(path.clone(), options.owner.clone());
-        let (states, stop) = (states.clone(), stop.clone());
+        let (owner, states, stop) = (options.owner.clone(), states.clone(), stop.clone());
         tracker.spawn(async move {
-            stop.run_until_cancelled(directory_sync.run(directory, states)).await;
+            let name = format!("the task that writes skills to {}", directory_sync.path.display());
+            let writing = restart_on_panic(name, || {
+                let directory = SkillDirectory::new(directory_sync.path.clone(), owner.clone());
+                directory_sync.run(directory, states.clone())
+            });
+            stop.run_until_cancelled(writing).await;
         });
     }
     written
@@ -86,7 +90,7 @@ struct DirectorySync {
 }
 
 impl DirectorySync {
-    async fn run(self, mut directory: SkillDirectory, mut states: watch::Receiver<SkillStates>) {
+    async fn run(&self, mut directory: SkillDirectory, mut states: watch::Receiver<SkillStates>) {
         let mut next_full_at = Instant::now();
         let mut backoff = Backoff::default();
         loop {
@@ -102,12 +106,13 @@ impl DirectorySync {
                     let problems = directory.apply(&desired, full);
                     (directory, desired, problems)
                 });
-                let Ok((returned, desired, problems)) = pass.await else {
-                    tracing::error!(
-                        "the task that writes skills to {} panicked; please report this",
-                        self.path.display()
-                    );
-                    return;
+                let (returned, desired, problems) = match pass.await {
+                    Ok(done) => done,
+                    // The next run begins with a full pass. Only a runtime that shuts down cancels a pass.
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(_) => return,
+                    },
                 };
                 directory = returned;
                 let failed = self.publish_results(&desired, &owners, &shadowed, &problems);

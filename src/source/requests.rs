@@ -5,6 +5,7 @@ use imbl::OrdMap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::net::restart_on_panic;
 use crate::resource::{
     DeclaredMeta, DeclaredObject, Desired, McpServerSpec, ObjectKey, RequestedAnnotations, RequestedWork,
 };
@@ -55,9 +56,13 @@ pub fn merge_requests(
     let (request_sender, requested) = watch::channel(OrdMap::new());
     let (sender, desired) = watch::channel(source.borrow().clone());
     let requests = ReconcileRequests(request_sender);
-    let merger = RequestMerger { requests: requests.clone(), merged: HashMap::new() };
+    let task_requests = requests.clone();
     (requests, desired, async move {
-        stop.run_until_cancelled(merger.run(source, requested, sender)).await;
+        let merging = restart_on_panic("the task that merges requests", || {
+            let merger = RequestMerger { requests: task_requests.clone(), merged: HashMap::new() };
+            merger.run(source.clone(), requested.clone(), sender.clone())
+        });
+        stop.run_until_cancelled(merging).await;
     })
 }
 

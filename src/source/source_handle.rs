@@ -6,9 +6,9 @@ use futures_util::future::BoxFuture;
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::{ReconcileRequests, SourceMetrics, StdioPolicy, StoredStatuses};
+use crate::net::SupervisedTasks;
 use crate::resource::{Desired, DigestKey, SourceId};
 use crate::state_dir::StateDir;
 
@@ -17,7 +17,7 @@ pub trait Source: Send + Sync {
     /// Returns the description of the source. Code outside `source/` depends on the kind of a source only through it.
     fn info(&self) -> &SourceInfo;
 
-    /// Starts to watch. Its tasks run on the tracker of `context` until `context.stop` is cancelled.
+    /// Starts to watch. Its tasks run among those of `context` until `context.stop` is cancelled.
     fn start(self: Box<Self>, context: SourceContext) -> SourceHandle;
 }
 
@@ -65,8 +65,8 @@ pub struct SourceContext {
     pub digest_key: DigestKey,
     /// The counters of the source.
     pub metrics: SourceMetrics,
-    /// The tracker that its tasks run on.
-    pub tracker: TaskTracker,
+    /// The tasks of the source: those that it cannot start again itself report their panics.
+    pub tasks: SupervisedTasks,
     /// Cancels the tasks.
     pub stop: CancellationToken,
 }

@@ -69,6 +69,33 @@ async fn first_call_after_restart_waits_for_its_server() {
 }
 
 #[tokio::test]
+async fn mistyped_name_is_refused_at_once_while_a_server_hangs_at_its_start() {
+    let silent = Script::new("silent", ServerEra::Legacy)
+        .on("server/discover", Rule::always(Action::Hang))
+        .on("initialize", Rule::always(Action::Hang));
+    let rig = FakeStdioServer::new(silent);
+    let fixture =
+        EvenkeelFixture::start(&[("hung", &format!("{}\ntimeouts: {{ connect: 10m }}", rig.spec("")))]).await;
+    fixture.evenkeel.wait_for("hung", "Ready", "False", "Connecting").await;
+    for era in Era::ALL {
+        let agent = fixture.agent(era).await;
+        // The skills, of which there are none, may be complete a little later.
+        let started_at = Instant::now();
+        let error = agent.call("huNg_echo", "{}").await.unwrap_err();
+        assert!(error.contains("Unknown tool: huNg_echo"), "{error}");
+        let error = agent.request("prompts/get", r#"{"name":"greeting"}"#).await.unwrap_err();
+        assert!(error.contains("Unknown prompt: greeting"), "{error}");
+        assert!(started_at.elapsed() < Duration::from_secs(5), "{:?}", started_at.elapsed());
+
+        let possible = agent.call("hung_echo", "{}");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), possible).await.is_err(),
+            "a call that may succeed waits"
+        );
+    }
+}
+
+#[tokio::test]
 async fn change_made_while_down_reaches_open_sessions() {
     let (before, after) = (FakeStdioServer::new(Script::default()), FakeStdioServer::new(Script::default()));
     let mut fixture = EvenkeelFixture::start(&[("old", &before.spec(""))]).await;
@@ -206,6 +233,25 @@ async fn killed_guard_is_replaced_without_disturbance() {
     fixture.agent(Era::Modern).await.call_text("s_echo", "{}").await;
     fixture.evenkeel.kill();
     wait_until_all_gone(&rig).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn suspended_guard_ends_the_servers_of_a_killed_evenkeel() {
+    let rig = stubborn_server();
+    let mut fixture = EvenkeelFixture::start(&[]).await;
+    fixture.attach("early", &rig.spec("")).await;
+    let guard = guard_process_of(fixture.evenkeel.pid()).expect("a guard");
+    kill_process(guard, Signal::STOP).unwrap();
+    // A server that starts while the guard is suspended.
+    let late = stubborn_server();
+    fixture.attach("late", &late.spec("")).await;
+    for rig in [&rig, &late] {
+        eventually("the grandchild is recorded", async || rig.grandchildren().pop()).await;
+    }
+    fixture.evenkeel.kill();
+    wait_until_all_gone(&rig).await;
+    wait_until_all_gone(&late).await;
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use evenkeel::net::SupervisedTasks;
 use evenkeel::resource::{
     DeclaredObject, Desired, DigestKey, McpServerSpec, ObjectKey, Reason, Transport, WatchMethod,
 };
@@ -36,7 +37,6 @@ use tempfile::TempDir;
 use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 const WAIT_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -50,7 +50,7 @@ struct TestDirectory {
 struct RunningSource {
     control: SourceControl,
     desired: Receiver<Arc<Desired>>,
-    tracker: TaskTracker,
+    tasks: SupervisedTasks,
     cancel: CancellationToken,
 }
 
@@ -80,22 +80,21 @@ impl TestDirectory {
 
     fn start(&mut self) {
         let state = StateDir::open(&self.folder.path().join("state"), &self.args.root).unwrap();
-        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, cancel) = (SupervisedTasks::default(), CancellationToken::new());
         let SourceHandle { desired, control, .. } = Box::new(self.args.clone().open()).start(SourceContext {
             state_dir: Arc::new(state),
             digest_key: DigestKey::new(b"key"),
             metrics: SourceMetrics::default(),
-            tracker: tracker.clone(),
+            tasks: tasks.clone(),
             stop: cancel.clone(),
         });
-        self.source = Some(RunningSource { control: control.unwrap(), desired, tracker, cancel });
+        self.source = Some(RunningSource { control: control.unwrap(), desired, tasks, cancel });
     }
 
     async fn stop(&mut self) {
         let source = self.source.take().unwrap();
         source.cancel.cancel();
-        source.tracker.close();
-        timeout(WAIT_TIMEOUT, source.tracker.wait()).await.unwrap();
+        timeout(WAIT_TIMEOUT, source.tasks.wait()).await.unwrap().unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {

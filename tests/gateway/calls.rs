@@ -233,6 +233,43 @@ async fn duplicate_request_id_is_rejected() {
 }
 
 #[tokio::test]
+async fn id_of_a_detached_call_can_be_used_again_and_a_cancellation_ends_only_the_newer_call() {
+    let (fixture, server) = start_with_server(ServerEra::Legacy).await;
+    let agent = Arc::new(fixture.agent(Era::Legacy).await);
+    let caller = agent.clone();
+    let first = tokio::spawn(async move { caller.call("r_sleep", r#"{"ms":600000}"#).await });
+    wait_for_call(&server).await;
+    first.abort();
+
+    // The second call uses the id of the first, whose disconnect the gateway may not have noticed yet.
+    let second = async {
+        let body = r#"{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"r_sleep","arguments":{"ms":600000}}}"#;
+        let headers =
+            [("Content-Type", "application/json"), ("Mcp-Session-Id", agent.session.as_deref().unwrap())];
+        eventually("the id is free", async || {
+            let response = crate::support::http::send(hyper::Method::POST, &fixture.url(), &headers, body)
+                .await
+                .unwrap();
+            let text = response.text().await.unwrap();
+            (!text.contains("in flight")).then_some(text)
+        })
+        .await
+    };
+    let cancel = async {
+        eventually("both calls are in flight", async || (calls_in_flight(&server) == 2).then_some(())).await;
+        agent.notify("notifications/cancelled", r#"{"requestId":2}"#).await.unwrap();
+    };
+    let (text, ()) = tokio::join!(second, cancel);
+    assert_eq!(text, "", "the newer call ends without a response");
+    eventually("one call is cancelled", async || (cancellations(&server) == 1).then_some(())).await;
+    agent.notify("notifications/cancelled", r#"{"requestId":2}"#).await.unwrap();
+    assert_eq!(agent.request("ping", "{}").await.unwrap(), "{}");
+    assert_eq!((calls_in_flight(&server), cancellations(&server)), (1, 1), "the first call continues");
+    agent.end_session().await;
+    wait_for_cancellation(&server, 2).await;
+}
+
+#[tokio::test]
 async fn timed_out_call_is_cancelled_and_reported() {
     let extra_spec = json!({ "timeouts": { "call": "1s" } });
     let (fixture, server) =

@@ -21,7 +21,7 @@ use super::request::{FIELD_MANAGER, REQUEST_TIMEOUT};
 use super::status_diff::{StatusFields, removed_status, same_owned_fields, status_to_write, write_delay};
 use super::write_conflicts::WriteConflicts;
 use crate::net::api_server::{describe_error, retry_after};
-use crate::net::{Backoff, Delays, jitter};
+use crate::net::{Backoff, Delays, catch_panic, jitter};
 use crate::report::{StatusObject, StatusSnapshot};
 use crate::resource::{
     API_VERSION, McpServer, McpServerSpec, McpServerStatus, ObjectKey, Skill, SkillSpec, SkillStatus,
@@ -85,6 +85,8 @@ enum WriteError {
     Request(#[from] kube::Error),
     #[error("no response within {} s", REQUEST_TIMEOUT.as_secs())]
     Timeout,
+    #[error("the write panicked: {0}")]
+    Panic(String),
 }
 
 /// Creates the writer for statuses of servers.
@@ -318,11 +320,13 @@ impl<S, T: StatusFields + Serialize + DeserializeOwned + Send + 'static> StatusW
             self.writes_in_flight.spawn(async move {
                 let params = PatchParams::apply(FIELD_MANAGER).force();
                 let patch = Patch::Apply(body);
-                let outcome =
-                    match timeout(REQUEST_TIMEOUT, api.patch_status(&key.name, &params, &patch)).await {
-                        Ok(response) => response.map_err(WriteError::from),
-                        Err(_) => Err(WriteError::Timeout),
-                    };
+                let write = timeout(REQUEST_TIMEOUT, api.patch_status(&key.name, &params, &patch));
+                // A panic must not leave the object in flight for ever.
+                let outcome = match catch_panic(write).await {
+                    Ok(Ok(response)) => response.map_err(WriteError::from),
+                    Ok(Err(_)) => Err(WriteError::Timeout),
+                    Err(panic) => Err(WriteError::Panic(panic)),
+                };
                 (key, status, outcome)
             });
         }

@@ -13,6 +13,7 @@ use super::debounce::Debounce;
 use super::options::Options;
 use super::scan::{ScanResult, Scanner};
 use super::tree::FileEventQueue;
+use crate::net::{SupervisedTasks, restart_on_panic};
 use crate::resource::{Desired, WatchMethod};
 use crate::state_dir::StateDir;
 
@@ -28,14 +29,17 @@ const POLL_INTERVAL: Duration = Duration::from_secs(3);
 pub(super) fn start(
     options: Options,
     state_dir: Arc<StateDir>,
-    tracker: &TaskTracker,
+    tasks: &SupervisedTasks,
     cancel: CancellationToken,
 ) -> (channel::Receiver<Arc<Desired>>, Arc<FileEventQueue>) {
     let (sender, receiver) = channel::channel(Arc::default());
     let events = Arc::new(FileEventQueue::new(options.metrics.clone()));
-    let (tasks, task_events) = (tracker.clone(), events.clone());
-    tracker.spawn(async move {
-        cancel.run_until_cancelled(run(options, state_dir, tasks, task_events, sender)).await;
+    let (tracker, task_events) = (tasks.tracker().clone(), events.clone());
+    tasks.spawn("the scan of the directory", async move {
+        let scanning = restart_on_panic("the task that scans the directory", || {
+            run(options.clone(), state_dir.clone(), tracker.clone(), task_events.clone(), sender.clone())
+        });
+        cancel.run_until_cancelled(scanning).await;
     });
     (receiver, events)
 }

@@ -40,9 +40,9 @@ impl Source for DirectorySource {
     }
 
     fn start(self: Box<Self>, context: SourceContext) -> SourceHandle {
-        let SourceContext { state_dir, digest_key, metrics, tracker, stop } = context;
+        let SourceContext { state_dir, digest_key, metrics, tasks, stop } = context;
         let options = Options { args: self.args, digest_key, metrics };
-        let (source_desired, events) = scan_loop::start(options, state_dir, &tracker, stop.clone());
+        let (source_desired, events) = scan_loop::start(options, state_dir, &tasks, stop.clone());
         let (removal_events, published) = (events.clone(), source_desired.clone());
         let control = SourceControl::new(
             move || removal_events.confirm_removal(),
@@ -56,7 +56,7 @@ impl Source for DirectorySource {
             },
         );
         let (requests, desired, merge) = merge_requests(source_desired, stop);
-        tracker.spawn(merge);
+        tasks.spawn("the merge of requests", merge);
         let stored_statuses = watch::channel(StoredStatuses::default()).1;
         SourceHandle { desired, requests: Some(requests), control: Some(control), stored_statuses }
     }

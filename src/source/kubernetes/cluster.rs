@@ -79,10 +79,10 @@ impl Source for ClusterSource {
     }
 
     fn start(self: Box<Self>, context: SourceContext) -> SourceHandle {
-        let SourceContext { digest_key, metrics, tracker, stop, .. } = context;
+        let SourceContext { digest_key, metrics, tasks, stop, .. } = context;
         let Self { info, client, server, namespaces } = *self;
         let options = Options { client, server, namespaces, policy: info.policy, digest_key, metrics };
-        let (desired, stored_statuses) = watches::start(options, &tracker, stop);
+        let (desired, stored_statuses) = watches::start(options, &tasks, stop);
         SourceHandle { desired, requests: None, control: None, stored_statuses }
     }
 }

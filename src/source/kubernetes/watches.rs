@@ -9,13 +9,13 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 
 use super::object_store::ObjectStore;
 use super::references::{ConfigMapFiles, ConfigMapName, ReferenceLookup, SecretName, SecretValues};
 use super::watch::{WatchEvent, kind_config, object_config, watch_forever};
 use super::watch_error::{self, WatchError};
 use super::watch_message::{WatchId, WatchMessage};
+use crate::net::SupervisedTasks;
 use crate::resource::bundle::{SkillFile, is_part_of_skill};
 use crate::resource::{Desired, DigestKey, McpServer, ObjectKey, Skill};
 use crate::source::{SourceMetrics, StdioPolicy, StoredStatuses};
@@ -46,14 +46,15 @@ pub(super) struct Options {
 /// synced, and the stored statuses of the objects on the second channel, which is never behind the first.
 pub(super) fn start(
     options: Options,
-    tracker: &TaskTracker,
+    tasks: &SupervisedTasks,
     cancel: CancellationToken,
 ) -> (channel::Receiver<Arc<Desired>>, channel::Receiver<StoredStatuses>) {
     let (desired_sender, desired_receiver) = channel::channel(Arc::default());
     let (statuses_sender, statuses_receiver) = channel::channel(StoredStatuses::default());
     let (sender, messages) = mpsc::channel(MAX_QUEUED_MESSAGES);
-    let spawner = WatchSpawner { options, sender, tasks: tracker.clone(), cancel: cancel.clone() };
-    tracker.spawn(async move {
+    let spawner = WatchSpawner { options, sender, tasks: tasks.clone(), cancel: cancel.clone() };
+    // Not started again after a panic: objects are missing until everything is listed again, which would be a removal.
+    tasks.spawn("the collection of the watched objects", async move {
         cancel.run_until_cancelled(run(spawner, messages, desired_sender, statuses_sender)).await;
     });
     (desired_receiver, statuses_receiver)
@@ -111,7 +112,7 @@ async fn run(
 struct WatchSpawner {
     options: Options,
     sender: mpsc::Sender<WatchMessage>,
-    tasks: TaskTracker,
+    tasks: SupervisedTasks,
     cancel: CancellationToken,
 }
 
@@ -132,7 +133,7 @@ impl WatchSpawner {
         let failures = self.failures();
         let cancel = self.cancel.clone();
         let sender = self.sender.clone();
-        self.tasks.spawn(async move {
+        self.tasks.spawn(format!("the watch of {}", watch.plural()), async move {
             let watching = watch_forever(api, kind_config(), sender, move |event| {
                 let servers = matches!(watch, WatchId::Servers(_));
                 match event {
@@ -192,7 +193,7 @@ impl WatchSpawner {
         let cancel = self.cancel.child_token();
         let guard = cancel.clone().drop_guard();
         let sender = self.sender.clone();
-        self.tasks.spawn(async move {
+        self.tasks.spawn(format!("a watch of {}", watch.plural()), async move {
             let watching = watch_forever(api, config, sender, move |event| match event {
                 WatchEvent::Object(object) => to_message(Some(object)),
                 WatchEvent::Deleted(_) => to_message(None),

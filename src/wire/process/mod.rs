@@ -5,6 +5,7 @@
 
 mod child;
 mod group;
+mod group_reports;
 mod guard;
 mod process_activity;
 mod process_mark;
