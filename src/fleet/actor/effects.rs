@@ -58,7 +58,11 @@ impl Actor {
             }
             Effect::StoreCatalog(digest, cached) => self.context.server_cache.store_catalog(digest, cached),
             Effect::ResetRetryAfter => self.retry_after = RetryAfter::default(),
-            Effect::EndStartup => self.startup_guard = None,
+            Effect::EndStartup => {
+                // Without a section the server cannot own an unknown name any more.
+                self.context.publisher.mark_attempted(self.machine.target().key.clone());
+                self.startup_guard = None;
+            }
             // The reporter outlives the fleet except at the very end of a shutdown.
             Effect::Report(observation) => drop(self.context.observations.send(observation)),
         }

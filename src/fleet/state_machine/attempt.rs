@@ -111,7 +111,6 @@ impl StateMachine {
         if self.state.attempt().is_none_or(|attempt| attempt.id != id) {
             return;
         }
-        self.end_startup(step);
         let replaced = self.take_live(step).map(|replaced| {
             let limit = self.target.spec.timeouts.call.get();
             let message = format!("{} was replaced while the call was in flight", self.target.key.name);
@@ -140,6 +139,8 @@ impl StateMachine {
         step.push(Effect::SetLists(cached.lists.clone()));
         step.push(Effect::RouteCalls(CallRouting::Connection(id, self.target.clone()), replaced));
         self.publish(cached, step);
+        // Last, so that an unknown name of this server is routed before it counts as unknown for good.
+        self.end_startup(step);
     }
 
     /// Schedules the next attempt. An older connection, if there is one, keeps serving.

@@ -32,11 +32,11 @@ const RULES: &[Rule] = &[
         given: &[],
         when: Succeed(1),
         then: &[
-            "startup ended",
             "set lists",
             "calls to 1",
             "store",
             "publish echo",
+            "startup ended",
             "report Attached, live 1",
         ],
     },
