@@ -26,6 +26,8 @@ mod handshake;
 mod isolation;
 mod lifecycle;
 mod lists;
+#[cfg(target_os = "linux")]
+mod memory;
 mod names;
 mod on_demand;
 mod passthrough;

@@ -26,6 +26,7 @@ mod install;
 mod kubectl;
 mod manifests;
 mod process;
+mod process_usage;
 mod real_servers;
 mod test_directory;
 
@@ -40,6 +41,7 @@ pub use git::git;
 pub use install::{find_on_path, install_once, require_on_path};
 pub use kubectl::{Kubectl, KubectlOutput, RunningKubectl};
 pub use manifests::{ManifestsCopy, apply_crds, namespace_kustomization, wait_for_crds};
+pub use process_usage::{ProcessCounts, ProcessUsage};
 pub use real_servers::{RealServer, everything_server, promtool, time_server};
 pub use test_directory::{TestDirectory, server_yaml};
 

@@ -159,8 +159,8 @@ struct DeclarationSlot<S> {
 struct FileClaim<S> {
     path: Arc<PathBuf>,
     line: u32,
-    /// The declaration that is not applied yet.
-    pending: Option<LatestDeclaration<S>>,
+    /// The declaration that is not applied yet. Boxed, since a claim mostly has none.
+    pending: Option<Box<LatestDeclaration<S>>>,
 }
 
 /// An object that was restored from an earlier run.
@@ -180,8 +180,10 @@ pub struct RestoredObject<S> {
 impl<S> FileClaim<S> {
     /// True if this is a valid, explicit declaration.
     fn is_explicit(&self) -> bool {
-        let is_valid =
-            matches!(&self.pending, Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(_), .. })));
+        let is_valid = matches!(
+            self.pending.as_deref(),
+            Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(_), .. }))
+        );
         is_valid && !is_skill_file(&self.path)
     }
 }
@@ -305,7 +307,7 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         let claim = FileClaim {
             path: Arc::clone(path),
             line: object.line,
-            pending: Some(LatestDeclaration::Declared(object)),
+            pending: Some(Box::new(LatestDeclaration::Declared(object))),
         };
         let in_force_count = usize::from(self.objects.contains_key(&key));
         let slot = self
@@ -337,7 +339,7 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         let Some(first) = first.filter(|first| is_accepted && first.path == *path) else {
             return false;
         };
-        first.pending = Some(LatestDeclaration::Unreadable(problem.clone()));
+        first.pending = Some(Box::new(LatestDeclaration::Unreadable(problem.clone())));
         self.dirty_keys.insert(key.clone());
         true
     }
@@ -362,7 +364,7 @@ impl<S: ObjectSpec> AcceptedKind<S> {
                 stale.extend(before);
                 continue;
             };
-            let spec = match &first.pending {
+            let spec = match first.pending.as_deref() {
                 Some(LatestDeclaration::Declared(ParsedObject { spec: Ok(spec), .. })) => Some(spec),
                 _ => last.and_then(|last| last.spec.as_deref()),
             };
@@ -380,13 +382,13 @@ impl<S: ObjectSpec> AcceptedKind<S> {
                 if is_skill_file(&first.path) { first.pending.clone() } else { first.pending.take() };
             let Some(declaration) = declaration else { continue };
             let path = Arc::clone(&first.path);
-            let text = match &declaration {
+            let text = match &*declaration {
                 LatestDeclaration::Declared(object) if object.spec.is_ok() => {
                     Some(Arc::clone(&object.document))
                 }
                 _ => None,
             };
-            if let Some(updated) = next_object(last, &path, declaration, context) {
+            if let Some(updated) = next_object(last, &path, *declaration, context) {
                 if let Some(slot) = self.slots.get_mut(&key)
                     && text.is_some()
                 {
