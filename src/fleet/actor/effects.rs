@@ -9,7 +9,7 @@ use super::super::state_machine::{CallRouting, ConnectionId, Drain, Effect, Inpu
 use super::super::{health, subscriptions};
 use super::attempt::RunningAttempt;
 use super::drain::{DrainDeadline, drain_and_close};
-use super::{Actor, BackgroundTask, LiveConnection};
+use super::{Actor, BackgroundTask, LiveConnection, OpenedConnection};
 use crate::net::jitter;
 use crate::plan::ConnectionTarget;
 use crate::resource::{Problem, Reason};
@@ -85,7 +85,7 @@ impl Actor {
 
     /// Makes the opened connection the live one. Returns the previous one.
     fn serve(&mut self, id: ConnectionId, target: &Arc<ConnectionTarget>) -> Option<DrainingConnection> {
-        let (id, connection, events) = self.opened.take_if(|(opened, ..)| *opened == id)?;
+        let OpenedConnection { id, connection, events } = *self.opened.take_if(|opened| opened.id == id)?;
         let displaced = self.upstream.set_connection(connection.clone());
         let health_task = health_checks(&connection, self.upstream.handle(), target);
         let subscriptions_task = subscriptions::are_supported(&connection).then(|| -> BackgroundTask {

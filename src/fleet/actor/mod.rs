@@ -48,7 +48,7 @@ pub(super) struct Actor {
     attempt: Option<RunningAttempt>,
     live: Option<LiveConnection>,
     /// A new connection that the state machine has not decided about yet.
-    opened: Option<(ConnectionId, Connection, ConnectionEvents)>,
+    opened: Option<Box<OpenedConnection>>,
     read: Option<ReadFuture>,
     /// Connections that are draining and closing, and ended attempts.
     closing: Vec<(ConnectionId, CloseFuture)>,
@@ -68,6 +68,13 @@ struct LiveConnection {
     health_task: BackgroundTask,
     /// Maintains the subscriptions that agents requested; `None` if the server supports none.
     subscriptions_task: Option<BackgroundTask>,
+}
+
+/// A new connection with its number. Boxed, because an actor holds one for a moment only.
+struct OpenedConnection {
+    id: ConnectionId,
+    connection: Connection,
+    events: ConnectionEvents,
 }
 
 impl Actor {
@@ -121,8 +128,8 @@ impl Actor {
         while let Some(input) = next.take() {
             next = self.step(input);
         }
-        if let Some((id, connection, _)) = self.opened.take() {
-            self.closing.push((id, drain::close(connection)));
+        if let Some(opened) = self.opened.take() {
+            self.closing.push((opened.id, drain::close(opened.connection)));
         }
     }
 
@@ -178,7 +185,7 @@ impl Actor {
         let handshake = connection.handshake();
         let (description, capabilities) = (handshake.description.clone(), handshake.capabilities);
         self.attempt = None;
-        self.opened = Some((id, connection, events));
+        self.opened = Some(Box::new(OpenedConnection { id, connection, events }));
         Input::AttemptSucceeded(id, Box::new(AttachedServer { description, capabilities, listing }))
     }
 
@@ -192,8 +199,8 @@ fn step_time() -> StepTime {
     StepTime { now: Instant::now(), wall_clock: Timestamp::now(), jitter: jitter() }
 }
 
-fn retry_after_period(retry_after: &RetryAfter) -> Option<RetryAfterPeriod> {
-    Some(RetryAfterPeriod { ends_at: retry_after.ends_at()?, problem: retry_after.problem()? })
+fn retry_after_period(retry_after: &RetryAfter) -> Option<Box<RetryAfterPeriod>> {
+    Some(Box::new(RetryAfterPeriod { ends_at: retry_after.ends_at()?, problem: retry_after.problem()? }))
 }
 
 /// Waits for the next event of the live connection, and runs its tasks. The result of a health check arrives as an event

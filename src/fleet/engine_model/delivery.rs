@@ -147,9 +147,9 @@ impl Engine {
         let Some(server) = self.machines.get(key) else { return };
         let period = |target: &ConnectionTarget| {
             let (digest, ends_at) = server.retry_after?;
-            (digest == target.endpoint.digest() && ends_at > self.now).then(|| RetryAfterPeriod {
-                ends_at,
-                problem: Problem::new(Reason::ConnectFailed, "Retry-After"),
+            (digest == target.endpoint.digest() && ends_at > self.now).then(|| {
+                let problem = Problem::new(Reason::ConnectFailed, "Retry-After");
+                Box::new(RetryAfterPeriod { ends_at, problem })
             })
         };
         let live = server.live().and_then(|live| period(&live.target));

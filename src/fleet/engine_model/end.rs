@@ -56,9 +56,15 @@ impl Engine {
                 Some(FileContent::Valid(servers)) => servers.clone(),
                 Some(FileContent::Broken) => reference.in_force.get(&file).cloned().unwrap_or_default(),
             };
-            // A user requests a reconcile of all servers, since some may wait for one.
-            for (_, server) in &mut servers {
-                server.reconcile = 9;
+            // A user requests a reconcile of the servers that wait for one. All others recover by themselves.
+            for (name, server) in &mut servers {
+                let key = ObjectKey::new("default", FILES[file].1[*name]);
+                let observation = self.machines.get(&key).and_then(|server| server.observation.as_ref());
+                if let Some(Phase::Failed { retry_at: None, .. }) =
+                    observation.map(|observation| &observation.phase)
+                {
+                    server.reconcile = 9;
+                }
             }
             self.apply_to_both(&Operation::Write(file, servers), reference);
         }

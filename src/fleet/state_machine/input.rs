@@ -82,10 +82,11 @@ pub(in crate::fleet) struct AttachedServer {
 
 /// The Retry-After of the endpoint to which the next attempt goes, and of the one to which the live connection goes.
 /// They differ while a server is replaced by one with another endpoint.
+/// Boxed, because few servers send one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::fleet) struct RetryAfterState {
-    pub(in crate::fleet) target: Option<RetryAfterPeriod>,
-    pub(in crate::fleet) live: Option<RetryAfterPeriod>,
+    pub(in crate::fleet) target: Option<Box<RetryAfterPeriod>>,
+    pub(in crate::fleet) live: Option<Box<RetryAfterPeriod>>,
 }
 
 /// The time until which a server accepts no requests, and the problem that says so.

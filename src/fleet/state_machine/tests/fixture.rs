@@ -161,7 +161,7 @@ impl TestMachine {
                 let period = |seconds: u64| {
                     let problem = Problem::new(Reason::ConnectFailed, "Retry-After");
                     let ends_at = self.now + Duration::from_secs(seconds);
-                    (seconds > 0).then_some(RetryAfterPeriod { ends_at, problem })
+                    (seconds > 0).then(|| Box::new(RetryAfterPeriod { ends_at, problem }))
                 };
                 Input::RetryAfterChanged(RetryAfterState { target: period(target), live: period(live) })
             }
