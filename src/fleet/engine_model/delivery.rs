@@ -102,6 +102,9 @@ impl Engine {
         let due = machine.step(Input::TimeReached, time);
         self.run_effects(&key, &Input::TimeReached, due);
         let Some(server) = self.machines.get_mut(&key).filter(|_| !self.crashed) else { return };
+        if !is_stale(server, &input) {
+            return;
+        }
         let effects = server.machine.step(input.clone(), time);
         assert!(effects.is_empty(), "{input:?} came twice and had the effects {effects:?}");
     }

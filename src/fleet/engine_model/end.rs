@@ -50,7 +50,7 @@ impl Engine {
         }
         self.apply_to_both(&Operation::HideDirectory(false), reference);
         self.apply_to_both(&Operation::RotateSecret, reference);
-        for file in 0..FILES.len() {
+        for (file, (_, names)) in FILES.iter().enumerate() {
             let mut servers = match reference.files.get(&file) {
                 None => continue,
                 Some(FileContent::Valid(servers)) => servers.clone(),
@@ -58,7 +58,7 @@ impl Engine {
             };
             // A user requests a reconcile of the servers that wait for one. All others recover by themselves.
             for (name, server) in &mut servers {
-                let key = ObjectKey::new("default", FILES[file].1[*name]);
+                let key = ObjectKey::new("default", names[*name]);
                 let observation = self.machines.get(&key).and_then(|server| server.observation.as_ref());
                 if let Some(Phase::Failed { retry_at: None, .. }) =
                     observation.map(|observation| &observation.phase)

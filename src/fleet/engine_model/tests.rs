@@ -41,7 +41,7 @@ impl StateMachineTest for EngineTest {
 }
 
 prop_state_machine! {
-    #![proptest_config(config(300))]
+    #![proptest_config(config(1_000))]
 
     #[test]
     fn engine_keeps_its_promises(sequential 1..60 => EngineTest);
@@ -62,7 +62,7 @@ fn run(operations: &[Operation], crash_after: Option<usize>) -> (Outcome, usize)
 }
 
 proptest! {
-    #![proptest_config(config(20))]
+    #![proptest_config(config(80))]
 
     #[test]
     fn crash_after_any_effect_leads_to_the_same_end(operations in prop::collection::vec(operation(), 1..25)) {
