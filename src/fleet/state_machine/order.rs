@@ -20,21 +20,24 @@ impl StateMachine {
         let same_connection = target.same_connection(&self.target) && self.state.detach_reason().is_none();
         let is_live = self.state.live().is_some_and(|live| target.same_connection(&live.target));
         let previous = std::mem::replace(&mut self.target, target);
-        let reconnect_requested = self.target.reconnect_requested_at != previous.reconnect_requested_at;
+        let reconnect_requested = self.target.reconnect_requested_at.is_some()
+            && self.target.reconnect_requested_at != previous.reconnect_requested_at;
         if reconnect_requested || self.target.endpoint.digest() != previous.endpoint.digest() {
             // Retry-After applies to the endpoint, and an explicit request overrides it.
             self.retry_after.target = None;
             step.push(Effect::ResetRetryAfter);
         }
-        if same_connection {
-            self.apply_settings(&previous.spec, step);
-        } else if is_live {
-            self.keep_live_connection(step);
-            self.apply_settings(&previous.spec, step);
-        } else {
+        if is_live {
+            // The declaration was reverted while its replacement was pending.
+            if self.state.progress().is_some() {
+                self.keep_live_connection(step);
+            }
+        } else if !same_connection {
             self.end_attempt(step);
             self.state.set_progress(Progress::WaitingForClose(None));
-            self.apply_settings(&previous.spec, step);
+        }
+        self.apply_settings(&previous.spec, step);
+        if !same_connection && !is_live {
             self.replace(step);
             return;
         }

@@ -31,6 +31,8 @@ pub(super) enum TestEvent {
     RotateSecret,
     RequestReconcile,
     RequestReconnect,
+    /// Removes the annotation that requests a reconnect.
+    WithdrawReconnect,
     Detach(Reason),
     /// The attempt or the connection with this number.
     Succeed(u64),
@@ -121,6 +123,10 @@ impl TestMachine {
             TestEvent::RequestReconnect => {
                 self.requests += 1;
                 self.target.reconnect_requested_at = Some(self.requests.to_string().into());
+                self.order()
+            }
+            TestEvent::WithdrawReconnect => {
+                self.target.reconnect_requested_at = None;
                 self.order()
             }
             TestEvent::Detach(reason) => Input::Ordered(ServerOrder::Detach(reason)),

@@ -170,6 +170,13 @@ const RULES: &[Rule] = &[
         then: &["reset Retry-After", "attempt 2", "report Connecting 1, live 1"],
     },
     Rule {
+        text: "a reconnect request that is withdrawn in time keeps the healthy connection",
+        spec: HTTP,
+        given: &[Succeed(1), RequestReconnect],
+        when: WithdrawReconnect,
+        then: &["end attempt 2", "store", "report Attached, live 1"],
+    },
+    Rule {
         text: "a rotated secret replaces the connection",
         spec: HTTP,
         given: &[Succeed(1)],
