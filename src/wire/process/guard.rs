@@ -42,7 +42,7 @@ const MAX_SCANS: u32 = 100;
 /// when evenkeel was killed, are found by a mark in their environment, which `/proc` shows (Linux only).
 ///
 /// Never waits for the guard: a child is started even if the guard reads nothing and its pipe is full. The rest is
-/// written as soon as there is room, and a guard that reads nothing for [`GUARD_READ_TIMEOUT`] is replaced.
+/// written as soon as there is room, and a guard that reads nothing for `GUARD_READ_TIMEOUT` is replaced.
 #[derive(Clone, Debug)]
 pub struct ProcessGuard(Arc<Inner>);
 
