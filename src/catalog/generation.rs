@@ -36,7 +36,7 @@ pub struct Generation {
     cleanup_threshold: usize,
     conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
     pub(super) declared: DeclaredServers,
-    /// What may appear during startup besides the items of servers.
+    /// The items, besides those of servers, that may appear during startup.
     pub(super) expected: ExpectedItems,
     reserved_names: ReservedNames,
     name_waiters: NameWaiters,

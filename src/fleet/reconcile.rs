@@ -8,7 +8,6 @@ use imbl::ordmap::DiffItem;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::JoinMap;
 use tracing::{error, info, warn};
@@ -18,7 +17,7 @@ use super::connection_key::ConnectionKey;
 use super::state_machine::ServerOrder;
 use super::{FleetContext, Observation, Phase};
 use crate::catalog::CatalogDeclaration;
-use crate::net::{Backoff, Delays, jitter};
+use crate::net::{Delays, RestartBackoff};
 use crate::plan::{ConnectionTarget, LastApplied};
 use crate::resource::{DeclaredObject, Desired, McpServerSpec, ObjectKey, Problem, Reason};
 
@@ -29,8 +28,6 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The delays before an actor that panicked is started again.
 const PANIC_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(5) };
-/// The age of an actor from which a panic counts as a first one.
-const STABLE_ACTOR_AGE: Duration = Duration::from_mins(1);
 
 /// The actors of all connections, and the last order to each.
 pub struct Fleet {
@@ -41,30 +38,9 @@ pub struct Fleet {
     orders: HashMap<ConnectionKey, watch::Sender<ServerOrder>>,
     actors: JoinMap<ConnectionKey, ()>,
     /// The actors that panicked, as long as their servers are declared.
-    restarts: HashMap<ConnectionKey, ActorRestart>,
+    restarts: HashMap<ConnectionKey, RestartBackoff>,
     /// Passed to the actors of the first reconcile, whose first attempts make up the startup.
     startup_guard: Option<StartupGuard>,
-}
-
-/// The panics of one server's actors.
-#[derive(Debug, Default)]
-struct ActorRestart {
-    backoff: Backoff,
-    /// When the last actor was started again.
-    started_at: Option<Instant>,
-}
-
-impl ActorRestart {
-    /// Counts a panic and returns the delay before the next start.
-    fn record_panic(&mut self) -> Duration {
-        let now = Instant::now();
-        let lasted =
-            self.started_at.map_or(Duration::ZERO, |started_at| now.saturating_duration_since(started_at));
-        self.backoff.record_end(lasted, STABLE_ACTOR_AGE);
-        let delay = self.backoff.record_failure(PANIC_DELAYS, jitter(), None);
-        self.started_at = Some(now + delay);
-        delay
-    }
 }
 
 impl Fleet {
@@ -221,7 +197,7 @@ impl Fleet {
         let message =
             "an internal error of evenkeel ended the task of this server; see its log and please report it";
         let problem = Problem::new(Reason::ConnectFailed, message);
-        let restart = self.restarts.entry(key.clone()).or_default();
+        let restart = self.restarts.entry(key.clone()).or_insert_with(|| RestartBackoff::new(PANIC_DELAYS));
         let delay = restart.record_panic();
         error!(connection = %key, ?delay, "the task of a connection panicked; it is restarted");
         self.context.publisher.withdraw(key.server.clone(), problem.clone());
@@ -231,15 +207,11 @@ impl Fleet {
             uid: target.uid.clone(),
             generation: target.generation,
             last_handled_request: None,
-            phase: Phase::Failed {
-                problem,
-                retry_at: retry_at.ok(),
-                attempt: restart.backoff.failures() + 1,
-            },
+            phase: Phase::Failed { problem, retry_at: retry_at.ok(), attempt: restart.panics() + 1 },
             live_server: None,
             paused: None,
             degraded: None,
-            restarts: restart.backoff.failures(),
+            restarts: restart.panics(),
         };
         // The reporter outlives the fleet except at the very end of a shutdown.
         let _ = self.context.observations.send(observation);
@@ -280,6 +252,8 @@ pub(super) fn catalog_declaration(declared: &DeclaredObject<McpServerSpec>) -> C
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
     use crate::catalog::{ReservedNames, catalog};
     use crate::fleet::{RestoredCache, ServerCache};
@@ -354,7 +328,7 @@ mod tests {
 
     #[test]
     fn panics_back_off() {
-        let mut restart = ActorRestart::default();
+        let mut restart = RestartBackoff::new(PANIC_DELAYS);
         let delays: Vec<_> = (0..3).map(|_| restart.record_panic()).collect();
         assert!(delays.is_sorted() && delays[2] >= PANIC_DELAYS.initial * 2, "{delays:?}");
     }

@@ -14,6 +14,6 @@ mod supervised_tasks;
 pub use authorization::{AllowedHosts, Authorization, AuthorizationError, BearerToken};
 pub use backoff::{Backoff, Delays, jitter};
 pub use media_type::{accepts, is_json};
-pub use restart::{catch_panic, restart_on_panic};
+pub use restart::{RestartBackoff, catch_panic, restart_on_panic};
 pub use stall_guard::StallGuard;
 pub use supervised_tasks::SupervisedTasks;

@@ -13,6 +13,36 @@ const RESTART_DELAYS: Delays = Delays { initial: Duration::from_millis(100), max
 /// The lifetime of a task after which its panic resets the backoff.
 const STABLE_AFTER: Duration = Duration::from_mins(1);
 
+/// The delays between the starts of a task that panics: they grow while its panics follow each other closely.
+#[derive(Debug)]
+pub struct RestartBackoff {
+    delays: Delays,
+    backoff: Backoff,
+    /// When the task was last started, or is to be started.
+    started_at: Instant,
+}
+
+impl RestartBackoff {
+    /// Returns the backoff of a task that starts now.
+    pub fn new(delays: Delays) -> Self {
+        Self { delays, backoff: Backoff::default(), started_at: Instant::now() }
+    }
+
+    /// Counts a panic and returns the delay before the next start.
+    pub fn record_panic(&mut self) -> Duration {
+        let now = Instant::now();
+        self.backoff.record_end(now.saturating_duration_since(self.started_at), STABLE_AFTER);
+        let delay = self.backoff.record_failure(self.delays, jitter(), None);
+        self.started_at = now + delay;
+        delay
+    }
+
+    /// Returns the number of panics since the last stable run.
+    pub fn panics(&self) -> u32 {
+        self.backoff.failures()
+    }
+}
+
 /// Runs a long-lived task, and starts it again with a backoff whenever it panics. Completes when the task returns.
 ///
 /// `start` is called for each run. What must outlive a panic belongs to the closure; it may be in the middle of a
@@ -21,14 +51,12 @@ pub async fn restart_on_panic<Task: Future>(
     name: impl fmt::Display,
     mut start: impl FnMut() -> Task,
 ) -> Task::Output {
-    let mut backoff = Backoff::default();
+    let mut backoff = RestartBackoff::new(RESTART_DELAYS);
     loop {
-        let started_at = Instant::now();
         match catch_panic(async { start().await }).await {
             Ok(output) => return output,
             Err(panic) => {
-                backoff.record_end(started_at.elapsed(), STABLE_AFTER);
-                let delay = backoff.record_failure(RESTART_DELAYS, jitter(), None);
+                let delay = backoff.record_panic();
                 tracing::error!(
                     "{name} panicked: {panic}; starting it again in {delay:.1?}; please report this"
                 );

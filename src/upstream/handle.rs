@@ -346,6 +346,15 @@ mod tests {
         UpstreamControl::new(ObjectKey::new("default", "a"), CallRefusal::Removed(problem(Reason::Removed)))
     }
 
+    /// Begins a call that waits for a pending attempt.
+    async fn waiting_call(control: &UpstreamControl) -> tokio::task::JoinHandle<Result<(), CallRefusal>> {
+        control.set_pending(problem(Reason::Exited), Instant::now() + Duration::from_hours(1));
+        let handle = control.handle().clone();
+        let waiting = tokio::spawn(async move { handle.begin_call().await.map(drop) });
+        tokio::task::yield_now().await;
+        waiting
+    }
+
     #[tokio::test(start_paused = true)]
     async fn call_waits_for_a_pending_attempt_until_its_deadline() {
         let control = control();
@@ -374,13 +383,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_call_fails_when_the_attempt_ends() {
         let control = control();
-        let handle = control.handle().clone();
-        control.set_pending(problem(Reason::Exited), Instant::now() + Duration::from_hours(1));
-        let waiting = tokio::spawn({
-            let handle = handle.clone();
-            async move { handle.begin_call().await.map(drop) }
-        });
-        tokio::task::yield_now().await;
+        let waiting = waiting_call(&control).await;
         control.set_refused(CallRefusal::Unavailable(problem(Reason::Timeout)));
         let refusal = waiting.await.unwrap().unwrap_err();
         assert!(matches!(refusal, CallRefusal::Unavailable(problem) if problem.reason == Reason::Timeout));
@@ -389,13 +392,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn calls_are_refused_once_the_owner_is_gone() {
         let control = control();
-        let handle = control.handle().clone();
-        control.set_pending(problem(Reason::Exited), Instant::now() + Duration::from_hours(1));
-        let waiting = tokio::spawn({
-            let handle = handle.clone();
-            async move { handle.begin_call().await.map(drop) }
-        });
-        tokio::task::yield_now().await;
+        let waiting = waiting_call(&control).await;
         drop(control);
         let refusal = waiting.await.unwrap().unwrap_err();
         assert!(

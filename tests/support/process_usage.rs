@@ -1,4 +1,4 @@
-//! What a process uses, as Linux reports it.
+//! The memory, descriptors, threads and children of a process, as Linux reports them.
 
 use std::fmt;
 use std::fs;
@@ -16,7 +16,7 @@ pub struct ProcessUsage {
     pub counts: ProcessCounts,
 }
 
-/// What must be exactly as before when a process is idle again.
+/// The counts that must be exactly as before when a process is idle again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessCounts {
     pub descriptors: usize,

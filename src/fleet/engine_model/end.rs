@@ -9,7 +9,7 @@ use super::operations::{Behavior, ENDPOINTS, FILES, FileContent, Operation, Refe
 use crate::resource::ObjectKey;
 use crate::wire::ListKind;
 
-/// What an engine has in the end, for comparing two runs.
+/// The final state of an engine, for comparing two runs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     /// The phase of each server.

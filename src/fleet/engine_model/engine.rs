@@ -44,7 +44,7 @@ pub(super) struct Engine {
     pub(super) crashed: bool,
 }
 
-/// What outlives a crash, beside the files of the directory and the state directory.
+/// The data that outlives a crash, besides the files of the directory and the state directory.
 #[derive(Default)]
 pub(super) struct Disk {
     pub(super) catalogs: HashMap<Digest, Arc<CachedServer>>,

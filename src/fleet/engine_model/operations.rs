@@ -70,7 +70,7 @@ pub(super) struct ServerDeclaration {
     pub(super) reconnect: u8,
 }
 
-/// What a simulated server answers to attempts.
+/// The behavior of a simulated server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Behavior {
     Healthy,

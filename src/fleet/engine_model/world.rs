@@ -38,7 +38,7 @@ pub(super) struct SimulatedConnection {
 pub(super) enum Role {
     Attempting,
     Live,
-    /// It is draining and closing. True if a replacement with `MakeBeforeBreak` took over from it.
+    /// Draining and closing. True if a `MakeBeforeBreak` replacement caused it.
     Draining(bool),
     /// The attempt failed or was cancelled, and is closing.
     Ended,

@@ -40,9 +40,14 @@ impl StateMachine {
         problem: Problem,
         may_block: bool,
     ) -> Drain {
+        self.mark_closing(live, may_block);
+        Drain { id: live.id, limit, problem }
+    }
+
+    /// Records that a connection is closing. Its process blocks the next attempt, unless `may_block` is false.
+    pub(super) fn mark_closing(&mut self, live: &LiveState, may_block: bool) {
         let blocks_attempts = may_block && live.target.endpoint.transport.is_stdio();
         self.closing.push(ClosingState { id: live.id, blocks_attempts });
-        Drain { id: live.id, limit, problem }
     }
 
     /// True while an attempt would run beside something that it must not overlap with. A connection that a

@@ -68,7 +68,7 @@ pub(in crate::fleet) enum Effect {
     Report(Observation),
 }
 
-/// What calls to a server get.
+/// The connection, wait or refusal that calls to a server get.
 #[derive(Clone, Debug)]
 pub(in crate::fleet) enum CallRouting {
     /// The new connection, which is live from now on.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::effect::Effect;
 use super::input::ConnectionId;
-use super::state::{ClosingState, ServerState};
+use super::state::ServerState;
 use super::{StateMachine, Step};
 use crate::resource::Activation;
 
@@ -34,12 +34,10 @@ impl StateMachine {
     }
 
     pub(super) fn on_connection_unused(&mut self, id: ConnectionId, step: &mut Step) {
-        if let ServerState::Live(live) = &self.state
-            && live.id == id
+        if matches!(&self.state, ServerState::Live(live) if live.id == id)
+            && let Some(live) = self.take_live(step)
         {
-            let blocks_attempts = live.target.endpoint.transport.is_stdio();
-            self.closing.push(ClosingState { id, blocks_attempts });
-            self.take_live(step);
+            self.mark_closing(&live, true);
         }
     }
 }

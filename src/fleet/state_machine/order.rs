@@ -27,17 +27,18 @@ impl StateMachine {
             self.retry_after.target = None;
             step.push(Effect::ResetRetryAfter);
         }
+        let keeps_connection = same_connection || is_live;
         if is_live {
             // The declaration was reverted while its replacement was pending.
             if self.state.progress().is_some() {
                 self.keep_live_connection(step);
             }
-        } else if !same_connection {
+        } else if !keeps_connection {
             self.end_attempt(step);
             self.state.set_progress(Progress::WaitingForClose(None));
         }
         self.apply_settings(&previous.spec, step);
-        if !same_connection && !is_live {
+        if !keeps_connection {
             self.replace(step);
             return;
         }

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use tempfile::TempDir;
@@ -34,6 +35,8 @@ pub(super) fn new_scanner(folder: &TempDir, now: Instant, prune_empty: bool) -> 
 /// A directory with its state, which outlives restarts.
 pub(crate) struct TestDirectory {
     folder: TempDir,
+    /// The number of writes so far.
+    writes: AtomicU64,
     scanner: Option<Scanner>,
 }
 
@@ -46,18 +49,18 @@ impl TestDirectory {
         fs::create_dir(folder.path().join("root")).unwrap();
         fs::create_dir(folder.path().join("secrets")).unwrap();
         let scanner = Some(new_scanner(&folder, now, false));
-        Self { folder, scanner }
+        Self { folder, writes: AtomicU64::new(0), scanner }
     }
 
     /// Writes a file, or removes it (`None`), also while the directory is away.
     pub(crate) fn write(&self, name: &str, text: Option<&str>) {
         let [root, away] = ["root", "away"].map(|name| self.folder.path().join(name));
-        put(&if away.exists() { away } else { root }.join(name), text);
+        self.put(&if away.exists() { away } else { root }.join(name), text);
     }
 
     /// Writes the key `token` of a secret, or removes it (`None`).
     pub(crate) fn write_secret(&self, secret: &str, value: Option<&str>) {
-        put(&self.folder.path().join("secrets").join(secret).join("token"), value);
+        self.put(&self.folder.path().join("secrets").join(secret).join("token"), value);
     }
 
     /// Moves the directory away, or back.
@@ -101,13 +104,18 @@ impl TestDirectory {
         }
         files
     }
-}
 
-fn put(path: &Path, text: Option<&str>) {
-    if let Some(text) = text {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    } else if path.exists() {
-        fs::remove_file(path).unwrap();
+    /// Each write has a modification time of its own. The clock of the file system is too coarse for writes that follow
+    /// each other at once, and the clock of the test does not show that.
+    fn put(&self, path: &Path, text: Option<&str>) {
+        if let Some(text) = text {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+            let seconds = self.writes.fetch_add(1, Ordering::Relaxed);
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        } else if path.exists() {
+            fs::remove_file(path).unwrap();
+        }
     }
 }

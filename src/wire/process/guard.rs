@@ -70,7 +70,7 @@ struct GuardState {
 struct GuardPipe {
     /// For writes from any thread at any time.
     file: File,
-    /// The same pipe, to wait until it has room again.
+    /// A second handle of the pipe, for waiting until it has room.
     sender: Arc<pipe::Sender>,
 }
 
