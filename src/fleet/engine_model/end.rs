@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::Phase;
+use super::super::state_machine::Input;
 use super::engine::{Engine, MAX_STEPS_TO_END};
 use super::managed_server::{ManagedServer, tool_names};
 use super::operations::{Behavior, ENDPOINTS, FILES, FileContent, Operation, Reference};
@@ -74,8 +75,13 @@ impl Engine {
         }
         for _ in 0..MAX_STEPS_TO_END {
             let is_waiting = self.machines.values().any(|server| !server.pending.is_empty());
+            // An idle server keeps the lists of its last connection: a call connects it, and they are read again.
+            let idle = self.machines.iter().find(|(_, server)| server.machine.is_idle());
+            let idle = idle.map(|(key, _)| key.clone());
             if is_waiting {
                 self.deliver(0);
+            } else if let Some(key) = idle {
+                self.input(&key, &Input::CallWaiting);
             } else if self.difference(reference).is_none() {
                 self.check(reference);
                 return self.outcome();
