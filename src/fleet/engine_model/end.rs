@@ -117,15 +117,13 @@ impl Engine {
             let phase = server.and_then(|server| Some(&server.observation.as_ref()?.phase));
             match phase {
                 Some(Phase::Attached) => {}
-                Some(Phase::Idle) if declaration.on_demand => {}
                 phase => return Some(format!("{name} is {phase:?}")),
             }
-            // The list of an idle server is read when it is connected again.
             let mut tools: Vec<_> = self.servers[declaration.endpoint].tools.clone();
             tools.sort_unstable();
             tools.retain(|tool| !(declaration.deny_delete && *tool == "delete"));
             let published = server.and_then(|server| server.published.clone()).unwrap_or_default();
-            if published != tools && phase == Some(&Phase::Attached) {
+            if published != tools {
                 return Some(format!("{name} publishes {published:?} and not {tools:?}"));
             }
         }
@@ -135,11 +133,7 @@ impl Engine {
     }
 
     fn outcome(&self) -> Outcome {
-        let phase = |server: &ManagedServer| match &server.observation.as_ref().unwrap().phase {
-            // Whether an OnDemand server is connected depends on when its last call was.
-            Phase::Idle => "Attached".to_owned(),
-            phase => format!("{phase:?}"),
-        };
+        let phase = |server: &ManagedServer| format!("{:?}", server.observation.as_ref().unwrap().phase);
         let phases =
             self.machines.iter().map(|(key, server)| (key.name.to_string(), phase(server))).collect();
         let tools = self.catalog.sections().flat_map(|section| {
