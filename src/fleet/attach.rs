@@ -10,6 +10,9 @@ use crate::plan::ConnectionTarget;
 use crate::resource::{Reason, Timeouts, Transport};
 use crate::wire::{self, ConnectionContext, ConnectionError, Era};
 
+/// The longest wait for the response to the probe of a server's era.
+const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Connects, negotiates the protocol and reads all lists.
 ///
 /// A failure closes what was opened, on the tasks of `host`. A server whose era is not cached is contacted in the era
@@ -22,13 +25,18 @@ pub(super) async fn attach(
 ) -> Result<NewConnection, ConnectionError> {
     let (endpoint, timeouts) = (&target.endpoint, &target.spec.timeouts);
     let _attempt_gauge = context.metrics.start_attempt();
+    // A silent server gets `initialize` within the same attempt.
+    let is_stdio = endpoint.transport.is_stdio();
+    let response_timeout = if is_stdio { timeouts.start.get() } else { timeouts.connect.get() };
+    let probe_timeout = MAX_PROBE_TIMEOUT.min(response_timeout / 3);
     let cached_era = context.server_cache.era(endpoint.digest());
     let timed_attempt = Box::pin(async {
         // The wait for a slot does not count against the server's timeouts.
         let started_at = Instant::now();
         let timer = context.metrics.start_attach_timer(target);
         let attempt = async {
-            let (connection, mut events) = wire::open(endpoint, cached_era.or(opening_era), host).await?;
+            let (connection, mut events) =
+                wire::open(endpoint, cached_era.or(opening_era), probe_timeout, host).await?;
             context.server_cache.store_era(endpoint.digest(), connection.handshake().era);
             let list_all = async {
                 events.subscribe().await?;

@@ -7,7 +7,7 @@ use tracing::debug;
 
 use crate::resource::{HealthCheck, Reason};
 use crate::upstream::UpstreamHandle;
-use crate::wire::{Connection, ConnectionError, FailureSource};
+use crate::wire::{Connection, ConnectionError, FailureSource, HealthRequest, ProtocolViolation};
 
 /// The timeout of a check if no interval is configured.
 const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,7 +17,8 @@ const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// No check is sent while messages arrive, while a call is in flight (for `call_timeout` at most), or while a
 /// Retry-After is in force. A response that casts doubt on the connection triggers a check at once; the connection ends
-/// if the server rejects that request too or no longer has the session.
+/// if the server rejects that request too or no longer has the session. A server that has never answered a `ping` is asked
+/// for a list instead.
 ///
 /// Never returns: the connection itself reports its loss.
 ///
@@ -33,6 +34,7 @@ pub(super) async fn run_health_checks(
     let interval = checks.interval.get();
     let check_timeout = if interval.is_zero() { DEFAULT_CHECK_TIMEOUT } else { interval };
     let mut silence = SilenceTracker { since: Instant::now(), failures: 0 };
+    let (mut request, mut ping_answered) = (HealthRequest::Ping, false);
     let needs_check = |silence: &mut SilenceTracker| {
         let (received, busy) = (connection.received_since_last_check(), calls.idle_for().is_none());
         silence.should_check(Instant::now(), received, busy, call_timeout)
@@ -49,13 +51,20 @@ pub(super) async fn run_health_checks(
             continue;
         }
         // Boxed only while it runs, to keep the idle task small.
-        let check = Box::pin(timeout(check_timeout, connection.check_health()));
-        let why = match check.await {
-            // The HTTP connection of the check would sit idle until it is too old for the next check.
-            Ok(Ok(())) => {
-                connection.close_idle_connections(interval);
-                continue;
+        let check = |request| Box::pin(timeout(check_timeout, connection.check_health(request)));
+        let mut result = check(request).await;
+        ping_answered |= request == HealthRequest::Ping && matches!(result, Ok(Ok(())));
+        // Some servers do not implement `ping`, though it is required.
+        if !ping_answered && request == HealthRequest::Ping {
+            let list_result = check(HealthRequest::List).await;
+            if let Ok(Ok(())) = list_result {
+                request = HealthRequest::List;
+                connection.record_violation(ProtocolViolation::PingUnanswered);
+                result = list_result;
             }
+        }
+        let why = match result {
+            Ok(Ok(())) => continue,
             Ok(Err(error))
                 if error.failure_source == FailureSource::Session
                     || error.problem.reason.requires_user_action() =>
@@ -64,7 +73,7 @@ pub(super) async fn run_health_checks(
                 return pending().await;
             }
             Ok(Err(error)) => error.problem.message,
-            Err(_) => format!("no answer within {} s", check_timeout.as_secs()),
+            Err(_) => format!("no response within {} s", check_timeout.as_secs()),
         };
         // A message that arrived during the check proves that the server is alive.
         if !needs_check(&mut silence) {
@@ -73,7 +82,10 @@ pub(super) async fn run_health_checks(
         silence.failures += 1;
         debug!(failures = silence.failures, why, "a health check failed");
         if silence.failures >= checks.failures {
-            let message = format!("{} health checks in a row failed; last error: {why}", silence.failures);
+            let message = format!(
+                "{} health checks in a row failed (spec.health); last error: {why}",
+                silence.failures
+            );
             connection.mark_ended(ConnectionError::new(Reason::Unhealthy, message));
             return pending().await;
         }

@@ -290,7 +290,9 @@ impl DispatchedCall {
                         self.deadline.record_progress(Instant::now());
                         return Ok(Some(notification));
                     }
-                    Ok(ResponseMessage::Response(response)) => return Err(CallEnd::Response(response)),
+                    Ok(ResponseMessage::Response(response)) => {
+                        return Err(response.require_object().map_or_else(CallEnd::Failed, CallEnd::Response));
+                    }
                     Err(error) => return Err(CallEnd::Failed(error)),
                 },
                 () = wait_for_cancel(&mut self.in_flight) => return Err(CallEnd::Cancelled),

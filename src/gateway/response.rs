@@ -205,7 +205,7 @@ pub(super) fn connection_failure_text(server: &ObjectKey, error: &ConnectionErro
         FailureSource::Status(_) => format!("refused the call ({problem})"),
         FailureSource::RetryAfter => format!("is not available ({problem}). Nothing was sent to it"),
         FailureSource::Session => format!("did not accept the call ({problem})"),
-        FailureSource::Connection | FailureSource::Exit(_) => {
+        FailureSource::Connection | FailureSource::Response | FailureSource::Exit(_) => {
             format!("could not be reached ({problem}). Nothing was sent to it")
         }
     };

@@ -101,7 +101,8 @@ mod tests {
 
     use super::*;
     use crate::resource::{
-        DeclaredMeta, DigestKey, Endpoint, HttpEndpoint, Origin, Problem, Reason, SourceState, Transport,
+        DeclaredMeta, DigestKey, Endpoint, HttpEndpoint, Origin, Problem, ProtocolMode, Reason, SourceState,
+        Transport,
     };
     use crate::resource::{RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT};
 
@@ -125,7 +126,11 @@ mod tests {
             spec: Some(Arc::new(spec)),
             spec_digest: None,
             rejected: None,
-            endpoint: Some(Ok(Arc::new(Endpoint::new(transport, &DigestKey::new(b"key"))))),
+            endpoint: Some(Ok(Arc::new(Endpoint::new(
+                transport,
+                ProtocolMode::Auto,
+                &DigestKey::new(b"key"),
+            )))),
         })
     }
 

@@ -8,8 +8,8 @@ use super::change::{DeclarationChange, Presence};
 use super::target::ConnectionTarget;
 use crate::resource::{
     ConnectionParts, DeclaredMeta, DeclaredObject, Digest, DigestKey, HttpTransport, McpServerSpec,
-    PartValue, RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, SkillContent, SkillSpec, StdioTransport,
-    WorkingDirectory,
+    PartValue, ProtocolMode, RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, SkillContent, SkillSpec,
+    StdioTransport, WorkingDirectory,
 };
 
 /// The named parts of a declaration, for comparing two declarations part by part. The values are either keyed digests,
@@ -36,6 +36,7 @@ pub struct DeclarationParts<V = Digest> {
 struct SpecFields<'a> {
     stdio: Option<&'a StdioTransport>,
     http: Option<&'a HttpTransport>,
+    protocol: ProtocolMode,
     settings: BTreeMap<String, PartValue<'a>>,
     suspended: bool,
 }
@@ -53,8 +54,8 @@ impl<'a> DeclarationParts<PartValue<'a>> {
             reconcile_requested_at: requested,
             reconnect_requested_at: reconnect,
         } = target;
-        let SpecFields { stdio: _, http: _, settings, suspended } = SpecFields::from_spec(spec);
-        let mut connection = ConnectionParts::resolved(&endpoint.transport).into_parts();
+        let SpecFields { stdio: _, http: _, protocol: _, settings, suspended } = SpecFields::from_spec(spec);
+        let mut connection = ConnectionParts::resolved(&endpoint.transport, endpoint.protocol).into_parts();
         connection.insert("uid".to_owned(), PartValue::from_texts([&**uid]));
         let annotation =
             |value: &'a Option<Arc<str>>| value.as_deref().map(|value| PartValue::from_texts([value]));
@@ -74,13 +75,16 @@ impl<'a> DeclarationParts<PartValue<'a>> {
         server: &'a DeclaredObject<McpServerSpec>,
         directory: Option<&WorkingDirectory>,
     ) -> Option<Self> {
-        let SpecFields { stdio, http, settings, suspended } = SpecFields::from_spec(server.spec.as_ref()?);
+        let SpecFields { stdio, http, protocol, settings, suspended } =
+            SpecFields::from_spec(server.spec.as_ref()?);
         let folder = server.meta.file().map(|file| file.parent().unwrap_or(Path::new("")));
         let connection = match (stdio, http) {
-            (Some(stdio), _) => ConnectionParts::declared_stdio(stdio, folder.zip(directory)).into_parts(),
-            (None, Some(http)) => ConnectionParts::declared_http(http).into_parts(),
-            (None, None) => BTreeMap::new(),
+            (Some(stdio), _) => Some(ConnectionParts::declared_stdio(stdio, folder.zip(directory))),
+            (None, Some(http)) => Some(ConnectionParts::declared_http(http)),
+            (None, None) => None,
         };
+        let connection =
+            connection.map(|parts| parts.with_protocol(protocol).into_parts()).unwrap_or_default();
         let annotation = |name| annotation_value(&server.meta, name);
         Some(Self {
             connection,
@@ -162,6 +166,7 @@ impl<'a> SpecFields<'a> {
         let McpServerSpec {
             stdio,
             http,
+            protocol,
             expose,
             suspend,
             activation,
@@ -183,7 +188,13 @@ impl<'a> SpecFields<'a> {
             setting_part("gracePeriod", grace_period),
         ];
         let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { stdio: stdio.as_ref(), http: http.as_ref(), settings, suspended: *suspend }
+        Self {
+            stdio: stdio.as_ref(),
+            http: http.as_ref(),
+            protocol: *protocol,
+            settings,
+            suspended: *suspend,
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
-    Digest, DigestKey, EnvVar, Header, HttpEndpoint, HttpTransport, Literal, SecretKeyRef, StdioEndpoint,
-    StdioTransport, Tls, Transport, ValueFrom,
+    Digest, DigestKey, EnvVar, Header, HttpEndpoint, HttpTransport, Literal, ProtocolMode, SecretKeyRef,
+    StdioEndpoint, StdioTransport, Tls, Transport, ValueFrom,
 };
 
 /// The parts that define a connection, by name and in canonical form. Two connections are the same if and only if their
@@ -33,8 +33,24 @@ pub struct WorkingDirectory {
 }
 
 impl<'a> ConnectionParts<'a> {
-    /// Returns the parts of a resolved transport, including secret values.
-    pub fn resolved(transport: &'a Transport) -> Self {
+    /// Returns the parts of a resolved transport, including secret values, and the protocol.
+    pub fn resolved(transport: &'a Transport, protocol: ProtocolMode) -> Self {
+        Self::of_transport(transport).with_protocol(protocol)
+    }
+
+    /// Adds the protocol, unless it is the default.
+    #[must_use]
+    pub fn with_protocol(mut self, protocol: ProtocolMode) -> Self {
+        let name = match protocol {
+            ProtocolMode::Auto => return self,
+            ProtocolMode::Legacy => "legacy",
+            ProtocolMode::Modern => "modern",
+        };
+        self.0.insert("protocol".to_owned(), PartValue::from_texts([name]));
+        self
+    }
+
+    fn of_transport(transport: &'a Transport) -> Self {
         match transport {
             Transport::Stdio(StdioEndpoint { command, args, cwd, env }) => {
                 let env = env.iter().map(|(name, value)| {

@@ -1,6 +1,7 @@
 use secrecy::SecretString;
 
 use super::connection::ConnectionParts;
+use super::server::ProtocolMode;
 use super::transport::Transport;
 use super::{Digest, DigestKey};
 
@@ -11,15 +12,17 @@ use super::{Digest, DigestKey};
 pub struct Endpoint {
     /// The transport with its resolved values.
     pub transport: Transport,
+    /// The protocol era that is used with the server.
+    pub protocol: ProtocolMode,
     digest: Digest,
     referenced_values: Vec<SecretString>,
 }
 
 impl Endpoint {
     /// Creates an endpoint and computes its connection digest.
-    pub fn new(transport: Transport, key: &DigestKey) -> Self {
-        let digest = ConnectionParts::resolved(&transport).digest(key);
-        Self { transport, digest, referenced_values: Vec::new() }
+    pub fn new(transport: Transport, protocol: ProtocolMode, key: &DigestKey) -> Self {
+        let digest = ConnectionParts::resolved(&transport, protocol).digest(key);
+        Self { transport, protocol, digest, referenced_values: Vec::new() }
     }
 
     /// Records the values that come from references instead of the declaration itself. Values of headers and the URL
@@ -53,7 +56,7 @@ mod tests {
             headers: vec![(http::header::AUTHORIZATION, header.to_owned().into())],
             ca: None,
         });
-        Endpoint::new(transport, &DigestKey::new(b"k"))
+        Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"k"))
     }
 
     #[test]
@@ -71,7 +74,7 @@ mod tests {
             let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
             let args = args.iter().map(ToString::to_string).collect();
             let stdio = StdioEndpoint { command: "c".into(), args, cwd: None, env };
-            Endpoint::new(Transport::Stdio(stdio), &DigestKey::new(b"k")).digest()
+            Endpoint::new(Transport::Stdio(stdio), ProtocolMode::Auto, &DigestKey::new(b"k")).digest()
         };
         let one = digest(&["x", "y"], &[("A", "1"), ("B", "2")]);
         assert_eq!(one, digest(&["x", "y"], &[("B", "2"), ("A", "1")]));

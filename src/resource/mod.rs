@@ -48,7 +48,7 @@ pub use rules::{
 };
 pub use server::{
     Activation, EnvVar, Expose, Header, HealthCheck, HttpTransport, McpServer, McpServerSpec, NameFilter,
-    Retry, SecretKeyRef, StdioTransport, Timeouts, Tls, UpdateStrategy, ValueFrom,
+    ProtocolMode, Retry, SecretKeyRef, StdioTransport, Timeouts, Tls, UpdateStrategy, ValueFrom,
 };
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
 pub use source_state::{SourceId, SourceProblem, SourceState, WatchMethod};

@@ -55,6 +55,11 @@ pub struct McpServerSpec {
     /// `http` must be set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpTransport>,
+    /// The protocol era that is used with the server: `Auto` detects it, `Legacy` begins with `initialize` (revisions to
+    /// 2025-11-25), `Modern` with `server/discover` (2026-07-28). For servers that support both eras, or whose response
+    /// to the detection is misleading. Default: `Auto`.
+    #[serde(default)]
+    pub protocol: ProtocolMode,
     /// The tools, prompts and resources that agents see, and the prefix of their names.
     #[serde(default)]
     pub expose: Expose,
@@ -250,6 +255,18 @@ pub struct NameFilter {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub deny: Vec<String>,
+}
+
+/// The way in which the protocol era of a server is determined.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ProtocolMode {
+    /// The era is detected with `server/discover`, and remembered.
+    #[default]
+    Auto,
+    /// `initialize` and sessions: revisions 2024-11-05 to 2025-11-25.
+    Legacy,
+    /// `server/discover`: revision 2026-07-28.
+    Modern,
 }
 
 /// The policy that decides when a connection is kept.

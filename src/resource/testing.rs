@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
-    DeclaredMeta, DeclaredObject, Digest, DigestKey, Endpoint, McpServerSpec, ObjectKey, Origin, SourceId,
-    StdioEndpoint, Transport,
+    DeclaredMeta, DeclaredObject, Digest, DigestKey, Endpoint, McpServerSpec, ObjectKey, Origin,
+    ProtocolMode, SourceId, StdioEndpoint, Transport,
 };
 
 pub fn at(second: i64) -> Timestamp {
@@ -47,7 +47,7 @@ pub fn declared_server(name: &str, generation: i64) -> DeclaredObject<McpServerS
         spec: Some(server_spec(json!({ "stdio": { "command": "c" } }))),
         spec_digest: Some(Digest::of(b"spec")),
         rejected: None,
-        endpoint: Some(Ok(Arc::new(Endpoint::new(transport, &DigestKey::new(b"k"))))),
+        endpoint: Some(Ok(Arc::new(Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"k"))))),
     }
 }
 

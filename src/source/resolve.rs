@@ -78,7 +78,9 @@ impl ReferenceValues<'_> {
             (None, Some(http)) => Transport::Http(self.resolve_http(http)?),
             (None, None) => return Err(invalid_spec("spec: exactly one of stdio and http must be set")),
         };
-        Ok(Arc::new(Endpoint::new(transport, self.digest_key).with_referenced_values(referenced)))
+        Ok(Arc::new(
+            Endpoint::new(transport, spec.protocol, self.digest_key).with_referenced_values(referenced),
+        ))
     }
 
     fn resolve_stdio(

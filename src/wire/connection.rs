@@ -6,11 +6,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use super::connection_context::ConnectionContext;
 use super::envelope::{JsonRpcId, MalformedMessage};
-use super::error::{ConnectionEnd, ConnectionError};
+use super::error::{ConnectionEnd, ConnectionError, FailureSource};
 use super::http::{HttpClient, HttpExchange};
 use super::json_edit::{JsonEdit, RequestParams, json_string};
 use super::notifications::NotificationDispatcher;
@@ -18,7 +19,10 @@ use super::param_headers::ParamHeaders;
 use super::response::{ResponseMessage, RpcResponse};
 use super::secret_mask::SecretMask;
 use super::server_message::{self, LISTEN_METHOD};
-use super::{Era, HandshakeResult, InstanceId, ListKind, LogLevel, LoopKind, RetryAfter, VIA_KEY, stdio};
+use super::{
+    Era, HandshakeResult, InstanceId, ListKind, LogLevel, LoopKind, ProtocolViolation, RetryAfter,
+    ServerDescription, VIA_KEY, handshake, stdio,
+};
 use crate::resource::{Problem, Reason};
 
 /// A live MCP connection to one server, shared by every call on it. Cheap to clone.
@@ -35,6 +39,8 @@ struct Inner {
     notifications: NotificationDispatcher,
     instance: InstanceId,
     retry_after: RetryAfter,
+    /// The description in the last health check of a modern server.
+    last_description: Mutex<Option<Arc<ServerDescription>>>,
     /// The `Mcp-Param-…` headers of each tool that has any, by tool name.
     param_headers: ArcSwap<HashMap<String, ParamHeaders>>,
 }
@@ -90,11 +96,24 @@ enum ExchangeState {
     Finished,
 }
 
+/// A request that checks the health of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthRequest {
+    /// `ping`, or `server/discover` in the modern era.
+    Ping,
+    /// A list that the server has, for servers that do not respond to `ping`.
+    List,
+}
+
 /// An event of a connection that belongs to no request.
 #[derive(Debug)]
 pub enum ConnectionEvent {
     /// A list changed, or may have changed while no notification stream was open.
     ListChanged(ListKind),
+    /// The server describes itself otherwise than before: another version was started.
+    DescriptionChanged(Arc<ServerDescription>),
+    /// The server violated the protocol for the first time in this way, which was tolerated.
+    ProtocolViolation(ProtocolViolation),
     /// The connection has ended.
     Lost(ConnectionError),
 }
@@ -115,6 +134,7 @@ impl Connection {
             instance: context.instance.clone(),
             retry_after: context.retry_after.clone(),
             notifications,
+            last_description: Mutex::new(None),
             param_headers: ArcSwap::default(),
         }))
     }
@@ -249,19 +269,51 @@ impl Connection {
         Ok(members.rewrite(&[JsonEdit::Set("_meta", &meta)]))
     }
 
-    /// Checks that the server responds: by `ping`, or by `server/discover` in the modern era. Any response counts as
-    /// success, unless it says that the session is unknown.
-    pub async fn check_health(&self) -> Result<(), ConnectionError> {
-        let method = match self.handshake().era {
-            Era::Legacy => "ping",
-            Era::Modern => "server/discover",
-        };
-        let response = self.call(UpstreamRequest::new(method)).await?.response().await?;
-        match (&response, &self.0.transport) {
-            (RpcResponse::Error(error), ConnectionTransport::Http(client)) => {
-                client.health_check_session_error(error).map_or(Ok(()), Err)
+    /// Checks that the server responds. Any response counts as success, unless it says that the session is unknown.
+    ///
+    /// A modern server's response to `server/discover` also shows its version: if it changed, the server was replaced,
+    /// and its lists count as changed.
+    pub async fn check_health(&self, check: HealthRequest) -> Result<(), ConnectionError> {
+        let handshake = self.handshake();
+        let method = match (check, handshake.era) {
+            (HealthRequest::Ping, Era::Legacy) => "ping",
+            (HealthRequest::Ping, Era::Modern) => "server/discover",
+            (HealthRequest::List, _) => {
+                handshake.capabilities.offered_lists().next().unwrap_or(ListKind::Tools).method()
             }
-            _ => Ok(()),
+        };
+        let response = match &self.0.transport {
+            ConnectionTransport::Stdio(_) => {
+                self.call(UpstreamRequest::new(method)).await?.response().await?
+            }
+            ConnectionTransport::Http(client) => {
+                let id = self.next_id();
+                let (meta, _) = handshake.request_meta(None, id, None);
+                let params = meta.map(|meta| format!(r#"{{"_meta":{meta}}}"#));
+                let message = server_message::message(Some(id), method, params.as_deref());
+                let response = client.check_health(method, &message).await?;
+                self.0.notifications.mark_received();
+                response
+            }
+        };
+        if let (RpcResponse::Result(result), "server/discover") = (&response, method) {
+            self.compare_description(result);
+        }
+        Ok(())
+    }
+
+    /// Reports a changed description of a modern server, and marks all lists as changed.
+    fn compare_description(&self, discover_result: &[u8]) {
+        let Some(description) = handshake::discovered_description(self, discover_result) else { return };
+        let description = Arc::new(description);
+        let mut last = self.0.last_description.lock();
+        let previous = last.get_or_insert_with(|| self.handshake().description.clone());
+        if *previous != description {
+            *previous = description.clone();
+            self.0.notifications.report_description(description);
+            self.handshake().capabilities.offered_lists().for_each(|list| {
+                self.0.notifications.mark_list_changed(list);
+            });
         }
     }
 
@@ -276,6 +328,11 @@ impl Connection {
     /// `limit` characters.
     pub fn redacted_line(&self, text: &str, limit: usize) -> String {
         self.mask().redacted_line(text, limit)
+    }
+
+    /// Records a violation of the protocol that is tolerated.
+    pub fn record_violation(&self, violation: ProtocolViolation) {
+        self.0.notifications.record_violation(violation);
     }
 
     pub(super) fn mask(&self) -> &SecretMask {
@@ -370,11 +427,13 @@ impl UpstreamExchange {
                 self.with_agent_token(message)
             }
             Ok(response) => {
-                self.connection.0.notifications.mark_received();
                 self.finish();
                 Ok(response)
             }
             Err(error) => {
+                if error.failure_source == FailureSource::Session {
+                    end.mark(error.clone());
+                }
                 self.finish();
                 Err(error)
             }
@@ -396,8 +455,8 @@ impl UpstreamExchange {
     }
 
     fn with_agent_token(&self, message: Bytes) -> Result<ResponseMessage, ConnectionError> {
-        match (&self.progress_token, server_message::classify(&message)) {
-            (Some(token), Ok(server_message::ServerMessage::Progress(_))) => {
+        match (&self.progress_token, server_message::read(message.clone()).kind) {
+            (Some(token), server_message::ServerMessage::Progress(_)) => {
                 server_message::with_progress_token(&message, token)
                     .map(ResponseMessage::Progress)
                     .map_err(|error| malformed_request(&error))

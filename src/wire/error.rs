@@ -31,6 +31,8 @@ pub enum FailureSource {
     Session,
     /// The exit of the server's process, which had run for this long.
     Exit(Duration),
+    /// A response that is not a JSON-RPC response. The connection is unaffected.
+    Response,
     /// Nothing was sent because a Retry-After of the server is in effect. The connection is unaffected.
     RetryAfter,
 }
@@ -51,7 +53,7 @@ impl ConnectionError {
         match self.failure_source {
             FailureSource::Connection | FailureSource::Exit(_) => !self.dispatched,
             FailureSource::Session => true,
-            FailureSource::Status(_) | FailureSource::RetryAfter => false,
+            FailureSource::Status(_) | FailureSource::Response | FailureSource::RetryAfter => false,
         }
     }
 

@@ -9,23 +9,29 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rmcp::model::{
-    ClientCapabilities, ClientConfig, ClientJsonRpcMessage, ErrorData, Implementation, JsonRpcMessage,
-    ProtocolVersion, RequestId, ServerJsonRpcMessage,
+    ClientCapabilities, ClientConfig, ClientJsonRpcMessage, DiscoverResult, ErrorCode, ErrorData,
+    Implementation, JsonRpcMessage, ProtocolVersion, RequestId, ServerJsonRpcMessage,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RoleClient, RunningService,
     RxJsonRpcMessage,
 };
 use rmcp::transport::Transport;
+use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{Connection, UpstreamExchange};
 use super::error::{ConnectionError, FailureSource};
+use super::handshake_response::{
+    HandshakeResponse, ProbeOutcome, discover_result, initialize_result, probe_error_outcome,
+    probe_failure_outcome, probe_result_outcome,
+};
 use super::response::{ResponseMessage, RpcResponse};
 use super::{
-    Envelope, Era, HandshakeResult, LoopKind, ServerCapabilities, ServerDescription, server_message,
+    Envelope, Era, HandshakeResult, LoopKind, ProtocolViolation, ServerCapabilities, ServerDescription,
+    server_message,
 };
 use crate::resource::{Reason, ServerInfo};
 
@@ -36,15 +42,16 @@ const MAX_INSTRUCTIONS_CHARS: usize = 4_096;
 /// The maximum length of the server's name and version, in characters.
 const MAX_NAME_CHARS: usize = 256;
 
-/// Performs the handshake. A cached era makes the `server/discover` probe unnecessary, to which some legacy servers
-/// never respond.
+/// Performs the handshake in an era; `None` for a probe (`server/discover`), to which some legacy servers never respond.
+/// A server that does not respond to the probe within `probe_timeout` counts as legacy.
 pub(super) async fn negotiate(
     connection: &Connection,
-    cached_era: Option<Era>,
+    era: Option<Era>,
+    probe_timeout: Duration,
 ) -> Result<HandshakeResult, ConnectionError> {
     let modern = vec![ProtocolVersion::V_2026_07_28];
     let discover = ClientLifecycleMode::Discover { preferred_versions: modern.clone() };
-    let mode = match cached_era {
+    let mode = match era {
         Some(Era::Legacy) => ClientLifecycleMode::Initialize,
         Some(Era::Modern) => discover.clone(),
         None => ClientLifecycleMode::Auto {
@@ -52,12 +59,14 @@ pub(super) async fn negotiate(
             legacy_version: Some(ProtocolVersion::V_2025_11_25),
         },
     };
-    let running = match run_rmcp_handshake(connection, mode).await {
+    let probe_timeout = era.is_none().then_some(probe_timeout);
+    let running = match run_rmcp_handshake(connection, mode, probe_timeout).await {
         Ok(running) => running,
         Err(HandshakeError { error, probe_timed_out }) => {
             // A modern server that started more slowly than the probe's timeout is ready by now.
             let second_discover = async {
-                timeout(SECOND_DISCOVER_TIMEOUT, run_rmcp_handshake(connection, discover)).await.ok()?.ok()
+                let discover = run_rmcp_handshake(connection, discover, None);
+                timeout(SECOND_DISCOVER_TIMEOUT, discover).await.ok()?.ok()
             };
             let running = if probe_timed_out { second_discover.await } else { None };
             running.ok_or(error)?
@@ -67,10 +76,6 @@ pub(super) async fn negotiate(
         .peer_info()
         .ok_or_else(|| handshake_failed(connection, "the server sent no description of itself"))?;
     let era = if server.protocol_version.has_initialize() { Era::Legacy } else { Era::Modern };
-    let info = server.server_info.as_ref().map(|info| ServerInfo {
-        name: connection.redacted_line(&info.name, MAX_NAME_CHARS),
-        version: connection.redacted_line(&info.version, MAX_NAME_CHARS),
-    });
     let offered = &server.capabilities;
     let capabilities = ServerCapabilities {
         tools: offered.tools.as_ref().map(|tools| tools.list_changed == Some(true)),
@@ -80,10 +85,6 @@ pub(super) async fn negotiate(
         completions: offered.completions.is_some(),
         logging: offered.logging.is_some(),
     };
-    let instructions = server.instructions.as_deref().map(str::trim).filter(|text| !text.is_empty());
-    let instructions = instructions.map(|text| {
-        connection.mask().redact(text).chars().take(MAX_INSTRUCTIONS_CHARS).collect::<String>().into()
-    });
     let version = server.protocol_version.to_string();
     if !ProtocolVersion::KNOWN_VERSIONS.contains(&server.protocol_version) {
         let supported = ProtocolVersion::KNOWN_VERSIONS.iter().map(ProtocolVersion::as_str);
@@ -93,13 +94,39 @@ pub(super) async fn negotiate(
             &format!("the server selected MCP version {version:?}; supported are {supported}"),
         ));
     }
-    let description =
-        ServerDescription { server_info: info.unwrap_or_default(), protocol_version: version, instructions };
+    let info = server.server_info.as_ref().map(|info| (&*info.name, &*info.version));
+    let description = describe(connection, version, info, server.instructions.as_deref());
     let handshake = HandshakeResult::new(era, description, capabilities);
     drop(server);
     // Ends rmcp's task. Closing its transport does not close the connection.
     let _ = running.cancel().await;
     Ok(handshake)
+}
+
+/// Returns the server's description of itself, redacted and bounded.
+fn describe(
+    connection: &Connection,
+    protocol_version: String,
+    name_and_version: Option<(&str, &str)>,
+    instructions: Option<&str>,
+) -> ServerDescription {
+    let server_info = name_and_version.map(|(name, version)| ServerInfo {
+        name: connection.redacted_line(name, MAX_NAME_CHARS),
+        version: connection.redacted_line(version, MAX_NAME_CHARS),
+    });
+    let instructions = instructions.map(str::trim).filter(|text| !text.is_empty()).map(|text| {
+        connection.mask().redact(text).chars().take(MAX_INSTRUCTIONS_CHARS).collect::<String>().into()
+    });
+    ServerDescription { server_info: server_info.unwrap_or_default(), protocol_version, instructions }
+}
+
+/// Returns the description in a later result of `server/discover`; `None` if it has none.
+pub(super) fn discovered_description(connection: &Connection, result: &[u8]) -> Option<ServerDescription> {
+    let HandshakeResponse { result, .. } = discover_result(result)?;
+    let result: DiscoverResult = serde_json::from_value(result).ok()?;
+    let info = result.server_info()?;
+    let version = connection.handshake().description.protocol_version.clone();
+    Some(describe(connection, version, Some((&info.name, &info.version)), result.instructions.as_deref()))
 }
 
 /// The error of one handshake.
@@ -113,6 +140,7 @@ struct HandshakeError {
 async fn run_rmcp_handshake(
     connection: &Connection,
     mode: ClientLifecycleMode,
+    probe_timeout: Option<Duration>,
 ) -> Result<RunningService<RoleClient, ClientConfig>, HandshakeError> {
     let (first_error, probe_unanswered) = (FirstError::default(), Arc::new(AtomicBool::new(false)));
     let (request_sender, request_receiver) = mpsc::unbounded_channel();
@@ -121,6 +149,7 @@ async fn run_rmcp_handshake(
         request_sender,
         request_receiver,
         current: None,
+        probe_timeout,
         first_error: first_error.clone(),
         probe_unanswered: probe_unanswered.clone(),
     };
@@ -130,7 +159,9 @@ async fn run_rmcp_handshake(
     config.client_info = Implementation::new("evenkeel", env!("CARGO_PKG_VERSION"));
     Box::pin(config.serve_with_lifecycle(transport, mode)).await.map_err(|error| {
         let transport_error = first_error.take();
-        let rejected = transport_error.as_ref().is_none_or(rejects_method);
+        let rejected = transport_error
+            .as_ref()
+            .is_none_or(|error| probe_failure_outcome(error) == Some(ProbeOutcome::Legacy));
         HandshakeError {
             probe_timed_out: rejected && probe_unanswered.load(Ordering::Relaxed),
             error: transport_error.unwrap_or_else(|| handshake_failed(connection, &describe_error(&error))),
@@ -187,6 +218,8 @@ struct HandshakeTransport {
     request_sender: mpsc::UnboundedSender<PendingHandshakeRequest>,
     request_receiver: mpsc::UnboundedReceiver<PendingHandshakeRequest>,
     current: Option<PendingHandshakeRequest>,
+    /// The time for the response to the probe; `None` if no request is a probe.
+    probe_timeout: Option<Duration>,
     first_error: FirstError,
     /// Set if the probe got no response.
     probe_unanswered: Arc<AtomicBool>,
@@ -196,8 +229,16 @@ struct HandshakeTransport {
 struct PendingHandshakeRequest {
     id: RequestId,
     exchange: UpstreamExchange,
-    /// True for `server/discover`, which only a modern server implements.
-    is_probe: bool,
+    method: HandshakeMethod,
+    sent_at: Instant,
+}
+
+/// The requests of the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HandshakeMethod {
+    Initialize,
+    Discover,
+    Other,
 }
 
 impl Transport<RoleClient> for HandshakeTransport {
@@ -217,18 +258,27 @@ impl Transport<RoleClient> for HandshakeTransport {
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleClient>> {
         loop {
+            let probe_ends_at = self.current.as_ref().zip(self.probe_timeout).and_then(|(current, limit)| {
+                (current.method == HandshakeMethod::Discover).then(|| current.sent_at + limit)
+            });
             tokio::select! {
-                // A new request comes first: it replaces one without a response (the probe of a silent server).
+                // A new request comes first: it replaces one without a response.
                 biased;
                 request = self.request_receiver.recv() => {
                     if let Some(unanswered) = self.current.replace(request?) {
-                        self.probe_unanswered.fetch_or(unanswered.is_probe, Ordering::Relaxed);
                         unanswered.exchange.abandon();
                     }
                 }
-                response = next_response(&self.connection, &mut self.current) => {
+                response = next_response(&self.connection, &mut self.current, self.probe_timeout.is_some()) => {
                     self.current = None;
                     return response.inspect_err(|error| self.first_error.set(error.clone())).ok();
+                }
+                () = sleep_until(probe_ends_at.unwrap_or_else(Instant::now)), if probe_ends_at.is_some() => {
+                    let silent = self.current.take()?;
+                    self.probe_unanswered.store(true, Ordering::Relaxed);
+                    let id = silent.id.clone();
+                    silent.exchange.abandon();
+                    return Some(legacy_rejection(&id, "no response to server/discover"));
                 }
             }
         }
@@ -254,51 +304,92 @@ async fn send_message(
     };
     let params = envelope.params.map(RawValue::get);
     let JsonRpcMessage::Request(request) = &item else {
-        return connection.notify(method, params).await;
+        // Some servers reject `notifications/initialized` and accept all requests: the next one decides.
+        return match connection.notify(method, params).await {
+            Err(error) if matches!(error.failure_source, FailureSource::Status(_)) => {
+                connection.record_violation(ProtocolViolation::NotificationRejected);
+                Ok(())
+            }
+            result => result,
+        };
     };
     let id = request.id.clone();
     let request_id = connection.next_id();
     let params = connection.with_via(params.unwrap_or("{}"))?;
     let message = server_message::message(Some(request_id), method, Some(&params));
     let exchange = connection.dispatch(request_id, None, method, None, Vec::new(), message).await?;
-    let request = PendingHandshakeRequest { id, exchange, is_probe: method == "server/discover" };
+    let method = match method {
+        "initialize" => HandshakeMethod::Initialize,
+        "server/discover" => HandshakeMethod::Discover,
+        _ => HandshakeMethod::Other,
+    };
+    let request = PendingHandshakeRequest { id, exchange, method, sent_at: Instant::now() };
     // The receiver is dropped only with the handshake.
     let _ = request_sender.send(request);
     Ok(())
 }
 
-/// True for a client error by which an HTTP server may reject an unknown method; not for 401, 403, 408, 425 and 429.
-fn rejects_method(error: &ConnectionError) -> bool {
-    let FailureSource::Status(status) = error.failure_source else { return false };
-    status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 408 | 425 | 429)
-}
-
-/// Waits for the response to the current request.
+/// Waits for the response to the current request. `is_probing` is true if `server/discover` is a probe: then a response
+/// that identifies a legacy server is passed on as the rejection of an unknown method, which makes rmcp send `initialize`.
 async fn next_response(
     connection: &Connection,
     current: &mut Option<PendingHandshakeRequest>,
+    is_probing: bool,
 ) -> Result<ServerJsonRpcMessage, ConnectionError> {
-    let Some(PendingHandshakeRequest { id, exchange, is_probe }) = current else {
+    let Some(PendingHandshakeRequest { id, exchange, method, sent_at: _ }) = current else {
         return std::future::pending().await;
     };
-    let (member, raw) = loop {
+    let is_probe = is_probing && *method == HandshakeMethod::Discover;
+    let response = loop {
         match exchange.next().await {
             Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_)) => {}
-            Ok(ResponseMessage::Response(RpcResponse::Result(raw))) => break ("result", raw),
-            Ok(ResponseMessage::Response(RpcResponse::Error(raw))) => match LoopKind::from_error(&raw) {
-                Some(loop_kind) => return Err(loop_kind.connection_error()),
-                None => break ("error", raw),
-            },
-            // A client error without a JSON-RPC body: the server does not implement the probe.
-            Err(error) if *is_probe && rejects_method(&error) => {
-                let error = ErrorData::invalid_request(error.problem.message, None);
-                return Ok(ServerJsonRpcMessage::error(error, Some(id.clone())));
+            Ok(ResponseMessage::Response(response)) => break response,
+            Err(error) if is_probe && probe_failure_outcome(&error) == Some(ProbeOutcome::Legacy) => {
+                return Ok(legacy_rejection(id, &error.problem.message));
+            }
+            Err(error) if error.failure_source == FailureSource::Response => {
+                return Err(handshake_failed(connection, &error.problem.message));
             }
             Err(error) => return Err(error),
         }
     };
-    let id = serde_json::to_string(id).unwrap_or_default();
-    let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"{member}":{}}}"#, String::from_utf8_lossy(&raw));
-    serde_json::from_str(&text)
-        .map_err(|error| handshake_failed(connection, &format!("cannot parse the response: {error}")))
+    let (member, value) = match &response {
+        RpcResponse::Error(raw) => {
+            if let Some(loop_kind) = LoopKind::from_error(raw) {
+                return Err(loop_kind.connection_error());
+            }
+            if is_probe && probe_error_outcome(raw) == ProbeOutcome::Legacy {
+                let why = server_message::error_message(raw).unwrap_or_default();
+                return Ok(legacy_rejection(id, &why));
+            }
+            ("error", serde_json::from_slice(raw).unwrap_or_default())
+        }
+        RpcResponse::Result(raw) => {
+            if is_probe && probe_result_outcome(raw) == ProbeOutcome::Legacy {
+                return Ok(legacy_rejection(id, "the result of server/discover is that of another method"));
+            }
+            let read = match method {
+                HandshakeMethod::Initialize => initialize_result(raw),
+                HandshakeMethod::Discover => discover_result(raw),
+                HandshakeMethod::Other => None,
+            };
+            let Some(HandshakeResponse { result, was_invalid }) = read else {
+                let excerpt = String::from_utf8_lossy(raw);
+                let message = format!("the response is not that of an MCP server: {excerpt}");
+                return Err(handshake_failed(connection, &message));
+            };
+            if was_invalid {
+                connection.record_violation(ProtocolViolation::InvalidHandshake);
+            }
+            ("result", result)
+        }
+    };
+    serde_json::from_value(json!({ "jsonrpc": "2.0", "id": id, member: value }))
+        .map_err(|_| handshake_failed(connection, "the response is not that of an MCP server"))
+}
+
+/// Returns the response by which rmcp recognizes a legacy server.
+fn legacy_rejection(id: &RequestId, why: &str) -> ServerJsonRpcMessage {
+    let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("method not found: {why}"), None);
+    ServerJsonRpcMessage::error(error, Some(id.clone()))
 }

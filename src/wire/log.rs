@@ -1,4 +1,4 @@
-//! The log lines of servers, one ring buffer per server: lines of stderr and MCP log messages.
+//! The log lines of servers, one ring buffer per server: lines of stderr, MCP log messages, and text that is no message.
 //!
 //! Never blocks the server. A reader that is too slow loses the oldest lines and gets their number.
 
@@ -21,6 +21,8 @@ const MAX_LINES: usize = 1_000;
 const MAX_BYTES: usize = 256 << 10;
 /// The maximum length of a line in bytes. Longer lines are split.
 const MAX_LINE_BYTES: usize = 4 << 10;
+/// The most bytes that are kept of text that is not a message.
+const MAX_UNREADABLE_BYTES: usize = 16 << 10;
 /// The maximum number of lines that one read returns.
 const PAGE_LINES: usize = 100;
 
@@ -47,7 +49,8 @@ struct LineRing {
 pub struct LogLine {
     /// The time at which evenkeel read the line.
     pub time: Timestamp,
-    /// `stderr`, or the level of an MCP log message, such as `warning`.
+    /// The level of an MCP log message, such as `warning`; `stderr`; or `stdout` or `http` for text there that is not an
+    /// MCP message.
     pub level: Arc<str>,
     /// The `logger` of an MCP log message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,6 +127,17 @@ impl ServerLog {
             for part in split_long_line(line.as_bytes()) {
                 self.push(level.clone(), logger.clone(), part);
             }
+        }
+    }
+
+    /// Adds text of a server that is not a message, redacted and at most [`MAX_UNREADABLE_BYTES`] of it.
+    pub(super) fn push_unreadable(&self, level: &str, text: &[u8], mask: &SecretMask) {
+        let text = String::from_utf8_lossy(text);
+        // Redacted before it is cut, so that no part of a secret remains.
+        let redacted = mask.redact(&text);
+        let kept = redacted.get(..redacted.floor_char_boundary(MAX_UNREADABLE_BYTES)).unwrap_or_default();
+        for part in kept.lines().flat_map(|line| split_long_line(line.as_bytes())) {
+            self.push(level.into(), None, part);
         }
     }
 

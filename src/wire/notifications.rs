@@ -8,10 +8,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::envelope::MalformedMessage;
+use super::response::RpcResponse;
 use super::secret_mask::SecretMask;
-use super::server_message::ServerMessage;
-use super::{ListKind, ServerLog};
+use super::server_message::{self, ReadMessage, ServerMessage};
+use super::{ListKind, ProtocolViolation, ServerDescription, ServerLog};
 
 /// A notification of a server for agents.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,17 @@ impl fmt::Debug for NotificationHandler {
     }
 }
 
+/// An event for the owner of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum DispatchedEvent {
+    /// A list changed, or may have changed.
+    ListChanged(ListKind),
+    /// The server describes itself otherwise than before.
+    DescriptionChanged(Arc<ServerDescription>),
+    /// The server violated the protocol for the first time in this way, which was tolerated.
+    ProtocolViolation(ProtocolViolation),
+}
+
 /// The receiver of one connection's messages that belong to no request. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NotificationDispatcher(Arc<Inner>);
@@ -51,11 +62,15 @@ pub(super) struct NotificationDispatcher(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     log: ServerLog,
+    /// The level of text that is not a message in `log`: where it came from.
+    unreadable_level: &'static str,
     mask: SecretMask,
     handler: Option<NotificationHandler>,
-    /// The changed lists that were not reported yet, each once: a burst of notifications is one change.
-    changed_lists: Mutex<Vec<ListKind>>,
-    list_changed: Notify,
+    /// The events that were not reported yet, each once: a burst of notifications is one change.
+    pending_events: Mutex<Vec<DispatchedEvent>>,
+    /// The violations that were reported, each once.
+    violations: Mutex<Vec<ProtocolViolation>>,
+    event_added: Notify,
     /// Set by every message of the server, cleared by [`NotificationDispatcher::received_since_last_check`].
     received: AtomicBool,
     /// Notified if a response calls for a health check.
@@ -63,8 +78,48 @@ struct Inner {
 }
 
 impl NotificationDispatcher {
-    pub(super) fn new(log: ServerLog, handler: Option<NotificationHandler>, mask: SecretMask) -> Self {
-        Self(Arc::new(Inner { log, mask, handler, ..Inner::default() }))
+    /// `unreadable_level` is the level of text that is not a message in the log: `stdout` or `http`.
+    pub(super) fn new(
+        log: ServerLog,
+        unreadable_level: &'static str,
+        handler: Option<NotificationHandler>,
+        mask: SecretMask,
+    ) -> Self {
+        Self(Arc::new(Inner { log, unreadable_level, mask, handler, ..Inner::default() }))
+    }
+
+    /// Reads a message. Records a violation of the protocol that is tolerated, and adds text that is not a message to the
+    /// server's log.
+    pub(super) fn read(&self, message: Bytes) -> (Bytes, ServerMessage) {
+        let ReadMessage { text, kind, violation } = server_message::read(message);
+        if let Some(violation) = violation {
+            self.record_violation(violation);
+            if let ServerMessage::Unreadable(_) = kind {
+                self.0.log.push_unreadable(self.0.unreadable_level, &text, &self.0.mask);
+            }
+        }
+        (text, kind)
+    }
+
+    /// Reads a body that should hold one response. An empty body holds none.
+    pub(super) fn read_response(&self, body: Bytes) -> Option<RpcResponse> {
+        if body.is_empty() {
+            return None;
+        }
+        match self.read(body) {
+            (_, ServerMessage::Response(_, response)) => Some(response),
+            _ => None,
+        }
+    }
+
+    /// Records a violation of the protocol that is tolerated.
+    pub(super) fn record_violation(&self, violation: ProtocolViolation) {
+        let mut violations = self.0.violations.lock();
+        if !violations.contains(&violation) {
+            violations.push(violation);
+            drop(violations);
+            self.add_event(DispatchedEvent::ProtocolViolation(violation));
+        }
     }
 
     /// Returns the mask that redacts, in the server's texts, the values that evenkeel passed to it.
@@ -116,31 +171,34 @@ impl NotificationDispatcher {
         self.0.log.push_notification(message, &self.0.mask);
     }
 
-    /// Logs that an invalid message was skipped.
-    pub(super) fn log_malformed(&self, error: &MalformedMessage) {
-        let error = self.0.mask.redacted_line(&error.to_string(), 200);
-        tracing::debug!(error, "the server sent an invalid MCP message; it is skipped");
-    }
-
     /// Marks a list as changed, or possibly changed.
     pub(super) fn mark_list_changed(&self, list: ListKind) {
-        let mut changed = self.0.changed_lists.lock();
-        if !changed.contains(&list) {
-            changed.push(list);
-        }
-        self.0.list_changed.notify_one();
+        self.add_event(DispatchedEvent::ListChanged(list));
     }
 
-    /// Waits for the next changed list. Cancel safe; only one task may wait.
-    pub(super) async fn next_changed_list(&self) -> ListKind {
+    /// Reports that the server describes itself otherwise than before.
+    pub(super) fn report_description(&self, description: Arc<ServerDescription>) {
+        self.add_event(DispatchedEvent::DescriptionChanged(description));
+    }
+
+    fn add_event(&self, event: DispatchedEvent) {
+        let mut pending = self.0.pending_events.lock();
+        if !pending.contains(&event) {
+            pending.push(event);
+        }
+        self.0.event_added.notify_one();
+    }
+
+    /// Waits for the next event. Cancel safe; only one task may wait.
+    pub(super) async fn next_event(&self) -> DispatchedEvent {
         loop {
-            let list = {
-                let mut changed = self.0.changed_lists.lock();
-                if changed.is_empty() { None } else { Some(changed.remove(0)) }
+            let event = {
+                let mut pending = self.0.pending_events.lock();
+                if pending.is_empty() { None } else { Some(pending.remove(0)) }
             };
-            match list {
-                Some(list) => return list,
-                None => self.0.list_changed.notified().await,
+            match event {
+                Some(event) => return event,
+                None => self.0.event_added.notified().await,
             }
         }
     }
@@ -158,10 +216,27 @@ mod tests {
         for list in [ListKind::Tools, ListKind::Resources, ListKind::Tools, ListKind::Tools] {
             dispatcher.mark_list_changed(list);
         }
-        assert_eq!(dispatcher.next_changed_list().now_or_never(), Some(ListKind::Tools));
-        assert_eq!(dispatcher.next_changed_list().now_or_never(), Some(ListKind::Resources));
-        assert_eq!(dispatcher.next_changed_list().now_or_never(), None);
+        let next = || dispatcher.next_event().now_or_never();
+        assert_eq!(next(), Some(DispatchedEvent::ListChanged(ListKind::Tools)));
+        assert_eq!(next(), Some(DispatchedEvent::ListChanged(ListKind::Resources)));
+        assert_eq!(next(), None);
         dispatcher.mark_list_changed(ListKind::Prompts);
-        assert_eq!(dispatcher.next_changed_list().now_or_never(), Some(ListKind::Prompts));
+        assert_eq!(next(), Some(DispatchedEvent::ListChanged(ListKind::Prompts)));
+    }
+
+    #[test]
+    fn violation_is_reported_once_and_unreadable_text_is_logged_redacted() {
+        let log = ServerLog::default();
+        let dispatcher = NotificationDispatcher::new(log.clone(), "stdout", None, SecretMask::default());
+        let read = |text: &'static str| dispatcher.read(Bytes::from_static(text.as_bytes())).1;
+        assert!(matches!(read("Listening on port 3000"), ServerMessage::Unreadable(None)));
+        assert!(matches!(read("Ready."), ServerMessage::Unreadable(None)));
+        assert!(matches!(read(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#), ServerMessage::Response(..)));
+        let next = || dispatcher.next_event().now_or_never();
+        assert_eq!(next(), Some(DispatchedEvent::ProtocolViolation(ProtocolViolation::NotJson)));
+        assert_eq!(next(), None);
+        let lines = log.read(0).lines;
+        let lines: Vec<_> = lines.iter().map(|line| (&*line.level, &*line.text)).collect();
+        assert_eq!(lines, [("stdout", "Listening on port 3000"), ("stdout", "Ready.")]);
     }
 }

@@ -6,11 +6,11 @@ use tokio::time::timeout;
 use super::connection::{Connection, ConnectionEvent, ConnectionTransport};
 use super::connection_context::ConnectionContext;
 use super::error::{ConnectionEnd, ConnectionError};
-use super::notifications::NotificationDispatcher;
+use super::notifications::{DispatchedEvent, NotificationDispatcher};
 use super::secret_mask::SecretMask;
 use super::subscription::ListenSubscription;
 use super::{Era, HandshakeResult, handshake, http, stdio};
-use crate::resource::{Endpoint, Transport as DeclaredTransport};
+use crate::resource::{Endpoint, ProtocolMode, Transport as DeclaredTransport};
 
 /// The time to wait for a server to open its notification stream. After it the lists are read without one.
 const STREAM_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,16 +31,22 @@ enum NotificationSource {
 
 /// Connects to a server and performs the handshake.
 ///
-/// Sets no time limit; the caller does. Dropping the future closes what was opened. The cleanup runs on
+/// A server whose era is neither declared nor given as `era` is probed; it counts as legacy if it does not respond to the
+/// probe within `probe_timeout`.
+///
+/// Sets no other time limit; the caller does. Dropping the future closes what was opened. The cleanup runs on
 /// [`ConnectionContext::tasks`], which must be waited for before evenkeel exits.
 pub async fn open(
     endpoint: &Endpoint,
-    cached_era: Option<Era>,
+    era: Option<Era>,
+    probe_timeout: Duration,
     context: &ConnectionContext,
 ) -> Result<(Connection, ConnectionEvents), ConnectionError> {
     let end = Arc::new(ConnectionEnd::default());
+    let unreadable_level = if endpoint.transport.is_stdio() { "stdout" } else { "http" };
     let notifications = NotificationDispatcher::new(
         context.log.clone(),
+        unreadable_level,
         context.notifications.clone(),
         SecretMask::for_endpoint(endpoint),
     );
@@ -53,8 +59,13 @@ pub async fn open(
         }
     };
     let connection = Connection::new(transport, end.clone(), notifications.clone(), context);
+    let era = match endpoint.protocol {
+        ProtocolMode::Auto => era,
+        ProtocolMode::Legacy => Some(Era::Legacy),
+        ProtocolMode::Modern => Some(Era::Modern),
+    };
     let handshake = tokio::select! {
-        handshake = handshake::negotiate(&connection, cached_era) => handshake,
+        handshake = handshake::negotiate(&connection, era, probe_timeout) => handshake,
         error = end.wait() => Err(error),
     };
     match handshake {
@@ -105,7 +116,13 @@ impl ConnectionEvents {
         tokio::select! {
             biased;
             error = end.wait() => ConnectionEvent::Lost(error),
-            list = self.notifications.next_changed_list() => ConnectionEvent::ListChanged(list),
+            event = self.notifications.next_event() => match event {
+                DispatchedEvent::ListChanged(list) => ConnectionEvent::ListChanged(list),
+                DispatchedEvent::DescriptionChanged(description) => {
+                    ConnectionEvent::DescriptionChanged(description)
+                }
+                DispatchedEvent::ProtocolViolation(violation) => ConnectionEvent::ProtocolViolation(violation),
+            },
             error = broken => ConnectionEvent::Lost(error),
         }
     }

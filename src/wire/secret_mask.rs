@@ -218,12 +218,13 @@ impl SecretMaskStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{DigestKey, HttpEndpoint, StdioEndpoint};
+    use crate::resource::{DigestKey, HttpEndpoint, ProtocolMode, StdioEndpoint};
 
     fn mask_for(transport: Transport, referenced: &[&str]) -> SecretMask {
         let referenced = referenced.iter().map(|value| SecretString::from(*value)).collect();
         SecretMask::for_endpoint(
-            &Endpoint::new(transport, &DigestKey::new(b"k")).with_referenced_values(referenced),
+            &Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"k"))
+                .with_referenced_values(referenced),
         )
     }
 

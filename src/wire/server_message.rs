@@ -1,12 +1,16 @@
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use rmcp::model::ErrorCode;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::ListKind;
 use super::envelope::{Envelope, JsonRpcId, MalformedMessage};
 use super::json_edit::{JsonEdit, Members, rewrite};
+use super::lenient::{id_number, mend_encoding, request_id_of_unreadable};
 use super::response::RpcResponse;
+use super::{ListKind, ProtocolViolation};
 
 /// The request that opens a notification stream of a modern server.
 pub(super) const LISTEN_METHOD: &str = "subscriptions/listen";
@@ -35,6 +39,40 @@ pub(super) enum ServerMessage {
     OtherNotification,
     /// A request of the server, with its id and method.
     Request(JsonRpcId, String),
+    /// Text that is not a JSON-RPC message; with the id of the request that it responds to, if that can be told.
+    Unreadable(Option<u64>),
+}
+
+/// A message as it was read.
+#[derive(Debug)]
+pub(super) struct ReadMessage {
+    /// The text, which was mended if it was not UTF-8.
+    pub(super) text: Bytes,
+    /// The kind of the message.
+    pub(super) kind: ServerMessage,
+    /// The violation of the protocol that was tolerated.
+    pub(super) violation: Option<ProtocolViolation>,
+}
+
+/// The members of a message, raw. A member that is null is `Some`, unlike in [`Envelope`].
+#[derive(Deserialize)]
+struct RawEnvelope<'a> {
+    #[serde(borrow, default, deserialize_with = "raw_member")]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "raw_member")]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "raw_member")]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "raw_member")]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "raw_member")]
+    result: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "raw_member")]
+    error: Option<&'a RawValue>,
+}
+
+fn raw_member<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize)]
@@ -68,55 +106,128 @@ struct SubscriptionMeta<'a> {
     id: &'a RawValue,
 }
 
-/// Determines the kind of a message and parses only what that needs.
-pub(super) fn classify(message: &Bytes) -> Result<ServerMessage, MalformedMessage> {
-    let envelope = Envelope::parse(message)?;
-    let Some(method) = envelope.method else {
-        // An error response without an id belongs to no known request.
-        let request_id = envelope.id.and_then(|id| id.get().parse().ok());
-        let part = |raw: &RawValue| message.slice_ref(raw.get().as_bytes());
-        let response = match (envelope.result, envelope.error) {
-            (Some(result), _) => RpcResponse::Result(part(result)),
-            (None, Some(error)) => RpcResponse::Error(part(error)),
-            (None, None) => {
-                return Err(MalformedMessage::NotJsonRpc("a response needs \"result\" or \"error\""));
-            }
-        };
-        return Ok(ServerMessage::Response(request_id, response));
-    };
-    if let Some(id) = envelope.id {
-        // The response repeats the id and is queued until the server accepts it.
-        if id.get().len() > MAX_ID_BYTES {
-            return Err(MalformedMessage::NotJsonRpc("the \"id\" of a request is too long"));
-        }
-        return Ok(ServerMessage::Request(JsonRpcId::from_raw(id), method.into_owned()));
+/// Reads a message: determines its kind and parses only what that needs. Tolerates what leaves no doubt about the
+/// meaning. Never fails: text that is not a message is [`ServerMessage::Unreadable`].
+pub(super) fn read(text: Bytes) -> ReadMessage {
+    if let Some((kind, violation)) = classify(&text) {
+        let is_passed_on = violation.is_some() && !matches!(kind, ServerMessage::Response(..));
+        let text = if is_passed_on { with_valid_envelope(text) } else { text };
+        return ReadMessage { text, kind, violation };
     }
-    Ok(match method.as_ref() {
-        "notifications/progress" => envelope
-            .params
-            .and_then(|params| serde_json::from_str::<ProgressParams<'_>>(params.get()).ok())
-            .and_then(|progress| progress.progress_token.get().parse().ok())
+    if let Some(mended) = mend_encoding(&text)
+        && let Some((kind, _)) = classify(&mended)
+    {
+        return ReadMessage { text: mended, kind, violation: Some(ProtocolViolation::NotUtf8) };
+    }
+    let kind = ServerMessage::Unreadable(request_id_of_unreadable(&text));
+    ReadMessage { text, kind, violation: Some(ProtocolViolation::NotJson) }
+}
+
+/// Determines the kind of a message, and the violation that is tolerated; `None` if it is not a JSON-RPC message.
+fn classify(message: &Bytes) -> Option<(ServerMessage, Option<ProtocolViolation>)> {
+    let envelope: RawEnvelope<'_> = serde_json::from_slice(message).ok()?;
+    let is_version_2 = envelope.jsonrpc.is_some_and(|version| version.get() == r#""2.0""#);
+    let mut violation = (!is_version_2).then_some(ProtocolViolation::InvalidEnvelope);
+    let not_null = |member: Option<&RawValue>| member.is_some_and(|raw| raw.get() != "null");
+    if !not_null(envelope.method) {
+        if envelope.method.is_some() {
+            violation = Some(ProtocolViolation::InvalidEnvelope);
+        }
+        let response = match (envelope.result, envelope.error) {
+            (Some(result), None) => RpcResponse::Result(message.slice_ref(result.get().as_bytes())),
+            (result, Some(error)) if not_null(Some(error)) => {
+                if result.is_some() {
+                    violation = Some(ProtocolViolation::InvalidEnvelope);
+                }
+                let (error, is_valid) = error_object(message, error);
+                if !is_valid {
+                    violation = Some(ProtocolViolation::InvalidEnvelope);
+                }
+                RpcResponse::Error(error)
+            }
+            (Some(result), Some(_)) => {
+                violation = Some(ProtocolViolation::InvalidEnvelope);
+                RpcResponse::Result(message.slice_ref(result.get().as_bytes()))
+            }
+            (None, _) => return None,
+        };
+        if matches!(&response, RpcResponse::Result(result) if !result.starts_with(b"{")) {
+            violation = Some(ProtocolViolation::ResultType);
+        }
+        // An error response without an id belongs to no known request.
+        let id = envelope.id.and_then(|id| id_number(id.get()));
+        if id.is_some_and(|(_, is_inexact)| is_inexact) {
+            violation = Some(ProtocolViolation::ResponseId);
+        }
+        return Some((ServerMessage::Response(id.map(|(number, _)| number), response), violation));
+    }
+    let method: Cow<'_, str> = serde_json::from_str(envelope.method?.get()).ok()?;
+    if envelope.params.is_some() && !not_null(envelope.params) {
+        violation = Some(ProtocolViolation::InvalidEnvelope);
+    }
+    if let Some(id) = envelope.id.filter(|id| not_null(Some(id))) {
+        // The response repeats the id and is queued until the server accepts it.
+        let is_id = matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'));
+        return (is_id && id.get().len() <= MAX_ID_BYTES)
+            .then(|| (ServerMessage::Request(JsonRpcId::from_raw(id), method.into_owned()), violation));
+    }
+    Some((notification(&method, envelope.params), violation))
+}
+
+/// Returns a notification with `"jsonrpc":"2.0"` and without `"params":null`, which agents reject.
+fn with_valid_envelope(text: Bytes) -> Bytes {
+    let has_null_params = serde_json::from_slice::<RawEnvelope<'_>>(&text)
+        .is_ok_and(|envelope| envelope.params.is_some_and(|params| params.get() == "null"));
+    let edits = [JsonEdit::Set("jsonrpc", r#""2.0""#), JsonEdit::Remove("params")];
+    let edits = if has_null_params { &edits[..] } else { &edits[..1] };
+    let valid = std::str::from_utf8(&text).ok().and_then(|text| rewrite(text, edits).ok());
+    valid.map_or(text, Bytes::from)
+}
+
+/// Returns the kind of a notification.
+fn notification(method: &str, params: Option<&RawValue>) -> ServerMessage {
+    let params = params.map_or("{}", RawValue::get);
+    let number = |raw: &RawValue| id_number(raw.get()).map(|(number, _)| number);
+    match method {
+        "notifications/progress" => serde_json::from_str::<ProgressParams<'_>>(params)
+            .ok()
+            .and_then(|progress| number(progress.progress_token))
             .map_or(ServerMessage::OtherNotification, ServerMessage::Progress),
-        "notifications/subscriptions/acknowledged" => envelope
-            .params
-            .and_then(|params| serde_json::from_str::<AcknowledgedParams<'_>>(params.get()).ok())
-            .and_then(|subscribed| subscribed.meta.id.get().parse().ok())
+        "notifications/subscriptions/acknowledged" => serde_json::from_str::<AcknowledgedParams<'_>>(params)
+            .ok()
+            .and_then(|subscribed| number(subscribed.meta.id))
             .map_or(ServerMessage::OtherNotification, ServerMessage::ListenAcknowledged),
-        "notifications/cancelled" => envelope
-            .params
-            .and_then(|params| serde_json::from_str::<CancelledParams<'_>>(params.get()).ok())
-            .and_then(|cancelled| cancelled.request_id.get().parse().ok())
+        "notifications/cancelled" => serde_json::from_str::<CancelledParams<'_>>(params)
+            .ok()
+            .and_then(|cancelled| number(cancelled.request_id))
             .map_or(ServerMessage::OtherNotification, ServerMessage::ListenCancelled),
         "notifications/message" => ServerMessage::LogMessage,
-        "notifications/resources/updated" => envelope
-            .params
-            .and_then(|params| serde_json::from_str::<ResourceUpdatedParams>(params.get()).ok())
+        "notifications/resources/updated" => serde_json::from_str::<ResourceUpdatedParams>(params)
             .map_or(ServerMessage::OtherNotification, |ResourceUpdatedParams { uri }| {
                 ServerMessage::ResourceUpdated(uri)
             }),
         method => ListKind::from_notification(method)
             .map_or(ServerMessage::OtherNotification, ServerMessage::ListChanged),
-    })
+    }
+}
+
+/// Returns the error of a response. Agents reject one that is not an object with a code and a message, so such an error
+/// is replaced by an object that contains it; the second value is false then.
+fn error_object(message: &Bytes, error: &RawValue) -> (Bytes, bool) {
+    #[derive(Deserialize)]
+    #[allow(dead_code, reason = "only their presence is checked")]
+    struct ErrorObject<'a> {
+        code: i64,
+        #[serde(borrow)]
+        message: Cow<'a, str>,
+    }
+    if serde_json::from_str::<ErrorObject<'_>>(error.get()).is_ok() {
+        return (message.slice_ref(error.get().as_bytes()), true);
+    }
+    let text = error_message(error.get().as_bytes())
+        .or_else(|| serde_json::from_str(error.get()).ok())
+        .unwrap_or_else(|| error.get().to_owned());
+    (json!({ "code": ErrorCode::INTERNAL_ERROR.0, "message": text }).to_string().into(), false)
 }
 
 /// True for the JSON of a JSON-RPC error with the code "method not found".
@@ -135,31 +246,6 @@ pub(super) fn error_message(raw: &[u8]) -> Option<String> {
         message: String,
     }
     serde_json::from_slice(raw).ok().map(|Error { message }| message)
-}
-
-/// Returns the request id of a truncated response, of which `message` holds the start followed by the end.
-///
-/// Servers write `id` before or after the long part.
-pub(super) fn request_id_of_truncated(message: &[u8]) -> Option<u64> {
-    const VERSION: &str = r#""jsonrpc":"2.0""#;
-    let mut text = String::from_utf8_lossy(message).into_owned();
-    text.retain(|char| !char.is_whitespace());
-    let mut request_id = None;
-    let mut start = text.strip_prefix('{')?;
-    while !start.starts_with(r#""result":"#) && !start.starts_with(r#""error":"#) {
-        start = match start.strip_prefix(r#""id":"#) {
-            Some(rest) => {
-                let (id, rest) = rest.split_once(',')?;
-                request_id = id.parse().ok();
-                rest
-            }
-            None => start.strip_prefix(VERSION)?.strip_prefix(',')?,
-        };
-    }
-    let end = text.strip_suffix('}')?;
-    let end = end.strip_suffix(VERSION).and_then(|end| end.strip_suffix(',')).unwrap_or(end);
-    let (_, id) = end.rsplit_once(r#","id":"#).unwrap_or_default();
-    request_id.or_else(|| id.parse().ok())
 }
 
 /// Returns a progress notification with the agent's progress token in place of evenkeel's.
@@ -229,65 +315,123 @@ fn push_envelope_start(id: Option<u64>, method: &str, text: &mut String) {
 mod tests {
     use super::*;
 
-    fn classify_text(text: &str) -> ServerMessage {
-        classify(&Bytes::copy_from_slice(text.as_bytes())).unwrap()
+    fn read_text(text: &str) -> (ServerMessage, Option<ProtocolViolation>) {
+        let ReadMessage { kind, violation, .. } = read(Bytes::copy_from_slice(text.as_bytes()));
+        (kind, violation)
+    }
+
+    fn kind(text: &str) -> ServerMessage {
+        let (kind, violation) = read_text(text);
+        assert_eq!(violation, None, "{text}");
+        kind
     }
 
     #[test]
-    fn classify_distinguishes_message_kinds() {
+    fn kinds_of_valid_messages() {
         assert!(matches!(
-            classify_text(r#"{"jsonrpc":"2.0","id":7,"result":{"x": 1}}"#),
+            kind(r#"{"jsonrpc":"2.0","id":7,"result":{"x": 1}}"#),
             ServerMessage::Response(Some(7), RpcResponse::Result(raw)) if raw == r#"{"x": 1}"#
         ));
         assert!(matches!(
-            classify_text(r#"{"jsonrpc":"2.0","id":"7","error":{}}"#),
+            kind(r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":""}}"#),
             ServerMessage::Response(None, RpcResponse::Error(_))
         ));
         assert!(matches!(
-            classify_text(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#),
+            kind(r#"{"jsonrpc":"2.0","id":"session-1","result":{}}"#),
+            ServerMessage::Response(None, RpcResponse::Result(_))
+        ));
+        assert!(matches!(
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#),
             ServerMessage::ListChanged(ListKind::Tools)
         ));
         assert!(matches!(
-            classify_text(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a:b"}}"#),
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"a:b"}}"#),
             ServerMessage::ResourceUpdated(uri) if uri == "a:b"
         ));
         assert!(matches!(
-            classify_text(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#),
+            kind(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#),
             ServerMessage::LogMessage
         ));
+        for token in ["3", "\"3\""] {
+            let params = format!(r#"{{"progressToken":{token},"progress":1}}"#);
+            let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#);
+            assert!(matches!(kind(&text), ServerMessage::Progress(3)), "{text}");
+        }
         assert!(matches!(
-            classify_text(
-                r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":3,"progress":1}}"#
-            ),
-            ServerMessage::Progress(3)
-        ));
-        assert!(matches!(
-            classify_text(
-                r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"3"}}"#
-            ),
-            ServerMessage::OtherNotification
-        ));
-        assert!(matches!(
-            classify_text(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#),
+            kind(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#),
             ServerMessage::Request(_, method) if method == "ping"
         ));
     }
 
     #[test]
-    fn request_id_is_found_in_a_truncated_response() {
-        for (text, request_id) in [
-            (r#"{"jsonrpc":"2.0","id":7,"result":{"a":"x~y"}}"#, Some(7)),
-            (r#"{ "id": 7, "jsonrpc": "2.0", "error": {"data":"x~y"} }"#, Some(7)),
-            (r#"{"result":{"a":"x~y"},"jsonrpc":"2.0","id":7}"#, Some(7)),
-            (r#"{"jsonrpc":"2.0","result":{"a":"x~y"},"id":7,"jsonrpc":"2.0"}"#, Some(7)),
-            (r#"{"jsonrpc":"2.0","result":{"a":"x~y","id":7}}"#, None),
-            (r#"{"jsonrpc":"2.0","result":"x~y,\"id\":7}"#, None),
-            (r#"{"jsonrpc":"2.0","id":"a","result":"x~y"}"#, None),
-            (r#"{"jsonrpc":"2.0","method":"x~y","id":7}"#, None),
-            (r#"{"jsonrpc":"2.0","id":7,"method":"x~y"}"#, None),
-            ("x~y", None),
+    fn responses_that_deviate_from_the_protocol_are_read() {
+        use ProtocolViolation::{InvalidEnvelope, NotUtf8, ResponseId, ResultType};
+        let error = r#"{"code":1,"message":"no"}"#;
+        for (text, expected, violation) in [
+            (r#"{"jsonrpc":"2.0","id":"7","result":{}}"#, "{}", ResponseId),
+            (r#"{"jsonrpc":"2.0","id":7.0,"result":{}}"#, "{}", ResponseId),
+            (r#"{"jsonrpc":"2.0","id":7,"result":null}"#, "null", ResultType),
+            (r#"{"jsonrpc":"2.0","id":7,"result":null,"error":null}"#, "null", ResultType),
+            (r#"{"jsonrpc":"2.0","id":7,"result":{},"error":null}"#, "{}", InvalidEnvelope),
+            (r#"{"jsonrpc":"2.0","id":7,"method":null,"result":{}}"#, "{}", InvalidEnvelope),
+            (r#"{"id":7,"result":{}}"#, "{}", InvalidEnvelope),
+            (r#"{"jsonrpc":2.0,"id":7,"result":{}}"#, "{}", InvalidEnvelope),
+            (r#"{"jsonrpc":"1.0","id":7,"result":{}}"#, "{}", InvalidEnvelope),
+            ("\u{feff}{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{}}", "{}", NotUtf8),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"result":null,"error":{"code":1,"message":"no"}}"#,
+                error,
+                InvalidEnvelope,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"result":{},"error":{"code":1,"message":"no"}}"#,
+                error,
+                InvalidEnvelope,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"error":"no such table"}"#,
+                r#"{"code":-32603,"message":"no such table"}"#,
+                InvalidEnvelope,
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"error":{"message":"no"}}"#,
+                r#"{"code":-32603,"message":"no"}"#,
+                InvalidEnvelope,
+            ),
         ] {
-            assert_eq!(request_id_of_truncated(text.as_bytes()), request_id, "{text}");
+            let (kind, found) = read_text(text);
+            let ServerMessage::Response(Some(7), RpcResponse::Result(raw) | RpcResponse::Error(raw)) = kind
+            else {
+                panic!("{text}: {kind:?}")
+            };
+            assert_eq!((&raw[..], found), (expected.as_bytes(), Some(violation)), "{text}");
+        }
+        let latin_1 = read(Bytes::from_static(b"{\"jsonrpc\":\"2.0\",\"id\":7,\"result\":{\"a\":\"\xe9\"}}"));
+        assert!(matches!(
+            latin_1.kind,
+            ServerMessage::Response(Some(7), RpcResponse::Result(raw)) if raw == "{\"a\":\"\u{fffd}\"}"
+        ));
+        assert_eq!(latin_1.violation, Some(NotUtf8));
+    }
+
+    #[test]
+    fn text_that_is_no_message_is_unreadable() {
+        for (text, request_id) in [
+            ("", None),
+            ("Listening on port 3000", None),
+            ("{}", None),
+            ("[]", None),
+            (r#"{"level":"info","msg":"started"}"#, None),
+            (r#"{"jsonrpc":"2.0","id":7}"#, None),
+            (r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#, None),
+            (r#"{"jsonrpc":"2.0","id":7,"error":null}"#, Some(7)),
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"a":NaN}}"#, Some(7)),
+            (r#"{"jsonrpc":"2.0","id":7,"result":{"a":1}"#, Some(7)),
+            (r#"{"jsonrpc":"2.0","id":7,"id":7,"result":{}}"#, Some(7)),
+        ] {
+            let (kind, violation) = read_text(text);
+            assert!(matches!(kind, ServerMessage::Unreadable(id) if id == request_id), "{text}: {kind:?}");
+            assert_eq!(violation, Some(ProtocolViolation::NotJson), "{text}");
         }
     }
 

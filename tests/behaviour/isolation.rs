@@ -372,7 +372,8 @@ async fn unresponsive_server_is_reconnected_after_failed_health_checks() {
     for name in ["process", "http"] {
         let message = fixture.evenkeel.wait_for_event(name, "Unhealthy").await;
         assert!(message.contains("2 health checks in a row failed"), "{message}");
-        assert!(message.contains("no answer within 5 s"), "{message}");
+        assert!(message.contains("no response within 5 s"), "{message}");
+        assert!(message.contains("spec.health"), "{message}");
         fixture.evenkeel.wait_until_attached(name).await;
     }
     for process in &process.processes()[..1] {

@@ -33,6 +33,7 @@ mod on_demand;
 mod passthrough;
 mod process_start;
 mod prompts_and_resources;
+mod protocol_violations;
 mod real_servers;
 mod replacement;
 mod restart;

@@ -10,7 +10,7 @@ use evenkeel::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, SessionK
 use evenkeel::net::{AllowedHosts, Authorization};
 use evenkeel::resource::{
     DeclaredMeta, DeclaredObject, Desired, DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey,
-    Origin, Problem, Reason, SourceState, Transport,
+    Origin, Problem, ProtocolMode, Reason, SourceState, Transport,
 };
 use evenkeel::upstream::{
     CallRefusal, Item, Responder, Section, ServerLists, Subscriptions, UpstreamControl,
@@ -155,7 +155,7 @@ impl GatewayFixture {
         let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
         let key = ObjectKey::new("default", name);
         let http = HttpEndpoint { url: server.url().parse().unwrap(), headers: Vec::new(), ca: None };
-        let endpoint = Endpoint::new(Transport::Http(http), &DigestKey::new(b"test"));
+        let endpoint = Endpoint::new(Transport::Http(http), ProtocolMode::Auto, &DigestKey::new(b"test"));
         let declared = DeclaredObject {
             meta: DeclaredMeta {
                 key: key.clone(),

@@ -84,6 +84,8 @@ pub enum Action {
     Result(Box<RawValue>),
     /// Respond with this error object, byte for byte.
     Error(Box<RawValue>),
+    /// Respond with this message, in which `$ID` stands for the id of the request.
+    Message(String),
     /// Send this text in place of a response.
     Junk(String),
     /// Respond with this HTTP status, these headers and this body.
@@ -268,6 +270,11 @@ impl Action {
     /// Returns the action that responds with a JSON-RPC error.
     pub fn error(code: i32, message: &str) -> Self {
         Self::Error(raw_json(&serde_json::json!({"code": code, "message": message}).to_string()))
+    }
+
+    /// Returns the action that responds with this message, in which `$ID` stands for the id of the request.
+    pub fn message(text: &str) -> Self {
+        Self::Message(text.to_owned())
     }
 
     /// Returns the action that responds with this JSON as the result.

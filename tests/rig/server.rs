@@ -272,6 +272,9 @@ impl FakeServer {
                 session: None,
             },
             Action::Error(error) => error_response(200, id, error.get()),
+            Action::Message(text) => {
+                Outcome::Response { status: 200, text: text.replace("$ID", id), session: None }
+            }
             Action::Junk(text) => Outcome::Junk(text),
             Action::Http { status, headers, body } => Outcome::Http { status, headers, body },
             Action::Drop => Outcome::Drop,

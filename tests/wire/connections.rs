@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use evenkeel::wire::{ConnectionEvent, Era, ListKind, RequestParams, ResponseMessage, UpstreamRequest};
+use evenkeel::wire::{
+    ConnectionContext, ConnectionEvent, Era, HealthRequest, ListKind, RequestParams, ResponseMessage,
+    UpstreamRequest, open,
+};
 
 use super::{TestServer, TransportKind, call, connect, request};
 use crate::rig::{Counters, ODD_RESULT, ODD_TOOL, ResponseFormat, Rule, Script, ServerEra};
@@ -59,7 +62,7 @@ async fn lists_calls_and_errors_pass_verbatim() {
         ] {
             assert!(echoed.contains(part), "{case}: {part} in {echoed}");
         }
-        connection.check_health().await.unwrap_or_else(|error| panic!("{case}: {error}"));
+        connection.check_health(HealthRequest::Ping).await.unwrap_or_else(|error| panic!("{case}: {error}"));
 
         let counters = server.counters().await;
         assert_eq!(counters.complaints, Vec::<String>::new(), "{case}");
@@ -75,16 +78,19 @@ async fn lists_calls_and_errors_pass_verbatim() {
     }
 }
 
-/// The probe times out after 10 s, and many servers are downloaded before they start.
+/// Many servers are downloaded before they start, and answer the probe only then.
 #[tokio::test]
 async fn slow_start_does_not_downgrade_a_modern_server() {
     let opened = async |transport| {
-        let late = Rule { times: Some(1), ..Rule::delay(11_000) };
+        let late = Rule { times: Some(1), ..Rule::delay(5_000) };
         let server =
             TestServer::start(transport, Script::new("late", ServerEra::Modern).on("server/discover", late));
         let server = server.await;
-        let (connection, _events) =
-            connect(&server).await.unwrap_or_else(|error| panic!("{transport:?}: {error}"));
+        let (endpoint, context) = (server.endpoint(), ConnectionContext::default());
+        let opening = open(&endpoint, None, Duration::from_secs(1), &context);
+        let (connection, _events) = within("the connection opens", opening)
+            .await
+            .unwrap_or_else(|error| panic!("{transport:?}: {error}"));
         assert_eq!(connection.handshake().era, Era::Modern, "{transport:?}");
         call(&connection, "echo", "{}").await.unwrap().unwrap();
         assert_eq!(
@@ -101,13 +107,13 @@ async fn slow_start_does_not_downgrade_a_modern_server() {
 async fn idle_connections_that_would_expire_are_closed() {
     let server = TestServer::start(TransportKind::Http, Script::new("idle", ServerEra::Legacy)).await;
     let (connection, _events) = connect(&server).await.unwrap();
-    connection.check_health().await.unwrap();
+    call(&connection, "echo", "{}").await.unwrap().unwrap();
     let before = server.counters().await.connections;
     connection.close_idle_connections(Duration::from_secs(5));
-    connection.check_health().await.unwrap();
+    call(&connection, "echo", "{}").await.unwrap().unwrap();
     assert_eq!(server.counters().await.connections, before, "the idle connection is reused");
     connection.close_idle_connections(Duration::from_mins(1));
-    connection.check_health().await.unwrap();
+    call(&connection, "echo", "{}").await.unwrap().unwrap();
     assert_eq!(server.counters().await.connections, before + 1, "the idle connection was closed");
     connection.close().await;
 }

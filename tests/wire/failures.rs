@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel::resource::Reason;
 use evenkeel::wire::{ConnectionContext, ConnectionEvent, FailureSource, open};
 
-use super::{TestServer, TransportKind, call, connect};
+use super::{PROBE_TIMEOUT, TestServer, TransportKind, call, connect};
 use crate::rig::{Action, ControlCommand, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::{eventually, within};
 
@@ -193,7 +193,7 @@ async fn dropped_handshake_leaves_no_process_or_request() {
             let context = ConnectionContext::default();
             let endpoint = server.endpoint();
             tokio::select! {
-                opened = open(&endpoint, None, &context) => panic!("{method} {transport:?}: {opened:?}"),
+                opened = open(&endpoint, None, PROBE_TIMEOUT, &context) => panic!("{method} {transport:?}: {opened:?}"),
                 () = server.wait_until("the handshake hangs", |counters| counters.count(method) == 1 && counters.in_flight == 1) => {}
             }
             context.tasks.close();
@@ -295,8 +295,8 @@ async fn forgotten_session_ends_the_connection() {
     let event = within("the end of the connection is reported", async {
         loop {
             match events.next().await {
-                ConnectionEvent::ListChanged(_) => {}
                 lost @ ConnectionEvent::Lost(_) => return lost,
+                _ => {}
             }
         }
     })

@@ -11,13 +11,18 @@ mod connections;
 mod failures;
 mod notification_streams;
 
-use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, StdioEndpoint, Transport};
+use std::time::Duration;
+
+use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, ProtocolMode, StdioEndpoint, Transport};
 use evenkeel::wire::{
     Connection, ConnectionContext, ConnectionError, ConnectionEvents, RequestParams, RpcResponse,
     UpstreamRequest, open,
 };
 use rig::{Counters, FakeHttpServer, FakeStdioServer, Script};
 use support::{eventually, within};
+
+/// The time for the response to the probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A fake server behind either transport.
 #[expect(clippy::large_enum_variant, reason = "a handful per test")]
@@ -57,7 +62,7 @@ impl TestServer {
                 })
             }
         };
-        Endpoint::new(transport, &DigestKey::new(b"test"))
+        Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"))
     }
 
     /// Returns the counters of the fake server, or of its one live process.
@@ -87,8 +92,11 @@ impl TestServer {
 }
 
 async fn connect(server: &TestServer) -> Result<(Connection, ConnectionEvents), ConnectionError> {
-    within("the connection opens or fails", open(&server.endpoint(), None, &ConnectionContext::default()))
-        .await
+    within(
+        "the connection opens or fails",
+        open(&server.endpoint(), None, PROBE_TIMEOUT, &ConnectionContext::default()),
+    )
+    .await
 }
 
 /// Sends a request and returns its raw result. The inner error is the raw JSON-RPC error object.

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use evenkeel::wire::{ConnectionEvent, ConnectionEvents, ListKind};
+use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, ProtocolMode, Transport};
+use evenkeel::wire::{ConnectionContext, ConnectionEvent, ConnectionEvents, ListKind, open};
+use http::header::AUTHORIZATION;
 use tokio::time::Instant;
 
-use super::{TestServer, TransportKind, call, connect};
+use super::{PROBE_TIMEOUT, TestServer, TransportKind, call, connect};
 use crate::rig::{Action, ControlCommand, FakeHttpServer, FakeStdioServer, Rule, Script, ServerEra};
 use crate::support::{eventually, within};
 
@@ -19,12 +21,35 @@ async fn wait_for_list_change(events: &mut ConnectionEvents, list: ListKind) {
         loop {
             match events.next().await {
                 ConnectionEvent::ListChanged(changed) if changed == list => return,
-                ConnectionEvent::ListChanged(_) => {}
                 ConnectionEvent::Lost(error) => panic!("the connection was lost: {error}"),
+                _ => {}
             }
         }
     };
     within(&format!("{list:?} counts as changed"), change).await;
+}
+
+#[tokio::test]
+async fn stream_request_carries_the_credentials() {
+    for (era, _) in STREAM_REQUESTS {
+        let mut script = Script::new("locked", era).tools(&["early"]);
+        script.http.authorization = Some("Bearer s3cret".into());
+        let rig = FakeHttpServer::start(script).await;
+        let transport = Transport::Http(HttpEndpoint {
+            url: rig.url().parse().unwrap(),
+            headers: vec![(AUTHORIZATION, "Bearer s3cret".to_owned().into())],
+            ca: None,
+        });
+        let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
+        let context = ConnectionContext::default();
+        let opened = open(&endpoint, None, PROBE_TIMEOUT, &context);
+        let (connection, mut events) = within("the connection opens", opened).await.unwrap();
+        events.subscribe().await.unwrap();
+        rig.edit_script(|script| script.tools = Script::new("locked", era).tools(&["late"]).tools);
+        wait_for_list_change(&mut events, ListKind::Tools).await;
+        assert_eq!(rig.counters().complaints, Vec::<String>::new(), "{era:?}");
+        connection.close().await;
+    }
 }
 
 #[tokio::test]

@@ -214,6 +214,8 @@ async fn next_event(live: &mut Option<LiveConnection>) -> Input {
     };
     match event {
         ConnectionEvent::ListChanged(list) => Input::ListChanged(live.id, list),
+        ConnectionEvent::DescriptionChanged(description) => Input::DescriptionChanged(live.id, description),
+        ConnectionEvent::ProtocolViolation(violation) => Input::ProtocolViolated(live.id, violation),
         ConnectionEvent::Lost(error) => Input::ConnectionLost(live.id, error),
     }
 }

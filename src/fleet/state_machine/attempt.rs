@@ -1,5 +1,6 @@
 //! Steps of attempts: their start, their end, and the time of the next one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +131,7 @@ impl StateMachine {
             capabilities,
             connected_at: now,
             degraded,
+            violations: BTreeSet::new(),
             refresh_schedule,
             reading: None,
             use_check_at: on_demand.then(|| now + self.target.spec.timeouts.idle.get()),
@@ -157,7 +159,10 @@ impl StateMachine {
             FailureSource::Status(status) => {
                 status.is_server_error() && status != http::StatusCode::SERVICE_UNAVAILABLE
             }
-            FailureSource::Connection | FailureSource::Session | FailureSource::RetryAfter => false,
+            FailureSource::Connection
+            | FailureSource::Session
+            | FailureSource::Response
+            | FailureSource::RetryAfter => false,
         };
         self.failures.opening_era = (crashed && self.failures.opening_era.is_none()).then_some(Era::Legacy);
         self.schedule_retry(error, step);

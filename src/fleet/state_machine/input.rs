@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::super::listing::{ListResult, ServerListing};
 use crate::plan::{ConnectionTarget, DeclarationChange};
 use crate::resource::{Problem, Reason};
-use crate::wire::{ConnectionError, ListKind, ServerCapabilities, ServerDescription};
+use crate::wire::{ConnectionError, ListKind, ProtocolViolation, ServerCapabilities, ServerDescription};
 
 /// An order of the fleet to one server's state machine; only the newest counts.
 #[derive(Clone, Debug)]
@@ -52,6 +52,10 @@ pub(in crate::fleet) enum Input {
     ListChanged(ConnectionId, ListKind),
     /// The read of a list ended ([`Effect::ReadList`](super::Effect::ReadList)).
     ListRead(ConnectionId, ListKind, Result<ListResult, ConnectionError>),
+    /// The server describes itself otherwise than before.
+    DescriptionChanged(ConnectionId, Arc<ServerDescription>),
+    /// The server violated the protocol for the first time in this way, which was tolerated.
+    ProtocolViolated(ConnectionId, ProtocolViolation),
     /// The live connection ended.
     ConnectionLost(ConnectionId, ConnectionError),
     /// Everything that belongs to an attempt or connection has ended, its process and the process's children included.

@@ -14,7 +14,7 @@ use super::state::{LiveState, PublishedState, ServerState};
 use super::{StateMachine, Step};
 use crate::resource::{Activation, Endpoint, Problem, Reason};
 use crate::upstream::Section;
-use crate::wire::{ConnectionError, ListKind};
+use crate::wire::{ConnectionError, ListKind, ServerDescription};
 
 impl StateMachine {
     /// Publishes the catalog of an earlier run, if there is one, and connects.
@@ -78,6 +78,21 @@ impl StateMachine {
                 live.refresh_schedule.mark_changed(list);
             }
         }
+    }
+
+    /// Publishes the new description of a server; its lists are read again as well.
+    pub(super) fn on_description_changed(
+        &mut self,
+        id: ConnectionId,
+        description: Arc<ServerDescription>,
+        step: &mut Step,
+    ) {
+        if self.state.live().is_none_or(|live| live.id != id) {
+            return;
+        }
+        let Some(published) = &self.published else { return };
+        let lists = published.cached.lists.clone();
+        self.publish(Arc::new(CachedServer { description, lists }), step);
     }
 
     /// Schedules a read of all lists, on a user's request.

@@ -104,6 +104,10 @@ impl StateMachine {
             Input::AttemptSlow(id, problem) => self.on_attempt_slow(id, problem),
             Input::ListChanged(id, list) => self.on_list_changed(id, list),
             Input::ListRead(id, list, result) => self.on_list_read(id, list, result, step_ref),
+            Input::DescriptionChanged(id, description) => {
+                self.on_description_changed(id, description, step_ref);
+            }
+            Input::ProtocolViolated(id, violation) => self.on_protocol_violated(id, violation),
             Input::ConnectionLost(id, error) => self.on_connection_lost(id, &error, step_ref),
             Input::ConnectionClosed(id) => self.on_connection_closed(id, step_ref),
             Input::ConnectionUsed(id, delay) => self.on_connection_used(id, delay, step_ref),

@@ -1,13 +1,12 @@
 //! The observation of a state, from which the server's conditions are derived.
 
-use std::collections::BTreeMap;
-
 use super::super::{Observation, Phase};
 use super::effect::Effect;
-use super::state::{Progress, ServerState};
+use super::input::ConnectionId;
+use super::state::{LiveState, Progress, ServerState};
 use super::{StateMachine, Step};
-use crate::resource::Problem;
-use crate::wire::ListKind;
+use crate::resource::{Problem, Reason};
+use crate::wire::ProtocolViolation;
 
 impl StateMachine {
     /// Reports the observation of the current state, if it changed.
@@ -16,6 +15,13 @@ impl StateMachine {
         if self.reported.as_ref() != Some(&observation) {
             self.reported = Some(observation.clone());
             step.push(Effect::Report(observation));
+        }
+    }
+
+    /// Records a violation of the protocol that was tolerated.
+    pub(super) fn on_protocol_violated(&mut self, id: ConnectionId, violation: ProtocolViolation) {
+        if let Some(live) = self.state.live_mut().filter(|live| live.id == id) {
+            live.violations.insert(violation);
         }
     }
 
@@ -40,7 +46,7 @@ impl StateMachine {
             phase: self.phase(),
             live_server: published.map(|published| published.live_server.clone()),
             paused: live.and(self.retry_after.live.as_ref()).map(|period| period.problem.clone()),
-            degraded: live.and_then(|live| merge_problems(&live.degraded)),
+            degraded: live.and_then(merge_problems),
             restarts: self.restarts,
         }
     }
@@ -67,10 +73,12 @@ impl StateMachine {
     }
 }
 
-/// Merges the problems of all lists of a server into one: its reason is the most severe, which is the first in the
-/// enum.
-fn merge_problems(lists: &BTreeMap<ListKind, Problem>) -> Option<Problem> {
-    let reason = lists.values().map(|problem| problem.reason).min()?;
-    let messages: Vec<_> = lists.values().map(|problem| problem.message.as_str()).collect();
-    Some(Problem::new(reason, messages.join("; ")))
+/// Merges what a live server lacks and what it violates into one problem: its reason is the most severe, which is the
+/// first in the enum.
+fn merge_problems(live: &LiveState) -> Option<Problem> {
+    let violations = live.violations.iter();
+    let violations = violations.map(|violation| (Reason::NonCompliant, violation.to_string()));
+    let lists = live.degraded.values().map(|problem| (problem.reason, problem.message.clone()));
+    let (reasons, messages): (Vec<_>, Vec<_>) = lists.chain(violations).unzip();
+    Some(Problem::new(reasons.into_iter().min()?, messages.join("; ")))
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use crate::net::Backoff;
 use crate::plan::ConnectionTarget;
 use crate::resource::{Problem, Reason};
 use crate::upstream::Section;
-use crate::wire::{Era, ListKind, ServerCapabilities};
+use crate::wire::{Era, ListKind, ProtocolViolation, ServerCapabilities};
 
 /// The state of one server's connection. Each variant carries what is true only in it.
 #[derive(Clone, Debug)]
@@ -72,8 +72,10 @@ pub(super) struct LiveState {
     pub(super) target: Arc<ConnectionTarget>,
     pub(super) capabilities: ServerCapabilities,
     pub(super) connected_at: Instant,
-    /// The problems of lists that could not be read, and tolerated protocol violations.
+    /// The problems of lists that could not be read, and tolerated violations in lists.
     pub(super) degraded: BTreeMap<ListKind, Problem>,
+    /// The violations of the protocol that were tolerated.
+    pub(super) violations: BTreeSet<ProtocolViolation>,
     /// The lists that are to be read again, and when.
     pub(super) refresh_schedule: RefreshSchedule,
     /// The list that is being read.

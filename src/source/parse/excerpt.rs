@@ -147,6 +147,7 @@ const UNMASKED_FIELDS: &[&str] = &[
     "optional",
     "prefix",
     "suspend",
+    "protocol",
     "activation",
     "update",
     "required",

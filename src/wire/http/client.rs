@@ -10,6 +10,7 @@ use http::response::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
@@ -21,7 +22,7 @@ use super::super::notifications::NotificationDispatcher;
 use super::super::response::RpcResponse;
 use super::super::server_message::{self, ServerMessage};
 use super::super::{Era, HandshakeResult, ListKind, RetryAfter};
-use super::connect::Connector;
+use super::connect::{Connector, ServerSocket};
 use super::credentials::Credentials;
 use super::header::encode_header_value;
 use super::pool::{ConnectionPool, PooledBody};
@@ -57,6 +58,8 @@ pub(super) struct Inner {
     pub(super) tasks: TaskTracker,
     pub(super) notifications: NotificationDispatcher,
     pub(super) post_queue: PostQueue,
+    /// The connection of the last check, kept for the next.
+    pub(super) check_socket: Mutex<Option<ServerSocket>>,
     /// Created when a response first leaves open whether the session is valid.
     pub(super) session_check: OnceLock<Box<SessionCheck>>,
 }
@@ -108,6 +111,7 @@ impl HttpClient {
             tasks: context.tasks.clone(),
             notifications,
             post_queue: PostQueue::default(),
+            check_socket: Mutex::new(None),
             session_check: OnceLock::new(),
         })))
     }
@@ -173,13 +177,13 @@ impl HttpClient {
     pub(super) async fn send(
         &self,
         method: &Method,
-        mut headers: HeaderMap,
+        headers: HeaderMap,
         body: &Bytes,
     ) -> Result<Response<PooledBody>, ConnectionError> {
         if let Some(error) = self.0.retry_after.request_error() {
             return Err(error);
         }
-        self.0.credentials.authorize(&mut headers);
+        let headers = self.authorized_headers(headers);
         // Redirects are followed during the handshake only, so that later requests need no copy of their headers.
         let redirectable = self.is_handshaking().then(|| headers.clone());
         let target = self.0.template.load().target.clone();
@@ -222,6 +226,12 @@ impl HttpClient {
         headers
     }
 
+    /// Adds the credentials to the headers of a request.
+    pub(super) fn authorized_headers(&self, mut headers: HeaderMap) -> HeaderMap {
+        self.0.credentials.authorize(&mut headers);
+        headers
+    }
+
     /// Interprets a response with an error status. `body` is the start of its body.
     pub(super) fn error_response(&self, head: &Parts, body: &Bytes) -> RequestError {
         if let Some(delay) = retry_after(&head.headers, Timestamp::now()) {
@@ -229,12 +239,12 @@ impl HttpClient {
         }
         let is_text =
             head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
-        let text = match server_message::classify(body) {
+        let text = match server_message::read(body.clone()).kind {
             // These statuses concern the connection, so their message is not passed to the caller as a response.
-            Ok(ServerMessage::Response(_, RpcResponse::Error(raw))) if rejects_every_request(head.status) => {
+            ServerMessage::Response(_, RpcResponse::Error(raw)) if rejects_every_request(head.status) => {
                 server_message::error_message(&raw).unwrap_or_default()
             }
-            Ok(ServerMessage::Response(_, response @ RpcResponse::Error(_))) => {
+            ServerMessage::Response(_, response @ RpcResponse::Error(_)) => {
                 return RequestError::Response(response);
             }
             _ if is_text => String::from_utf8_lossy(body).into_owned(),
@@ -276,6 +286,7 @@ impl HttpClient {
             }
         }
         self.0.pool.close_idle(Duration::MAX);
+        drop(self.0.check_socket.lock().take());
     }
 }
 

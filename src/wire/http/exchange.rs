@@ -6,12 +6,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::super::MAX_MESSAGE_BYTES;
 use super::super::error::{ConnectionEnd, ConnectionError};
-use super::super::response::{ResponseMessage, RpcResponse};
-use super::super::server_message::{self, ServerMessage};
+use super::super::lenient;
+use super::super::response::{ResponseMessage, RpcResponse, unreadable_response, unusable_response};
+use super::super::server_message::ServerMessage;
 use super::client::{
     HttpClient, MAX_ERROR_BODY_BYTES, RequestError, SESSION_ID_HEADER, with_error_body_timeout,
 };
-use super::response::{ResponseKind, next_event};
+use super::response::ResponseKind;
 use super::session::{SessionState, rpc_error, session_lost_error, session_state};
 use crate::resource::Reason;
 
@@ -37,9 +38,10 @@ impl HttpClient {
         let mut headers = self.request_headers(method, name);
         headers.extend(param_headers);
         let client = self.clone();
+        let is_initialize = method == "initialize";
         let sending = async move {
             let is_handshaking = client.is_handshaking();
-            let result = client.post_request(headers, &message).await;
+            let result = client.post_request(headers, &message, is_initialize).await;
             if let (Err(error), false) = (&result, is_handshaking)
                 && error.ends_connection()
             {
@@ -55,11 +57,12 @@ impl HttpClient {
         &self,
         headers: HeaderMap,
         message: &Bytes,
+        is_initialize: bool,
     ) -> Result<ResponseKind, ConnectionError> {
         let response = self.send(&Method::POST, headers, message).await?;
-        // Only the handshake starts a session, and only once.
-        if self.is_handshaking()
-            && !self.has_session()
+        // Only the response to `initialize` starts a session, not the rejection of the probe before it.
+        if is_initialize
+            && response.status().is_success()
             && let Some(session) = response.headers().get(SESSION_ID_HEADER)
             // Copied: the received value keeps the whole read buffer alive.
             && let Ok(session) = HeaderValue::from_bytes(session.as_bytes())
@@ -110,57 +113,83 @@ impl HttpExchange {
 
     /// Returns the next message for the request with this id. Cancel safe.
     pub(in crate::wire) async fn next(&mut self, id: u64) -> Result<ResponseMessage, ConnectionError> {
-        self.receive_head().await?;
-        let mask = self.client.notifications().mask();
-        let unusable = |message: String| {
-            Err(ConnectionError::new(Reason::ConnectFailed, mask.redacted_line(&message, 300))
-                .into_dispatched())
-        };
-        match &mut self.response {
-            ResponseKind::Done(rpc_response) => match rpc_response.take() {
-                Some(rpc_response) => Ok(ResponseMessage::Response(rpc_response)),
-                None => unusable("the response was read already".into()),
-            },
-            ResponseKind::Unusable(message) => unusable(std::mem::take(message)),
-            ResponseKind::Json(body) => {
-                let body = body.read_to_end(MAX_MESSAGE_BYTES).await?;
-                match server_message::classify(&body) {
-                    Ok(ServerMessage::Response(_, rpc_response)) => {
-                        if let RpcResponse::Error(error) = &rpc_response {
-                            self.client.inspect_error_for_session_loss(error);
-                        }
-                        Ok(ResponseMessage::Response(rpc_response))
-                    }
-                    Ok(_) => unusable("the server returned a message that is not a response".into()),
-                    Err(error) => unusable(format!("the server returned {error}")),
+        loop {
+            self.receive_head().await?;
+            let rpc_response = match &mut self.response {
+                ResponseKind::Done(rpc_response) => {
+                    let rpc_response = rpc_response.take();
+                    let read_already = || unusable_response("it was read already");
+                    return rpc_response.map(ResponseMessage::Response).ok_or_else(read_already);
                 }
+                ResponseKind::Unusable(why) => return Err(unusable_response(why)),
+                ResponseKind::Json(body) => {
+                    let body = body.read_to_end(MAX_MESSAGE_BYTES).await?;
+                    self.response_in_body(&body, id)?
+                }
+                ResponseKind::Sending(_) | ResponseKind::Stream(..) => match self.next_from_stream(id).await?
+                {
+                    ResponseMessage::Response(rpc_response) => rpc_response,
+                    notification => return Ok(notification),
+                },
+            };
+            match &rpc_response {
+                // The session is checked before the caller gets the error: if it is lost, the request was not processed.
+                RpcResponse::Error(error) if self.client.may_mean_lost_session(error) => {
+                    let client = self.client.clone();
+                    let checking = async move { client.check_session(rpc_response).await };
+                    self.response = ResponseKind::Sending(Box::pin(checking));
+                }
+                _ => return Ok(ResponseMessage::Response(rpc_response)),
             }
-            ResponseKind::Sending(_) | ResponseKind::Stream(..) => self.next_from_stream(id).await,
         }
+    }
+
+    /// Returns the response in a JSON body, which may be a batch, and dispatches its other messages.
+    fn response_in_body(&self, body: &Bytes, id: u64) -> Result<RpcResponse, ConnectionError> {
+        if body.trim_ascii().is_empty() {
+            return Err(unusable_response("its body is empty"));
+        }
+        let batch = lenient::batch_elements(body);
+        let single = batch.is_none().then(|| body.clone());
+        let (mut response, mut unreadable) = (None, None);
+        for message in single.into_iter().chain(batch.into_iter().flatten()) {
+            match self.client.notifications().read(message) {
+                (_, ServerMessage::Response(request_id, rpc_response)) => {
+                    // The only response of a body belongs to its request, whatever its id is.
+                    if response.is_none() || request_id == Some(id) {
+                        response = Some(rpc_response);
+                    }
+                }
+                (message, ServerMessage::Unreadable(_)) => unreadable = Some(message),
+                (message, kind) => self.client.dispatch(&kind, &message),
+            }
+        }
+        response.ok_or_else(|| match unreadable {
+            Some(text) => unreadable_response(&text, self.client.notifications().mask()),
+            None => unusable_response("it is not a JSON-RPC response"),
+        })
     }
 
     /// Returns the next message for the request from an event stream, and dispatches the others. Cancel safe.
     async fn next_from_stream(&mut self, id: u64) -> Result<ResponseMessage, ConnectionError> {
         let ResponseKind::Stream(body, events) = &mut self.response else {
-            return Err(ConnectionError::new(Reason::ConnectFailed, "the response is not an event stream"));
+            return Err(unusable_response("it is not an event stream"));
         };
+        let notifications = self.client.notifications();
         loop {
-            while let Some(message) = next_event(events)? {
-                self.client.notifications().mark_received();
-                match server_message::classify(&message) {
-                    Ok(ServerMessage::Response(request_id, rpc_response))
+            while let Some(message) = events.next()? {
+                notifications.mark_received();
+                match notifications.read(message) {
+                    (_, ServerMessage::Response(request_id, rpc_response))
                         if request_id == Some(id) || matches!(rpc_response, RpcResponse::Error(_)) =>
                     {
-                        if let RpcResponse::Error(error) = &rpc_response {
-                            self.client.inspect_error_for_session_loss(error);
-                        }
                         return Ok(ResponseMessage::Response(rpc_response));
                     }
-                    // These concern the whole connection, not only this request.
-                    Ok(kind @ (ServerMessage::ListChanged(_) | ServerMessage::ResourceUpdated(_))) => {
-                        self.client.notifications().dispatch(&kind, &message);
+                    (message, ServerMessage::Unreadable(request_id)) if request_id == Some(id) => {
+                        return Err(unreadable_response(&message, notifications.mask()));
                     }
-                    Ok(
+                    (
+                        message,
                         kind @ (ServerMessage::Progress(_)
                         | ServerMessage::ListenAcknowledged(_)
                         | ServerMessage::ListenCancelled(_)
@@ -168,21 +197,12 @@ impl HttpExchange {
                         | ServerMessage::LogMessage),
                     ) => {
                         if matches!(kind, ServerMessage::LogMessage) {
-                            self.client.notifications().record_log_message(&message);
+                            notifications.record_log_message(&message);
                         }
                         return Ok(ResponseMessage::Notification(message));
                     }
-                    Ok(ServerMessage::Request(request_id, method)) => {
-                        self.client.post_in_background(
-                            "",
-                            server_message::response_to(&request_id, &method),
-                            None,
-                        );
-                    }
-                    Ok(ServerMessage::Response(..)) => {
-                        tracing::debug!("a response to another request was skipped");
-                    }
-                    Err(error) => self.client.notifications().log_malformed(&error),
+                    // These concern the whole connection, not only this request.
+                    (message, kind) => self.client.dispatch(&kind, &message),
                 }
             }
             if let Some(chunk) = body.chunk().await? {

@@ -1,5 +1,6 @@
 //! MCP over streamable HTTP. The calling task drives the HTTP connection itself, without a task per connection.
 
+mod check;
 mod client;
 mod connect;
 mod credentials;
@@ -11,7 +12,6 @@ mod post_queue;
 mod posting;
 mod response;
 mod session;
-mod session_check;
 mod status_error;
 mod streaming_body;
 

@@ -8,11 +8,11 @@ use http::{HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::error::{ConnectionError, FailureSource};
-use super::super::server_message::{self, LISTEN_METHOD, ServerMessage};
+use super::super::server_message::{self, LISTEN_METHOD};
 
-use super::super::{HandshakeResult, JsonEdit, MAX_MESSAGE_BYTES, rewrite, sse};
+use super::super::{HandshakeResult, JsonEdit, rewrite};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, RequestError, with_error_body_timeout};
-use super::response::{is_event_stream, next_event};
+use super::response::{MessageEvents, is_event_stream};
 use super::session::{SessionState, rpc_error, session_lost_error, session_state};
 use super::streaming_body::StreamingBody;
 use crate::net::{Backoff, Delays, jitter};
@@ -56,7 +56,7 @@ enum StreamState {
 #[derive(Debug)]
 struct OpenStream {
     body: StreamingBody,
-    events: sse::SseDecoder,
+    events: MessageEvents,
     opened_at: Instant,
 }
 
@@ -162,7 +162,7 @@ impl NotificationStream {
         match result {
             Ok(Some(body)) => {
                 self.was_open = true;
-                let (events, opened_at) = (sse::SseDecoder::new(MAX_MESSAGE_BYTES), Instant::now());
+                let (events, opened_at) = (MessageEvents::new(), Instant::now());
                 self.state = StreamState::Open(Box::new(OpenStream { body, events, opened_at }));
             }
             Ok(None) => self.state = StreamState::NotOffered,
@@ -224,7 +224,8 @@ impl HttpClient {
         let target = self.0.template.load().target.clone();
         let socket = self.0.pool.connect().await?;
         let body = request.as_deref().unwrap_or_default();
-        let (head, body) =
+        let headers = self.authorized_headers(headers);
+        let (head, mut body) =
             StreamingBody::send_request(socket, (&method, &target, &headers), body).await?.into_parts();
         if head.status.is_success() && is_event_stream(&head.headers) {
             return Ok(Some(body));
@@ -283,16 +284,11 @@ fn listen_request(handshake: &HandshakeResult, filter: &str, id: u64) -> Bytes {
 }
 
 /// Handles all complete events.
-fn dispatch_events(events: &mut sse::SseDecoder, client: &HttpClient) -> Result<(), ConnectionError> {
-    while let Some(message) = next_event(events)? {
+fn dispatch_events(events: &mut MessageEvents, client: &HttpClient) -> Result<(), ConnectionError> {
+    while let Some(message) = events.next()? {
         client.notifications().mark_received();
-        match server_message::classify(&message) {
-            Ok(ServerMessage::Request(id, method)) => {
-                client.post_in_background("", server_message::response_to(&id, &method), None);
-            }
-            Ok(kind) => client.notifications().dispatch(&kind, &message),
-            Err(error) => client.notifications().log_malformed(&error),
-        }
+        let (message, kind) = client.notifications().read(message);
+        client.dispatch(&kind, &message);
     }
     Ok(())
 }

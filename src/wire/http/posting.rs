@@ -5,10 +5,22 @@ use std::any::Any;
 use bytes::Bytes;
 use tracing::debug;
 
+use super::super::server_message::{self, ServerMessage};
 use super::client::{BACKGROUND_REQUEST_TIMEOUT, HttpClient};
 use super::post_queue::{PostMessage, QueueResult};
 
 impl HttpClient {
+    /// Handles a message that belongs to no request: responds to a request of the server, and dispatches a notification.
+    pub(super) fn dispatch(&self, kind: &ServerMessage, message: &Bytes) {
+        match kind {
+            ServerMessage::Request(id, method) => {
+                self.post_in_background("", server_message::response_to(id, method), None);
+            }
+            ServerMessage::Response(..) => debug!("a response to no request in flight was skipped"),
+            kind => self.notifications().dispatch(kind, message),
+        }
+    }
+
     /// Queues a notification, or a response to a request of the server, and returns at once. Messages are posted in
     /// order. `drop_after_post` is dropped after the post. The message is dropped if the queue is full.
     pub(in crate::wire) fn post_in_background(

@@ -9,7 +9,7 @@ use http::{HeaderMap, Response, StatusCode};
 
 use super::super::error::ConnectionError;
 use super::super::response::RpcResponse;
-use super::super::{MAX_MESSAGE_BYTES, sse};
+use super::super::{MAX_MESSAGE_BYTES, lenient, sse};
 use super::pool::{CollectedBody, PooledBody};
 use crate::resource::Reason;
 
@@ -20,10 +20,10 @@ pub(super) enum ResponseKind {
     /// One JSON message.
     Json(CollectedBody),
     /// An event stream of JSON messages.
-    Stream(PooledBody, sse::SseDecoder),
+    Stream(PooledBody, MessageEvents),
     /// The response was read already; holds a message that was not returned yet.
     Done(Option<RpcResponse>),
-    /// A response that holds no JSON-RPC message. Holds the error message.
+    /// A response that holds no JSON-RPC message. Holds the reason why.
     Unusable(String),
 }
 
@@ -33,7 +33,7 @@ impl ResponseKind {
         let (head, body) = response.into_parts();
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if is_event_stream(&head.headers) {
-            Self::Stream(body, sse::SseDecoder::new(MAX_MESSAGE_BYTES))
+            Self::Stream(body, MessageEvents::new())
         } else if kind.starts_with("application/json") {
             Self::Json(CollectedBody::new(body))
         } else if head.status == StatusCode::ACCEPTED {
@@ -63,10 +63,38 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
-/// Returns the next message of an event stream; `None` if more bytes are needed.
-pub(super) fn next_event(events: &mut sse::SseDecoder) -> Result<Option<Bytes>, ConnectionError> {
-    events.next().map_err(|sse::EventTooLong| {
-        let message = format!("the server sent an event longer than {} MiB", MAX_MESSAGE_BYTES >> 20);
-        ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
-    })
+/// Decodes an event stream into its messages. An event may hold a batch of them.
+#[derive(Debug)]
+pub(super) struct MessageEvents {
+    events: sse::SseDecoder,
+    /// The messages of a batch that were not returned yet.
+    batch: std::vec::IntoIter<Bytes>,
+}
+
+impl MessageEvents {
+    pub(super) fn new() -> Self {
+        Self { events: sse::SseDecoder::new(MAX_MESSAGE_BYTES), batch: Vec::new().into_iter() }
+    }
+
+    /// Adds received bytes.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.events.push(bytes);
+    }
+
+    /// Returns the next message; `None` if more bytes are needed.
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>, ConnectionError> {
+        loop {
+            if let Some(message) = self.batch.next() {
+                return Ok(Some(message));
+            }
+            let event = self.events.next().map_err(|sse::EventTooLong| {
+                let message = format!("the server sent an event longer than {} MiB", MAX_MESSAGE_BYTES >> 20);
+                ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
+            })?;
+            match event.as_ref().and_then(lenient::batch_elements) {
+                Some(batch) => self.batch = batch.into_iter(),
+                None => return Ok(event),
+            }
+        }
+    }
 }

@@ -43,18 +43,17 @@ struct RpcError {
 /// Determines the state of the session from a response. `error` is the JSON of its JSON-RPC error, if there is one.
 ///
 /// The specification requires 404 for a lost session (2025-11-25, Transports, Session Management). Some servers return
-/// 400 or another client error with a JSON-RPC error of any code, or an error with a success status. A request that is
-/// invalid for another reason can get the same response, so those only make the session uncertain.
+/// 400, 401 or another client error with a JSON-RPC error of any code, or an error with a success status. A request that
+/// is invalid for another reason, or that the credentials do not permit, can get the same response, so those only make the
+/// session uncertain.
 pub(super) fn session_state(status: StatusCode, has_session: bool, error: Option<&[u8]>) -> SessionState {
     let error = error.and_then(|raw| serde_json::from_slice::<RpcError>(raw).ok());
     let unknown_method =
         error.as_ref().is_some_and(|error| error.code == i64::from(ErrorCode::METHOD_NOT_FOUND.0));
     let is_about_session = error.as_ref().is_some_and(|error| mentions_session(&error.message));
     match status {
-        // These concern the credentials, one request only, or the time of the request.
-        StatusCode::UNAUTHORIZED
-        | StatusCode::FORBIDDEN
-        | StatusCode::REQUEST_TIMEOUT
+        // These concern one request only, or the time of the request.
+        StatusCode::REQUEST_TIMEOUT
         | StatusCode::PAYLOAD_TOO_LARGE
         | StatusCode::TOO_EARLY
         | StatusCode::TOO_MANY_REQUESTS => SessionState::Valid,
@@ -91,8 +90,8 @@ pub(super) fn session_lost_error(status: StatusCode) -> ConnectionError {
 
 /// Returns the JSON-RPC error in a body, if there is one.
 pub(super) fn rpc_error(body: &Bytes) -> Option<Bytes> {
-    match server_message::classify(body) {
-        Ok(ServerMessage::Response(_, RpcResponse::Error(raw))) => Some(raw),
+    match server_message::read(body.clone()).kind {
+        ServerMessage::Response(_, RpcResponse::Error(raw)) => Some(raw),
         _ => None,
     }
 }
@@ -130,8 +129,10 @@ mod tests {
             (200, true, Some(NO_METHOD), Valid),
             (500, true, Some(INVALID), Valid),
             (500, true, Some(NO_SESSION), Uncertain),
-            (401, true, None, Valid),
-            (403, true, Some(NO_SESSION), Valid),
+            (401, true, None, Uncertain),
+            (401, false, None, Valid),
+            (403, true, Some(NO_SESSION), Uncertain),
+            (403, false, None, Valid),
             (413, true, None, Valid),
             (429, true, None, Valid),
         ] {

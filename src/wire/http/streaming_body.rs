@@ -4,8 +4,9 @@ use std::task::Poll;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::response::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version, header};
 use httparse::Status;
+use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::super::ConnectionError;
@@ -38,6 +39,8 @@ enum Framing {
     ChunkData(u64),
     /// The end of a chunk's line comes next.
     ChunkEnd,
+    /// The last chunk has ended; trailers and an empty line come next.
+    Trailers,
     /// This many bytes are left.
     Length(u64),
     /// The body lasts until the connection ends.
@@ -101,7 +104,8 @@ impl StreamingBody {
             }
             if read_available(&mut self.socket, &mut self.unread).await.map_err(|error| broken(&error))? == 0
             {
-                if self.framing == Framing::UntilClose {
+                // All data has arrived before the trailers.
+                if matches!(self.framing, Framing::UntilClose | Framing::Trailers) {
                     return Ok(None);
                 }
                 return Err(broken(&"closed"));
@@ -109,8 +113,21 @@ impl StreamingBody {
         }
     }
 
-    /// Reads the start of the body, about `limit` bytes at most, for an error message.
-    pub(super) async fn read_prefix(mut self, limit: usize) -> Bytes {
+    /// Reads the whole body. A body longer than `limit` is an error.
+    pub(super) async fn read_to_end(&mut self, limit: usize) -> Result<Bytes, ConnectionError> {
+        let mut all = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if all.len() + chunk.len() > limit {
+                let message = format!("the response is longer than {} MiB", limit >> 20);
+                return Err(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched());
+            }
+            all.extend_from_slice(&chunk);
+        }
+        Ok(all.freeze())
+    }
+
+    /// Reads the start of the body, about `limit` bytes at most, or less if the connection breaks.
+    pub(super) async fn read_prefix(&mut self, limit: usize) -> Bytes {
         let mut start = BytesMut::new();
         while start.len() < limit
             && let Ok(Some(chunk)) = self.chunk().await
@@ -118,6 +135,19 @@ impl StreamingBody {
             start.extend_from_slice(&chunk);
         }
         start.freeze()
+    }
+}
+
+impl StreamingBody {
+    /// Returns the socket if another request can be sent on it: the body has been read to its end, and the server keeps
+    /// the connection open (RFC 9112 §9.3).
+    pub(super) fn into_reusable_socket(self, head: &Parts) -> Option<ServerSocket> {
+        let closes = head.headers.get_all(header::CONNECTION).iter().any(|value| {
+            let value = value.to_str().unwrap_or_default();
+            value.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"))
+        });
+        let is_at_end = matches!(self.framing, Framing::End | Framing::Length(0)) && self.unread.is_empty();
+        (is_at_end && !closes && head.version == Version::HTTP_11).then_some(self.socket)
     }
 }
 
@@ -182,6 +212,7 @@ fn parse_head(unread: &mut BytesMut) -> Result<Option<Parts>, String> {
     };
     let (mut head, ()) = Response::new(()).into_parts();
     let code = parsed.code.unwrap_or_default();
+    head.version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     head.status = StatusCode::from_u16(code).map_err(|_| format!("{code} is not a valid HTTP status"))?;
     for field in parsed.headers {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|error| error.to_string())?;
@@ -216,8 +247,10 @@ impl Framing {
                 Self::UntilClose => return Ok(BodyPiece::Data(unread.split().freeze())),
                 Self::Length(left) => return Ok(BodyPiece::Data(take_up_to(left, unread))),
                 Self::ChunkSize => match httparse::parse_chunk_size(unread) {
-                    // Trailers may follow the last chunk; they are not used.
-                    Ok(Status::Complete((_, 0))) => *self = Self::End,
+                    Ok(Status::Complete((line, 0))) => {
+                        unread.advance(line);
+                        *self = Self::Trailers;
+                    }
                     Ok(Status::Complete((line, size))) => {
                         unread.advance(line);
                         *self = Self::ChunkData(size);
@@ -234,6 +267,18 @@ impl Framing {
                     }
                     return Ok(BodyPiece::Data(data));
                 }
+                // Trailers are not used.
+                Self::Trailers => match memchr(b'\n', unread) {
+                    Some(end) => {
+                        let is_empty = unread.get(..end).is_some_and(|line| line.trim_ascii().is_empty());
+                        unread.advance(end + 1);
+                        if is_empty {
+                            *self = Self::End;
+                        }
+                    }
+                    None if unread.len() <= MAX_HEAD_BYTES => return Ok(BodyPiece::Incomplete),
+                    None => return Err(InvalidFraming),
+                },
                 Self::ChunkEnd => match &**unread {
                     [b'\r', b'\n', ..] => {
                         unread.advance(2);

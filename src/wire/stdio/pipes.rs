@@ -20,9 +20,9 @@ use super::super::error::{ConnectionEnd, ConnectionError, FailureSource};
 use super::super::log::StderrLines;
 use super::super::notifications::NotificationDispatcher;
 use super::super::process::{self, ChildProcess, ProcessActivity, ProcessGuard, StderrTail};
-use super::super::response::{ResponseMessage, RpcResponse};
+use super::super::response::{ResponseMessage, RpcResponse, unreadable_response};
 use super::super::server_message::{self, ServerMessage};
-use super::super::{JsonRpcId, MAX_MESSAGE_BYTES};
+use super::super::{JsonRpcId, MAX_MESSAGE_BYTES, lenient};
 use super::lines::{self, StdoutLine};
 use crate::resource::{Reason, StdioEndpoint};
 
@@ -273,14 +273,14 @@ async fn read_messages(
         }
     };
     loop {
-        let message = match lines::next_line(&mut reader, MAX_MESSAGE_BYTES).await {
+        let line = match lines::next_line(&mut reader, MAX_MESSAGE_BYTES).await {
             Ok(Some(StdoutLine::Text(line))) => line,
             Ok(Some(StdoutLine::TooLong(length, ends))) => {
                 debug!(length, "the child wrote a line longer than the limit; it is skipped");
                 notifications.mark_received();
                 let message = format!("the response is longer than {} MiB", MAX_MESSAGE_BYTES >> 20);
                 let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
-                complete(server_message::request_id_of_truncated(&ends), Err(error));
+                complete(lenient::request_id_of_unreadable(&ends), Err(error));
                 continue;
             }
             ended => {
@@ -289,31 +289,53 @@ async fn read_messages(
                 return;
             }
         };
-        let kind = server_message::classify(&message);
-        if kind.is_ok() {
-            notifications.mark_received();
-            process_activity.mark_message_received();
+        if line.trim_ascii().is_empty() {
+            continue;
         }
-        match kind {
-            Ok(ServerMessage::Response(request_id, response)) => complete(request_id, Ok(response)),
-            Ok(ServerMessage::Progress(request_id) | ServerMessage::ListenAcknowledged(request_id)) => {
-                let sender =
-                    calls.with(|calls| calls.get(&request_id).and_then(|call| call.notifications.clone()));
-                if let Some(sender) = sender {
-                    let _ = sender.try_send(message);
+        let batch = lenient::batch_elements(&line);
+        let single = batch.is_none().then_some(line);
+        for message in single.into_iter().chain(batch.into_iter().flatten()) {
+            let (message, kind) = notifications.read(message);
+            if !matches!(kind, ServerMessage::Unreadable(_)) {
+                notifications.mark_received();
+                process_activity.mark_message_received();
+            }
+            match kind {
+                ServerMessage::Response(None, response @ RpcResponse::Error(_)) => {
+                    // Without an id it can only be the response to the one request in flight.
+                    complete(calls.with(|calls| only_request(calls)), Ok(response));
                 }
+                ServerMessage::Response(request_id, response) => complete(request_id, Ok(response)),
+                ServerMessage::Unreadable(request_id) => {
+                    if request_id.is_some() {
+                        complete(request_id, Err(unreadable_response(&message, notifications.mask())));
+                    }
+                }
+                ServerMessage::Progress(request_id) | ServerMessage::ListenAcknowledged(request_id) => {
+                    let sender = calls
+                        .with(|calls| calls.get(&request_id).and_then(|call| call.notifications.clone()));
+                    if let Some(sender) = sender {
+                        let _ = sender.try_send(message);
+                    }
+                }
+                ServerMessage::ListenCancelled(request_id) => {
+                    let is_listen =
+                        calls.with(|calls| calls.get(&request_id).is_some_and(|call| call.is_listen));
+                    let message = "the server ended the subscription";
+                    let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
+                    complete(Some(request_id).filter(|_| is_listen), Err(error));
+                }
+                ServerMessage::Request(id, method) => respond(&outgoing, &id, &method),
+                kind => notifications.dispatch(&kind, &message),
             }
-            Ok(ServerMessage::ListenCancelled(request_id)) => {
-                let is_listen = calls.with(|calls| calls.get(&request_id).is_some_and(|call| call.is_listen));
-                let message = "the server ended the subscription";
-                let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
-                complete(Some(request_id).filter(|_| is_listen), Err(error));
-            }
-            Ok(ServerMessage::Request(id, method)) => respond(&outgoing, &id, &method),
-            Ok(kind) => notifications.dispatch(&kind, &message),
-            Err(error) => notifications.log_malformed(&error),
         }
     }
+}
+
+/// Returns the id of the request in flight if there is exactly one, apart from subscriptions.
+fn only_request(calls: &HashMap<u64, CallSender>) -> Option<u64> {
+    let mut ids = calls.iter().filter(|(_, call)| !call.is_listen).map(|(id, _)| *id);
+    ids.next().filter(|_| ids.next().is_none())
 }
 
 /// Queues the response to a request of the child without waiting.

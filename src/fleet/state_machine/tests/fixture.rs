@@ -15,10 +15,13 @@ use super::super::{
 };
 use crate::plan::ConnectionTarget;
 use crate::resource::{
-    DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey, Problem, Reason, StdioEndpoint, Transport,
+    DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey, Problem, ProtocolMode, Reason,
+    StdioEndpoint, Transport,
 };
 use crate::upstream::{CallRefusal, Item, ServerLists, UpstreamControl};
-use crate::wire::{ConnectionError, FailureSource, ListKind, ServerCapabilities, ServerDescription};
+use crate::wire::{
+    ConnectionError, FailureSource, ListKind, ProtocolViolation, ServerCapabilities, ServerDescription,
+};
 
 /// An event of a table.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +51,8 @@ pub(super) enum TestEvent {
     /// The list was read; it has these tools.
     Read(u64, &'static [&'static str]),
     ReadFailed(u64, Reason),
+    ViolateProtocol(u64),
+    DescribeOtherwise(u64),
     Unused(u64),
     Used(u64),
     Call,
@@ -159,6 +164,13 @@ impl TestMachine {
             }
             TestEvent::ReadFailed(number, reason) => {
                 Input::ListRead(id(number), ListKind::Tools, Err(error(reason)))
+            }
+            TestEvent::ViolateProtocol(number) => {
+                Input::ProtocolViolated(id(number), ProtocolViolation::ResponseId)
+            }
+            TestEvent::DescribeOtherwise(number) => {
+                let description = ServerDescription { protocol_version: "x".into(), ..Default::default() };
+                Input::DescriptionChanged(id(number), Arc::new(description))
             }
             TestEvent::Unused(number) => Input::ConnectionUnused(id(number)),
             TestEvent::Used(number) => Input::ConnectionUsed(id(number), Duration::from_secs(5)),
@@ -309,7 +321,7 @@ pub(super) fn target(spec: &str, secret: u32) -> ConnectionTarget {
 }
 
 fn endpoint(transport: Transport, secret: u32) -> Arc<Endpoint> {
-    Arc::new(Endpoint::new(transport, &DigestKey::new(secret.to_string().as_bytes())))
+    Arc::new(Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(secret.to_string().as_bytes())))
 }
 
 fn attached(tools: &[&str]) -> AttachedServer {

@@ -54,6 +54,27 @@ const RULES: &[Rule] = &[
         when: Pass(1),
         then: &["read Prompts of 1"],
     },
+    Rule {
+        text: "a violation of the protocol that was tolerated is reported, and changes nothing else",
+        spec: HTTP,
+        given: &[Succeed(1)],
+        when: ViolateProtocol(1),
+        then: &["report Attached, live 1, degraded"],
+    },
+    Rule {
+        text: "a violation of a connection that is no longer in use is ignored",
+        spec: HTTP,
+        given: &[Succeed(1), Apply(MOVED), Succeed(2)],
+        when: ViolateProtocol(1),
+        then: &[],
+    },
+    Rule {
+        text: "a new description of the live server is stored and reported",
+        spec: HTTP,
+        given: &[Succeed(1)],
+        when: DescribeOtherwise(1),
+        then: &["store", "report Attached, live 1"],
+    },
     // Latest wins
     Rule {
         text: "a changed declaration cancels the attempt in flight",
