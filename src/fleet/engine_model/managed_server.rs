@@ -80,10 +80,12 @@ impl ManagedServer {
             (None, None) => {}
             (live, drain) => panic!("{live:?} is live, and {drain:?} is drained"),
         }
-        if let CallRouting::Connection(id, _) = &routing {
-            let id = *id;
+        if let CallRouting::Connection(id, target) = &routing {
+            let (id, target) = (*id, target.clone());
             let opened = self.connection(id).expect("an opened connection");
             assert_eq!(opened.role, Role::Attempting);
+            // The declaration may have changed during the attempt in a way that needs no other connection.
+            opened.target = target;
             opened.role = Role::Live;
         }
         self.routing = Some(routing);
