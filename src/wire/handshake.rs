@@ -142,7 +142,8 @@ async fn run_rmcp_handshake(
     mode: ClientLifecycleMode,
     probe_timeout: Option<Duration>,
 ) -> Result<RunningService<RoleClient, ClientConfig>, HandshakeError> {
-    let (first_error, probe_unanswered) = (FirstError::default(), Arc::new(AtomicBool::new(false)));
+    let (first_error, probe_error) = (FirstError::default(), FirstError::default());
+    let probe_unanswered = Arc::new(AtomicBool::new(false));
     let (request_sender, request_receiver) = mpsc::unbounded_channel();
     let transport = HandshakeTransport {
         connection: connection.clone(),
@@ -151,6 +152,7 @@ async fn run_rmcp_handshake(
         current: None,
         probe_timeout,
         first_error: first_error.clone(),
+        probe_error: probe_error.clone(),
         probe_unanswered: probe_unanswered.clone(),
     };
     let mut config = ClientConfig::default();
@@ -164,7 +166,10 @@ async fn run_rmcp_handshake(
             .is_none_or(|error| probe_failure_outcome(error) == Some(ProbeOutcome::Legacy));
         HandshakeError {
             probe_timed_out: rejected && probe_unanswered.load(Ordering::Relaxed),
-            error: transport_error.unwrap_or_else(|| handshake_failed(connection, &describe_error(&error))),
+            // A server that broke at the probe and then rejects `initialize` is a modern one that is broken.
+            error: transport_error
+                .or_else(|| probe_error.take())
+                .unwrap_or_else(|| handshake_failed(connection, &describe_error(&error))),
         }
     })
 }
@@ -221,6 +226,8 @@ struct HandshakeTransport {
     /// The time for the response to the probe; `None` if no request is a probe.
     probe_timeout: Option<Duration>,
     first_error: FirstError,
+    /// The error of a probe at which the server or its connection broke.
+    probe_error: FirstError,
     /// Set if the probe got no response.
     probe_unanswered: Arc<AtomicBool>,
 }
@@ -269,7 +276,11 @@ impl Transport<RoleClient> for HandshakeTransport {
                         unanswered.exchange.abandon();
                     }
                 }
-                response = next_response(&self.connection, &mut self.current, self.probe_timeout.is_some()) => {
+                response = next_response(
+                    &self.connection,
+                    &mut self.current,
+                    self.probe_timeout.map(|_| &self.probe_error),
+                ) => {
                     self.current = None;
                     return response.inspect_err(|error| self.first_error.set(error.clone())).ok();
                 }
@@ -329,22 +340,28 @@ async fn send_message(
     Ok(())
 }
 
-/// Waits for the response to the current request. `is_probing` is true if `server/discover` is a probe: then a response
+/// Waits for the response to the current request. `probe_error` is `Some` if `server/discover` is a probe: then a response
 /// that identifies a legacy server is passed on as the rejection of an unknown method, which makes rmcp send `initialize`.
 async fn next_response(
     connection: &Connection,
     current: &mut Option<PendingHandshakeRequest>,
-    is_probing: bool,
+    probe_error: Option<&FirstError>,
 ) -> Result<ServerJsonRpcMessage, ConnectionError> {
     let Some(PendingHandshakeRequest { id, exchange, method, sent_at: _ }) = current else {
         return std::future::pending().await;
     };
-    let is_probe = is_probing && *method == HandshakeMethod::Discover;
+    let probe_error = probe_error.filter(|_| *method == HandshakeMethod::Discover);
     let response = loop {
         match exchange.next().await {
             Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_)) => {}
             Ok(ResponseMessage::Response(response)) => break response,
-            Err(error) if is_probe && probe_failure_outcome(&error) == Some(ProbeOutcome::Legacy) => {
+            Err(error)
+                if let Some(probe_error) = probe_error
+                    && probe_failure_outcome(&error) == Some(ProbeOutcome::Legacy) =>
+            {
+                if error.dispatched && error.failure_source != FailureSource::Response {
+                    probe_error.set(error.clone());
+                }
                 return Ok(legacy_rejection(id, &error.problem.message));
             }
             Err(error) if error.failure_source == FailureSource::Response => {
@@ -358,14 +375,14 @@ async fn next_response(
             if let Some(loop_kind) = LoopKind::from_error(raw) {
                 return Err(loop_kind.connection_error());
             }
-            if is_probe && probe_error_outcome(raw) == ProbeOutcome::Legacy {
+            if probe_error.is_some() && probe_error_outcome(raw) == ProbeOutcome::Legacy {
                 let why = server_message::error_message(raw).unwrap_or_default();
                 return Ok(legacy_rejection(id, &why));
             }
             ("error", serde_json::from_slice(raw).unwrap_or_default())
         }
         RpcResponse::Result(raw) => {
-            if is_probe && probe_result_outcome(raw) == ProbeOutcome::Legacy {
+            if probe_error.is_some() && probe_result_outcome(raw) == ProbeOutcome::Legacy {
                 return Ok(legacy_rejection(id, "the result of server/discover is that of another method"));
             }
             let read = match method {
@@ -390,6 +407,6 @@ async fn next_response(
 
 /// Returns the response by which rmcp recognizes a legacy server.
 fn legacy_rejection(id: &RequestId, why: &str) -> ServerJsonRpcMessage {
-    let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("method not found: {why}"), None);
+    let error = ErrorData::new(ErrorCode::METHOD_NOT_FOUND, why.to_owned(), None);
     ServerJsonRpcMessage::error(error, Some(id.clone()))
 }
