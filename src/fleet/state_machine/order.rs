@@ -38,7 +38,10 @@ impl StateMachine {
             self.state.set_progress(Progress::WaitingForClose(None));
         }
         self.apply_settings(&previous.spec, step);
-        if !keeps_connection {
+        // The update strategy was changed while the replacement was being connected beside the live connection.
+        let may_not_coexist = self.target.spec.update == UpdateStrategy::Recreate
+            && matches!(self.state, ServerState::Replacing(..));
+        if !keeps_connection || may_not_coexist {
             self.replace(step);
             return;
         }

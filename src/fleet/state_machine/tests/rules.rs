@@ -415,6 +415,31 @@ const RULES: &[Rule] = &[
         then: &["end attempt 2", "report ConnectFailed then 2 at 1, live 1"],
     },
     Rule {
+        text: "a replacement that fails beside the live connection is made after its end once Recreate is declared",
+        spec: STDIO,
+        given: &[Succeed(1), Apply(OTHER_STDIO), Fail(2, Reason::ConnectFailed), Closed(2)],
+        when: Apply(RECREATED_OTHER),
+        then: &[
+            "withdraw, Connecting",
+            "drains end within 30 s",
+            "calls fail, Connecting; drain 1 30 s",
+            "report Connecting 1",
+        ],
+    },
+    Rule {
+        text: "Recreate that is declared during such an attempt ends the attempt as well",
+        spec: STDIO,
+        given: &[Succeed(1), Apply(OTHER_STDIO)],
+        when: Apply(RECREATED_OTHER),
+        then: &[
+            "withdraw, Connecting",
+            "end attempt 2",
+            "drains end within 30 s",
+            "calls fail, Connecting; drain 1 30 s",
+            "report Connecting 1",
+        ],
+    },
+    Rule {
         text: "Recreate stops the old connection first",
         spec: RECREATED,
         given: &[Succeed(1)],
