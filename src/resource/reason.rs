@@ -67,8 +67,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Returns true if retrying on a timer does not help, because a person must change the spec, the secret or the
-    /// machine.
+    /// Returns true if a person must change the spec, the secret, the machine or the server.
     pub fn requires_user_action(self) -> bool {
         matches!(
             self,
@@ -83,6 +82,12 @@ impl Reason {
                 | Self::CredentialsRejected
                 | Self::RemovalHeld
         )
+    }
+
+    /// Returns true if the server refused the requests of evenkeel. It may accept them later without a change here, so
+    /// it is tried again, but slowly.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::AuthRequired | Self::CredentialsRejected)
     }
 }
 

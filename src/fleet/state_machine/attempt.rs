@@ -22,6 +22,8 @@ use crate::wire::{ConnectionError, Era, FailureSource};
 pub(super) const EARLY_EXIT_AGE: Duration = Duration::from_secs(10);
 /// The number of early exits in a row that make a crash loop.
 const CRASH_LOOP_EXITS: u32 = 3;
+/// The delays before a server that refused evenkeel is tried again.
+const REFUSAL_DELAYS: Delays = Delays { initial: Duration::from_mins(5), max: Duration::from_hours(1) };
 /// The number of failed replacements from which the message says that the two connections may be in conflict.
 const CONFLICT_FAILURES: u32 = 3;
 
@@ -187,6 +189,27 @@ impl StateMachine {
         self.failures.backoff.record_failure(delays, step.time.jitter, retry_after)
     }
 
+    /// Counts a failure and returns the delay before the next attempt; `None` if a person must act first.
+    fn retry_delay(
+        &mut self,
+        reason: Reason,
+        retry_after: Option<Duration>,
+        step: &Step,
+    ) -> Option<Duration> {
+        let delay = self.record_failure(retry_after, step);
+        if reason.is_refusal() {
+            return Some(self.failures.refusals.record_failure(REFUSAL_DELAYS, step.time.jitter, retry_after));
+        }
+        self.failures.refusals.reset();
+        match reason {
+            // Checking whether the command exists is cheap and starts nothing, so it is checked again until a user
+            // installs it.
+            Reason::CommandNotFound => Some(self.target.spec.retry.max.get()),
+            _ if reason.requires_user_action() => None,
+            _ => Some(delay),
+        }
+    }
+
     /// Schedules the next attempt, or none if the problem requires user action, and records the problem. There is no
     /// attempt in progress.
     pub(super) fn schedule_retry(&mut self, error: &ConnectionError, step: &mut Step) {
@@ -196,14 +219,7 @@ impl StateMachine {
             let message = format!("{early_exits} times in a row: {}", problem.message);
             problem = Problem::new(Reason::CrashLoop, message);
         }
-        let delay = self.record_failure(error.retry_after, step);
-        let delay = match problem.reason {
-            // Checking whether the command exists is cheap and starts nothing, so it is checked again until a user
-            // installs it.
-            Reason::CommandNotFound => Some(self.target.spec.retry.max.get()),
-            reason if reason.requires_user_action() => None,
-            _ => Some(delay),
-        };
+        let delay = self.retry_delay(problem.reason, error.retry_after, step);
         let due = delay.map(|delay| RetryTime::after(delay, step.time));
         if self.state.live().is_some() {
             problem.message.push_str("; the previous generation keeps serving");

@@ -25,6 +25,7 @@ impl StateMachine {
         let Some(live) = self.take_live(step) else { return };
         let age = step.time.now.duration_since(live.connected_at);
         self.failures.backoff.record_end(age, STABLE_CONNECTION_AGE);
+        self.failures.refusals.record_end(age, STABLE_CONNECTION_AGE);
         self.restarts = self.restarts.saturating_add(1);
         self.record_exit(error);
         let drain = self.drain(&live, Duration::ZERO, error.problem.clone(), true);

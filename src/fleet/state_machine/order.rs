@@ -92,6 +92,7 @@ impl StateMachine {
                 let last_problem = retry.problem.clone();
                 self.failures.early_exits = 0;
                 self.failures.backoff.reset();
+                self.failures.refusals.reset();
                 self.connect(Some(last_problem), step);
             }
             _ => {}

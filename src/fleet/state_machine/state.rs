@@ -106,6 +106,8 @@ pub(super) struct ClosingState {
 #[derive(Clone, Debug, Default)]
 pub(super) struct FailureState {
     pub(super) backoff: Backoff,
+    /// Refusals in a row, which have longer delays.
+    pub(super) refusals: Backoff,
     /// Exits in a row, each soon after the start.
     pub(super) early_exits: u32,
     /// The era in which the next attempt opens if the server's era is not cached; `None` for a probe.

@@ -43,6 +43,7 @@ pub(super) enum TestEvent {
     Fail(u64, Reason),
     FailWith(u64, FailureSource),
     FailAndRetryAfter(u64, u64),
+    RefuseAndRetryAfter(u64, u64),
     Slow(u64),
     Lose(u64, Reason),
     LoseWith(u64, FailureSource),
@@ -96,6 +97,10 @@ impl TestMachine {
     pub(super) fn apply(&mut self, event: TestEvent) -> Vec<String> {
         let id = ConnectionId;
         let error = |reason| ConnectionError::new(reason, "it failed");
+        let error_with = |reason, seconds| ConnectionError {
+            retry_after: Some(Duration::from_secs(seconds)),
+            ..error(reason)
+        };
         let error_from = |failure_source| ConnectionError { failure_source, ..error(Reason::Exited) };
         let input = match event {
             TestEvent::Apply(spec) => {
@@ -145,11 +150,10 @@ impl TestMachine {
             TestEvent::Fail(number, reason) => Input::AttemptFailed(id(number), error(reason)),
             TestEvent::FailWith(number, source) => Input::AttemptFailed(id(number), error_from(source)),
             TestEvent::FailAndRetryAfter(number, seconds) => {
-                let retry_after = Some(Duration::from_secs(seconds));
-                Input::AttemptFailed(
-                    id(number),
-                    ConnectionError { retry_after, ..error(Reason::ConnectFailed) },
-                )
+                Input::AttemptFailed(id(number), error_with(Reason::ConnectFailed, seconds))
+            }
+            TestEvent::RefuseAndRetryAfter(number, seconds) => {
+                Input::AttemptFailed(id(number), error_with(Reason::AuthRequired, seconds))
             }
             TestEvent::Slow(number) => {
                 Input::AttemptSlow(id(number), Problem::new(Reason::Connecting, "not answered"))
