@@ -58,7 +58,10 @@ impl fmt::Display for NextAttempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Retry { at, attempt } => write!(f, "retrying at {at}, attempt {attempt}"),
-            Self::Recheck { at } => write!(f, "next check at {at}"),
+            Self::Recheck { at } => write!(
+                f,
+                "next check at {at}, or at once when the declaration or a secret changes or after `evenkeel mcp reload`"
+            ),
         }
     }
 }
@@ -214,7 +217,8 @@ mod tests {
             ),
             (
                 NextAttempt::Recheck { at: "12:04:31 UTC".into() },
-                "exited with code 3; next check at 12:04:31 UTC",
+                "exited with code 3; next check at 12:04:31 UTC, or at once when the declaration or a secret changes or \
+                 after `evenkeel mcp reload`",
             ),
         ] {
             let mut conditions = ConditionsBuilder::new(1, None, at(1));

@@ -54,7 +54,8 @@ pub fn server_status(
     conditions.set(ConditionType::Ready, ready_condition(declared, &phase, offered_server));
     conditions.set(ConditionType::Accepted, accepted_condition(declared, &phase, conflicts));
     conditions.set(ConditionType::ResolvedRefs, resolved_refs_condition(declared));
-    conditions.set(ConditionType::Attached, attached_condition(declared, &phase, live, previous));
+    let is_reconnecting = phase.is_reconnecting(current) && was_attached(previous);
+    conditions.set(ConditionType::Attached, attached_condition(declared, &phase, live, is_reconnecting));
     if let Some(value) = reconciling_condition(&phase, current) {
         conditions.set(ConditionType::Reconciling, value);
     }
@@ -179,12 +180,29 @@ impl<'a> ServerPhase<'a> {
         }
     }
 
-    /// True if evenkeel makes no progress until an operator acts.
+    /// True if evenkeel makes no progress until an operator acts. That includes the further attempts at a server that
+    /// refuses evenkeel, but not the first one after a request or a loss.
     fn is_stalled(&self) -> bool {
         match self {
             Self::Rejected(_) => true,
+            Self::Connecting { attempt, last_problem: Some(problem) } => {
+                *attempt > 1 && problem.reason.requires_user_action()
+            }
             Self::Failed { problem, retry_at, .. } => {
                 problem.reason.requires_user_action() || retry_at.is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// True if a lost connection is being made again by itself. While the latest declaration is rejected, it is that of
+    /// the previous one.
+    fn is_reconnecting(&self, observation: Option<&Observation>) -> bool {
+        match (self, observation.map(|observation| &observation.phase)) {
+            (Self::Connecting { .. } | Self::Failed { .. }, _) => !self.is_stalled(),
+            (Self::Rejected(_), Some(Phase::Connecting { .. })) => true,
+            (Self::Rejected(_), Some(Phase::Failed { problem, retry_at, .. })) => {
+                retry_at.is_some() && !problem.reason.requires_user_action()
             }
             _ => false,
         }
@@ -255,7 +273,8 @@ fn accepted_condition(
         return ConditionValue::from_problem(problem, "");
     }
     // Only an attempt to connect detects that the server is this evenkeel instance itself, which is not permitted.
-    if let ServerPhase::Failed { problem, .. } = phase
+    if let ServerPhase::Failed { problem, .. } | ServerPhase::Connecting { last_problem: Some(problem), .. } =
+        phase
         && problem.reason == Reason::PolicyDenied
     {
         return ConditionValue::from_problem(problem, "");
@@ -311,7 +330,7 @@ fn attached_condition(
     declared: &DeclaredObject<McpServerSpec>,
     phase: &ServerPhase<'_>,
     live: Option<&LiveServer>,
-    previous: Option<&McpServerStatus>,
+    is_reconnecting: bool,
 ) -> ConditionValue {
     let desired_generation = declared.meta.generation;
     if let Some(LiveServer { generation, .. }) = live {
@@ -342,9 +361,7 @@ fn attached_condition(
             ConditionValue::new_false(Reason::Detached, "detached: suspended by spec.suspend")
         }
         ServerPhase::Idle => ConditionValue::new_false(Reason::Detached, "not connected until the next call"),
-        ServerPhase::Connecting { .. } | ServerPhase::Failed { .. } | ServerPhase::Rejected(_)
-            if was_attached(previous) =>
-        {
+        _ if is_reconnecting => {
             ConditionValue::new_false(Reason::Reconnecting, "the connection was lost; reconnecting")
         }
         _ => ConditionValue::new_false(Reason::Detached, "not attached"),
@@ -406,7 +423,11 @@ fn degraded_condition(observation: Option<&Observation>) -> Option<ConditionValu
 
 fn stalled_condition(phase: &ServerPhase<'_>) -> Option<ConditionValue> {
     match phase {
-        ServerPhase::Rejected(problem) | ServerPhase::Failed { problem, .. } if phase.is_stalled() => {
+        ServerPhase::Rejected(problem)
+        | ServerPhase::Failed { problem, .. }
+        | ServerPhase::Connecting { last_problem: Some(problem), .. }
+            if phase.is_stalled() =>
+        {
             Some(ConditionValue::new_true(problem.reason, problem_message(problem, "")))
         }
         _ => None,

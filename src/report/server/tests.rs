@@ -105,6 +105,86 @@ fn status_invariants_hold_for_every_state() {
     }
 }
 
+/// Combines every declaration with every state of the connection and every earlier state.
+#[test]
+fn conditions_never_contradict_each_other() {
+    let reasons = [
+        Reason::ConnectFailed,
+        Reason::CommandNotFound,
+        Reason::AuthRequired,
+        Reason::CredentialsRejected,
+        Reason::PolicyDenied,
+        Reason::Exited,
+    ];
+    let mut phases = vec![Phase::Attached, Phase::Idle];
+    phases.extend([Reason::Removed, Reason::Suspended].map(Phase::Draining));
+    phases.extend([Reason::Removed, Reason::Suspended].map(Phase::Detached));
+    for attempt in [1, 2] {
+        phases.push(connecting(attempt, None));
+        for reason in reasons {
+            phases.push(connecting(attempt, Some(reason)));
+            phases.push(failed(reason, None, attempt));
+            phases.push(failed(reason, Some(300), attempt));
+        }
+    }
+    let declarations = [
+        declared_server("a", 2),
+        suspended(2),
+        unresolved(2),
+        rejected(2, Reason::ParseError, true),
+        rejected(2, Reason::PolicyDenied, false),
+    ];
+    let was_attached = server_status(
+        &declared_server("a", 2),
+        Some(&observation("a", 2, Phase::Attached, Some(2))),
+        &[],
+        None,
+        at(1),
+    );
+    let lost = observation("a", 2, connecting(1, Some(Reason::Exited)), None);
+    let was_lost = server_status(&declared_server("a", 2), Some(&lost), &[], Some(&was_attached), at(1));
+    assert_eq!(condition_line(&was_lost).matches("Reconnecting").count(), 1);
+    for (declared, phase) in
+        declarations.iter().flat_map(|declared| phases.iter().map(move |phase| (declared, phase)))
+    {
+        for (generation, live) in [(2, None), (2, Some(2)), (1, None), (1, Some(1))] {
+            for previous in [None, Some(&was_attached), Some(&was_lost)] {
+                let current = observation("a", generation, phase.clone(), live);
+                let status = server_status(declared, Some(&current), &[], previous, at(2));
+                let (line, found) =
+                    (condition_line(&status), |kind| find_condition(&status.conditions, kind));
+                let is_true = |kind| found(kind).is_some_and(|condition| condition.status == "True");
+                let has_reason = |kind, reason: Reason| {
+                    found(kind).is_some_and(|condition| condition.reason == reason.to_string())
+                };
+                let (stalled, reconciling) =
+                    (is_true(ConditionType::Stalled), is_true(ConditionType::Reconciling));
+                let is_rejected = declared.rejected.is_some();
+                let reconnecting = has_reason(ConditionType::Attached, Reason::Reconnecting);
+                for (claim, holds) in [
+                    ("Stalled and Reconciling", !(stalled && reconciling)),
+                    ("Stalled and Ready", !(stalled && is_true(ConditionType::Ready))),
+                    ("Stalled and reconnecting", !(stalled && reconnecting) || is_rejected),
+                    ("reconnecting and nothing is done", !reconnecting || reconciling || is_rejected),
+                    (
+                        "not permitted and accepted",
+                        !(has_reason(ConditionType::Ready, Reason::PolicyDenied)
+                            && is_true(ConditionType::Accepted)),
+                    ),
+                    (
+                        "attached and reconnecting",
+                        status.attached_generation.is_some() == is_true(ConditionType::Attached),
+                    ),
+                ] {
+                    assert!(holds, "{claim}: {phase:?} {generation} {live:?}: {line}");
+                }
+                let again = server_status(declared, Some(&current), &[], Some(&status), at(3));
+                assert_eq!(again, status, "an unchanged state gives an equal status");
+            }
+        }
+    }
+}
+
 #[test]
 fn transition_times_are_correct_between_all_states() {
     for before in state_cases() {

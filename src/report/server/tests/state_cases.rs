@@ -87,12 +87,37 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             ready_message: "Timeout happened; attempt 4 is in progress",
         },
         StateCase {
-            name: "stalled: rejected credentials",
+            name: "stalled: rejected credentials, checked again later",
             declared: declared_server("a", 1),
-            observation: Some(observation("a", 1, failed(Reason::CredentialsRejected, None, 1), None)),
+            observation: Some(observation("a", 1, failed(Reason::CredentialsRejected, Some(300), 2), None)),
             conditions: "Ready=False/CredentialsRejected Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
                          Attached=False/Detached Stalled=True/CredentialsRejected",
-            ready_message: "CredentialsRejected happened; not retried until the declaration or a secret changes",
+            ready_message: "CredentialsRejected happened; next check at 00:05:00 UTC, or at once when the declaration \
+                            or a secret changes or after `evenkeel mcp reload`",
+        },
+        StateCase {
+            name: "stalled: rejected credentials, being checked",
+            declared: declared_server("a", 1),
+            observation: Some(observation("a", 1, connecting(2, Some(Reason::CredentialsRejected)), None)),
+            conditions: "Ready=False/CredentialsRejected Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Stalled=True/CredentialsRejected",
+            ready_message: "CredentialsRejected happened; attempt 2 is in progress",
+        },
+        StateCase {
+            name: "rejected credentials, and a new attempt was requested",
+            declared: declared_server("a", 1),
+            observation: Some(observation("a", 1, connecting(1, Some(Reason::CredentialsRejected)), None)),
+            conditions: "Ready=False/CredentialsRejected Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Reconciling=True/ProgressingWithRetry",
+            ready_message: "CredentialsRejected happened; attempt 1 is in progress",
+        },
+        StateCase {
+            name: "stalled: evenkeel is its own server",
+            declared: declared_server("a", 1),
+            observation: Some(observation("a", 1, failed(Reason::PolicyDenied, None, 2), None)),
+            conditions: "Ready=False/PolicyDenied Accepted=False/PolicyDenied ResolvedRefs=True/ResolvedRefs \
+                         Attached=False/Detached Stalled=True/PolicyDenied",
+            ready_message: "PolicyDenied happened; not retried until the declaration or a secret changes",
         },
         StateCase {
             name: "stalled: no such command, checked again later",
@@ -100,7 +125,8 @@ pub(super) fn state_cases() -> Vec<StateCase> {
             observation: Some(observation("a", 1, failed(Reason::CommandNotFound, Some(300), 2), None)),
             conditions: "Ready=False/CommandNotFound Accepted=True/Accepted ResolvedRefs=True/ResolvedRefs \
                          Attached=False/Detached Stalled=True/CommandNotFound",
-            ready_message: "CommandNotFound happened; next check at 00:05:00 UTC",
+            ready_message: "CommandNotFound happened; next check at 00:05:00 UTC, or at once when the declaration or a \
+                            secret changes or after `evenkeel mcp reload`",
         },
         StateCase {
             name: "draining before suspension",
