@@ -13,6 +13,8 @@ use crate::wire::ListKind;
 const MIN_REFRESH_DELAY: Duration = Duration::from_millis(100);
 /// The longest delay between two reads of one list.
 const MAX_REFRESH_DELAY: Duration = Duration::from_secs(5);
+/// The shortest delay between a read of a list and its next check.
+const MIN_CHECK_DELAY: Duration = Duration::from_mins(1);
 /// The delays before a list that could not be read is read again.
 const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(5) };
 
@@ -31,8 +33,11 @@ struct ListSchedule {
     retry_at: Option<Instant>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The causes of a refresh, from the least to the most urgent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum RefreshCause {
+    /// The list may have changed without a notification.
+    Check,
     /// The server sent a list-changed notification.
     Notification,
     /// A user requested a refresh, which is not delayed.
@@ -42,12 +47,23 @@ enum RefreshCause {
 impl RefreshSchedule {
     /// Schedules a refresh after a list-changed notification.
     pub(super) fn mark_changed(&mut self, list: ListKind) {
-        self.0.entry(list).or_default().pending.get_or_insert(RefreshCause::Notification);
+        self.schedule(list, RefreshCause::Notification);
+    }
+
+    /// Schedules a refresh because the list may have changed without a notification. It is read at most once a minute
+    /// for this cause.
+    pub(super) fn check(&mut self, list: ListKind) {
+        self.schedule(list, RefreshCause::Check);
     }
 
     /// Schedules a refresh that a user requested, without a delay.
     pub(super) fn request_now(&mut self, list: ListKind) {
-        self.0.entry(list).or_default().pending = Some(RefreshCause::Requested);
+        self.schedule(list, RefreshCause::Requested);
+    }
+
+    fn schedule(&mut self, list: ListKind, cause: RefreshCause) {
+        let schedule = self.0.entry(list).or_default();
+        schedule.pending = schedule.pending.max(Some(cause));
     }
 
     /// Returns when the next list is to be read; `None` if no refresh is pending.
@@ -78,7 +94,7 @@ impl RefreshSchedule {
     /// Records a failed read, and schedules another with a growing delay.
     pub(super) fn record_failure(&mut self, list: ListKind, now: Instant, jitter: f64) {
         let schedule = self.0.entry(list).or_default();
-        schedule.pending.get_or_insert(RefreshCause::Notification);
+        schedule.pending = schedule.pending.max(Some(RefreshCause::Notification));
         schedule.retry_at = Some(now + schedule.backoff.record_failure(RETRY_DELAYS, jitter, None));
     }
 
@@ -93,11 +109,13 @@ impl RefreshSchedule {
 
 impl ListSchedule {
     fn next_read_at(&self, now: Instant) -> Option<Instant> {
-        Some(match (self.pending?, self.last_read) {
-            (RefreshCause::Notification, Some((end, delay))) => self.retry_at.unwrap_or(end + delay),
-            (RefreshCause::Notification, None) => self.retry_at.unwrap_or(now),
-            (RefreshCause::Requested, _) => now,
-        })
+        let allowed_at = match (self.pending?, self.last_read) {
+            (RefreshCause::Requested, _) => return Some(now),
+            (RefreshCause::Notification, Some((end, delay))) => end + delay,
+            (RefreshCause::Check, Some((end, _))) => end + MIN_CHECK_DELAY,
+            (RefreshCause::Notification | RefreshCause::Check, None) => now,
+        };
+        Some(self.retry_at.unwrap_or(allowed_at))
     }
 }
 
@@ -164,6 +182,30 @@ mod tests {
         schedule.record_read(ListKind::Prompts, now);
         schedule.mark_changed(ListKind::Prompts);
         assert_eq!(schedule.next_refresh_at(now), Some(now + MIN_REFRESH_DELAY));
+    }
+
+    #[test]
+    fn list_is_checked_at_most_once_a_minute() {
+        let (start, mut schedule, mut reads) = (Instant::now(), RefreshSchedule::default(), Vec::new());
+        for second in 0..200 {
+            let now = start + Duration::from_secs(second);
+            schedule.check(ListKind::Tools);
+            if schedule.take_due(now).is_some() {
+                reads.push(second);
+                schedule.record_read(ListKind::Tools, now);
+            }
+        }
+        assert_eq!(reads, [0, 60, 120, 180]);
+        // A notification does not wait for the check that is pending.
+        let now = start + Duration::from_secs(200);
+        schedule.mark_changed(ListKind::Tools);
+        assert_eq!(schedule.take_due(now), Some(ListKind::Tools));
+        assert_eq!(schedule.next_refresh_at(now), None, "the check is part of it");
+        // A check that fails is retried like any other read.
+        schedule.check(ListKind::Tools);
+        schedule.record_failure(ListKind::Tools, now, 0.0);
+        schedule.check(ListKind::Tools);
+        assert_eq!(schedule.next_refresh_at(now), Some(now + RETRY_DELAYS.initial));
     }
 
     #[test]

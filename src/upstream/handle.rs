@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,6 +27,9 @@ struct Inner {
     lists: ArcSwap<ServerLists>,
     state_changed: Notify,
     wake_requested: Notify,
+    /// The lists of which the server did not know an item that it had listed, as bits.
+    unknown_items: AtomicU8,
+    unknown_item_reported: Notify,
 }
 
 #[derive(Clone, Debug)]
@@ -146,6 +149,12 @@ impl UpstreamHandle {
         }
     }
 
+    /// Reports that the server did not know an item of a list: the list may have changed without a notification.
+    pub fn report_unknown_item(&self, list: ListKind) {
+        self.0.unknown_items.fetch_or(list_bit(list), Ordering::AcqRel);
+        self.0.unknown_item_reported.notify_one();
+    }
+
     /// Requests a connection if the server is idle, without making a call.
     pub fn wake(&self) {
         if matches!(&**self.0.state.load(), State::Idle { .. }) {
@@ -167,6 +176,8 @@ impl UpstreamControl {
             lists: ArcSwap::default(),
             state_changed: Notify::new(),
             wake_requested: Notify::new(),
+            unknown_items: AtomicU8::new(0),
+            unknown_item_reported: Notify::new(),
         })))
     }
 
@@ -232,6 +243,20 @@ impl UpstreamControl {
         self.0.0.wake_requested.notified().await;
     }
 
+    /// Waits for the next list of which the server did not know an item. Repeated reports count once. Cancel safe; only
+    /// one task may wait.
+    pub async fn unknown_item(&self) -> ListKind {
+        let Inner { unknown_items, unknown_item_reported, .. } = &*self.0.0;
+        loop {
+            let reported = unknown_items.load(Ordering::Acquire);
+            if let Some(list) = ListKind::ALL.into_iter().find(|list| reported & list_bit(*list) != 0) {
+                unknown_items.fetch_and(!list_bit(list), Ordering::AcqRel);
+                return list;
+            }
+            unknown_item_reported.notified().await;
+        }
+    }
+
     /// Removes the connection and makes calls fail. Returns it; it no longer accepts calls.
     pub fn set_refused(&self, refusal: CallRefusal) -> Option<DrainingConnection> {
         self.swap(State::Refused(refusal))
@@ -248,6 +273,10 @@ impl UpstreamControl {
             State::Pending { .. } | State::Idle { .. } | State::Refused(_) => None,
         }
     }
+}
+
+fn list_bit(list: ListKind) -> u8 {
+    1 << list as u8
 }
 
 impl Drop for UpstreamControl {
@@ -378,6 +407,19 @@ mod tests {
         handle.wake();
         control.set_idle(Duration::from_secs(1));
         assert!(control.wake_requested().now_or_never().is_none());
+    }
+
+    #[test]
+    fn unknown_items_are_reported_once_per_list() {
+        let control = control();
+        let handle = control.handle().clone();
+        for list in [ListKind::Resources, ListKind::Tools, ListKind::Tools] {
+            handle.report_unknown_item(list);
+        }
+        let next = || control.unknown_item().now_or_never();
+        assert_eq!([next(), next(), next()], [Some(ListKind::Tools), Some(ListKind::Resources), None]);
+        handle.report_unknown_item(ListKind::Prompts);
+        assert_eq!(next(), Some(ListKind::Prompts));
     }
 
     #[tokio::test(start_paused = true)]

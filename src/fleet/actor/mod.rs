@@ -174,6 +174,7 @@ impl Actor {
             () = retry_after_changed(live_retry_after.as_ref()) => {
                 Input::RetryAfterChanged(self.retry_after_state())
             }
+            list = self.upstream.unknown_item() => Input::UnknownItem(list),
             () = self.upstream.wake_requested(), if is_idle => Input::CallWaiting,
             id = next_closed(&mut self.closing) => Input::ConnectionClosed(id),
         }

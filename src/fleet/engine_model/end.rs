@@ -6,7 +6,7 @@ use super::super::Phase;
 use super::super::state_machine::Input;
 use super::engine::{Engine, MAX_STEPS_TO_END};
 use super::managed_server::{ManagedServer, tool_names};
-use super::operations::{Behavior, ENDPOINTS, FILES, FileContent, Operation, Reference};
+use super::operations::{Behavior, FILES, FileContent, Operation, Reference};
 use crate::resource::ObjectKey;
 use crate::wire::ListKind;
 
@@ -70,9 +70,6 @@ impl Engine {
             self.apply_to_both(&Operation::Write(file, servers), reference);
         }
         self.apply_to_both(&Operation::Settle, reference);
-        for endpoint in ENDPOINTS {
-            self.notify(endpoint);
-        }
         for _ in 0..MAX_STEPS_TO_END {
             let is_waiting = self.machines.values().any(|server| !server.pending.is_empty());
             // An idle server keeps the lists of its last connection: a call connects it, and they are read again.

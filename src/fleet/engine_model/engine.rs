@@ -15,6 +15,7 @@ use crate::catalog::{CatalogUpdate, Generation, ReservedName, ReservedNames, Res
 use crate::plan::LastApplied;
 use crate::resource::{DeclaredObject, Desired, Digest, McpServerSpec, ObjectKey, Reason};
 use crate::source::directory::testing::TestDirectory;
+use crate::wire::ListKind;
 
 /// The most events and wake-ups after which the end must be reached once all faults are over.
 pub(super) const MAX_STEPS_TO_END: usize = 500;
@@ -129,6 +130,12 @@ impl Engine {
                 let connections = self.machines.values_mut().flat_map(|server| &mut server.connections);
                 if let Some(connection) = nth(connections.filter(|connection| connection.calls > 0), *index) {
                     connection.calls -= 1;
+                }
+            }
+            Operation::AnswerUnknownTool(index) => {
+                let keys: Vec<_> = self.machines.keys().cloned().collect();
+                if let Some(key) = nth(keys.into_iter(), *index) {
+                    self.input(&key, &Input::UnknownItem(ListKind::Tools));
                 }
             }
             Operation::SetWallClock(seconds) => self.wall_clock_offset += SignedDuration::from_secs(*seconds),

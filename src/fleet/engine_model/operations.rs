@@ -45,6 +45,8 @@ pub(super) enum Operation {
     /// Begins a call of a server, and ends one.
     BeginCall(usize),
     EndCall(usize),
+    /// The server answers a call that it does not know the tool.
+    AnswerUnknownTool(usize),
     /// Lets time pass, in milliseconds.
     Pass(u64),
     /// Sets the wall clock forward or back, in seconds.
@@ -269,6 +271,7 @@ pub(super) fn operation() -> impl Strategy<Value = Operation> {
         3 => any::<usize>().prop_map(Operation::DeliverAgain),
         3 => server().prop_map(Operation::BeginCall),
         2 => server().prop_map(Operation::EndCall),
+        2 => server().prop_map(Operation::AnswerUnknownTool),
         8 => pass.prop_map(Operation::Pass),
         1 => prop::sample::select(vec![-86_400, -60, 60, 86_400]).prop_map(Operation::SetWallClock),
         1 => Just(Operation::Restart),

@@ -11,6 +11,7 @@ use super::super::listing::ServerListing;
 use super::super::refresh_schedule::RefreshSchedule;
 use super::effect::{CallRouting, Effect};
 use super::input::{AttachedServer, ConnectionId, StepTime};
+use super::lists::next_lists_check;
 use super::state::{AttemptState, LiveState, PendingRetry, Progress, RetryTime, ServerState};
 use super::{StateMachine, Step};
 use crate::net::Delays;
@@ -135,6 +136,7 @@ impl StateMachine {
             degraded,
             violations: BTreeSet::new(),
             refresh_schedule,
+            lists_check_at: (!on_demand).then(|| next_lists_check(step.time)),
             reading: None,
             use_check_at: on_demand.then(|| now + self.target.spec.timeouts.idle.get()),
         });
@@ -198,7 +200,11 @@ impl StateMachine {
     ) -> Option<Duration> {
         let delay = self.record_failure(retry_after, step);
         if reason.is_refusal() {
-            return Some(self.failures.refusals.record_failure(REFUSAL_DELAYS, step.time.jitter, retry_after));
+            return Some(self.failures.refusals.record_failure(
+                REFUSAL_DELAYS,
+                step.time.jitter,
+                retry_after,
+            ));
         }
         self.failures.refusals.reset();
         match reason {

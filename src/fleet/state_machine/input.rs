@@ -50,6 +50,8 @@ pub(in crate::fleet) enum Input {
     AttemptSlow(ConnectionId, Problem),
     /// The server reported that a list changed, or its notifications may have been missed.
     ListChanged(ConnectionId, ListKind),
+    /// The server did not know an item that it had listed.
+    UnknownItem(ListKind),
     /// The read of a list ended ([`Effect::ReadList`](super::Effect::ReadList)).
     ListRead(ConnectionId, ListKind, Result<ListResult, ConnectionError>),
     /// The server describes itself otherwise than before.

@@ -1,6 +1,7 @@
 //! Steps for the server's lists: publishing, reading again, and withdrawing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use memchr::memmem;
 use secrecy::ExposeSecret;
@@ -9,12 +10,15 @@ use tokio::time::Instant;
 use super::super::listing::{ListResult, list_unavailable};
 use super::super::{CachedServer, LiveServer};
 use super::effect::{CallRouting, Effect};
-use super::input::ConnectionId;
+use super::input::{ConnectionId, StepTime};
 use super::state::{LiveState, PublishedState, ServerState};
 use super::{StateMachine, Step};
 use crate::resource::{Activation, Endpoint, Problem, Reason};
 use crate::upstream::Section;
 use crate::wire::{ConnectionError, ListKind, ServerDescription};
+
+/// The mean time between two checks whether lists changed without a notification.
+const LISTS_CHECK_INTERVAL: Duration = Duration::from_mins(15);
 
 impl StateMachine {
     /// Publishes the catalog of an earlier run, if there is one, and connects.
@@ -95,10 +99,28 @@ impl StateMachine {
         self.publish(Arc::new(CachedServer { description, lists }), step);
     }
 
+    /// Checks a list, and resource templates along with resources, after the server did not know an item of it.
+    pub(super) fn on_unknown_item(&mut self, list: ListKind) {
+        if let Some(live) = self.state.live_mut() {
+            let lists = live.capabilities.offered_lists().filter(|offered| offered.notified_as() == list);
+            lists.for_each(|list| live.refresh_schedule.check(list));
+        }
+    }
+
     /// Schedules a read of all lists, on a user's request.
-    pub(super) fn request_all_lists(&mut self) {
+    pub(super) fn request_all_lists(&mut self, step: &Step) {
         if let Some(live) = self.state.live_mut() {
             live.capabilities.offered_lists().for_each(|list| live.refresh_schedule.request_now(list));
+            live.lists_check_at = live.lists_check_at.map(|_| next_lists_check(step.time));
+        }
+    }
+
+    /// Checks all lists if the time has come: a server that was deployed anew, say, may not report its changes.
+    pub(super) fn check_lists_if_due(&mut self, step: &Step) {
+        let is_due = |live: &&mut LiveState| live.lists_check_at.is_some_and(|at| at <= step.time.now);
+        if let Some(live) = self.state.live_mut().filter(is_due) {
+            live.capabilities.offered_lists().for_each(|list| live.refresh_schedule.check(list));
+            live.lists_check_at = Some(next_lists_check(step.time));
         }
     }
 
@@ -182,6 +204,12 @@ impl StateMachine {
             step.push(Effect::Withdraw(problem.clone()));
         }
     }
+}
+
+/// Returns when to check the lists of a server next. The time differs from server to server by up to a fifth, so that
+/// servers that were attached together are not checked together.
+pub(super) fn next_lists_check(time: StepTime) -> Instant {
+    time.now + LISTS_CHECK_INTERVAL.mul_f64(0.8 + 0.4 * time.jitter)
 }
 
 /// Returns true if a server's lists contain a value that it got by reference (a secret). Such lists are not stored.

@@ -103,6 +103,7 @@ impl StateMachine {
             Input::AttemptFailed(id, error) => self.on_attempt_failed(id, &error, step_ref),
             Input::AttemptSlow(id, problem) => self.on_attempt_slow(id, problem),
             Input::ListChanged(id, list) => self.on_list_changed(id, list),
+            Input::UnknownItem(list) => self.on_unknown_item(list),
             Input::ListRead(id, list, result) => self.on_list_read(id, list, result, step_ref),
             Input::DescriptionChanged(id, description) => {
                 self.on_description_changed(id, description, step_ref);
@@ -128,7 +129,11 @@ impl StateMachine {
         };
         let withdraw_at = self.published.as_ref().and_then(|published| published.withdraw_at);
         let use_check_at = self.state.live().and_then(|live| live.use_check_at);
-        [retry_at, withdraw_at, use_check_at, self.next_read_at(now)].into_iter().flatten().min()
+        let lists_check_at = self.state.live().and_then(|live| live.lists_check_at);
+        [retry_at, withdraw_at, use_check_at, lists_check_at, self.next_read_at(now)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Returns the current target.
@@ -160,6 +165,7 @@ impl StateMachine {
         self.retry_if_due(step);
         self.withdraw_if_due(step);
         self.check_use_if_due(step);
+        self.check_lists_if_due(step);
     }
 
     /// Does what follows from any step: a list that is due is read, a drained server is detached, and a changed

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::{CallRouting, Effect};
+use super::lists::next_lists_check;
 use super::state::{FailureState, Progress, ServerState};
 use super::{StateMachine, Step};
 use crate::plan::ConnectionTarget;
@@ -47,7 +48,7 @@ impl StateMachine {
         }
         self.ensure_connected(step);
         if self.target.reconcile_requested_at != previous.reconcile_requested_at {
-            self.request_all_lists();
+            self.request_all_lists(step);
         }
     }
 
@@ -74,6 +75,8 @@ impl StateMachine {
             }
             let on_demand = current.spec.activation == Activation::OnDemand;
             live.use_check_at = on_demand.then_some(step.time.now);
+            let lists_check_at = live.lists_check_at.unwrap_or_else(|| next_lists_check(step.time));
+            live.lists_check_at = (!on_demand).then_some(lists_check_at);
         }
         if let Some(published) = &self.published {
             self.publish(published.cached.clone(), step);

@@ -78,6 +78,9 @@ pub(super) struct LiveState {
     pub(super) violations: BTreeSet<ProtocolViolation>,
     /// The lists that are to be read again, and when.
     pub(super) refresh_schedule: RefreshSchedule,
+    /// When to check whether lists changed without a notification; `None` for an `OnDemand` server, whose lists are
+    /// read with each new connection.
+    pub(super) lists_check_at: Option<Instant>,
     /// The list that is being read.
     pub(super) reading: Option<ListKind>,
     /// When to check whether the connection is still in use (`OnDemand`).

@@ -49,8 +49,10 @@ pub(super) enum TestEvent {
     LoseWith(u64, FailureSource),
     Closed(u64),
     ListChanged(u64, ListKind),
+    UnknownItem(ListKind),
     /// The list was read; it has these tools.
     Read(u64, &'static [&'static str]),
+    PromptsRead(u64),
     ReadFailed(u64, Reason),
     ViolateProtocol(u64),
     DescribeOtherwise(u64),
@@ -162,9 +164,14 @@ impl TestMachine {
             TestEvent::LoseWith(number, source) => Input::ConnectionLost(id(number), error_from(source)),
             TestEvent::Closed(number) => Input::ConnectionClosed(id(number)),
             TestEvent::ListChanged(number, list) => Input::ListChanged(id(number), list),
+            TestEvent::UnknownItem(list) => Input::UnknownItem(list),
             TestEvent::Read(number, tools) => {
                 let result = ListResult { items: items(tools), tolerated_problem: None };
                 Input::ListRead(id(number), ListKind::Tools, Ok(result))
+            }
+            TestEvent::PromptsRead(number) => {
+                let result = ListResult { items: Vec::new(), tolerated_problem: None };
+                Input::ListRead(id(number), ListKind::Prompts, Ok(result))
             }
             TestEvent::ReadFailed(number, reason) => {
                 Input::ListRead(id(number), ListKind::Tools, Err(error(reason)))
