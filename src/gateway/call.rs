@@ -21,6 +21,7 @@ use super::response::{self, RouteError};
 use super::route_target::RouteTarget;
 use super::routed_method::RoutedMethod;
 use super::trace::CallSpan;
+use super::unknown_item::unknown_item_list;
 use crate::upstream::{CallGuard, Responder, UpstreamHandle, ViewName};
 use crate::wire::{
     ConnectionError, Era, FailureSource, JsonRpcId, LogLevel, RequestParams, ResponseMessage, RpcResponse,
@@ -310,6 +311,7 @@ impl DispatchedCall {
         loop {
             tokio::select! {
                 next = self.next(&gateway.coarse_timer, self.deadline.expires_at()) => if let Err(end) = next {
+                    self.response.report_unknown_item(&end);
                     return self.response.timer.end(end.outcome(), end.response());
                 },
                 () = gateway.stop.cancelled() => return self.exchange.abandon(),
@@ -425,6 +427,7 @@ impl PendingResponse {
 
     /// Returns the HTTP status and the whole JSON-RPC message.
     fn into_message(self, end: &CallEnd) -> (StatusCode, Bytes) {
+        self.report_unknown_item(end);
         self.timer.end(end.outcome(), end.response());
         let (method, section) = (self.target.method, self.target.section());
         let text = match end {
@@ -437,6 +440,16 @@ impl PendingResponse {
             CallEnd::Cancelled => String::from("The call was cancelled."),
         };
         (StatusCode::OK, response::failure_message(&self.id, &text, method, self.era))
+    }
+
+    /// Has the list checked if the server does not know the item that it had listed.
+    fn report_unknown_item(&self, end: &CallEnd) {
+        if let CallEnd::Response(response) = end
+            && let Responder::Server(handle) = &self.target.section().responder
+            && let Some(list) = unknown_item_list(&self.target, response)
+        {
+            handle.report_unknown_item(list);
+        }
     }
 }
 

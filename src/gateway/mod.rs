@@ -25,6 +25,7 @@ mod server;
 mod session;
 mod session_id;
 mod trace;
+mod unknown_item;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -76,6 +76,19 @@ impl RouteTarget {
         }
     }
 
+    /// Returns the list in which the server has the requested item; `None` for a resource of a template and for a
+    /// completion.
+    pub(super) fn list(&self) -> Option<ListKind> {
+        match (&self.kind, self.method) {
+            (RouteKind::Resource(route, _), _) => {
+                let resources = route.section.lists.items(ListKind::Resources);
+                let found = resources.binary_search_by(|resource| (**resource.name()).cmp(&route.uri));
+                found.is_ok().then_some(ListKind::Resources)
+            }
+            _ => self.listed_item().map(|(list, _)| list),
+        }
+    }
+
     /// Returns the edit of the request's params: the exposed name is replaced by the server's own.
     pub(super) fn params_edit(&self) -> JsonEdit<'_> {
         match &self.kind {
