@@ -4,6 +4,7 @@
 //! Promises that no process of a terminated child is left, even if evenkeel is killed. Never interprets MCP.
 
 mod child;
+mod error_lines;
 mod group;
 mod group_reports;
 mod guard;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::super::secret_mask::{SecretMask, SecretMaskStream};
-use crate::text;
+use super::error_lines::error_lines;
 
 /// The number of bytes that are kept.
 const MAX_TAIL_BYTES: usize = 8 * 1024;
@@ -43,16 +43,14 @@ impl StderrTail {
         redacted
     }
 
-    /// Returns the last non-empty lines as a suffix for an error message: at most three, each truncated to 200
-    /// characters. Empty if there are none.
+    /// Returns the lines that say why the process failed as a suffix for an error message: those of the last error, or
+    /// else the last lines. At most three, each truncated to 200 characters. Empty if there are none.
     pub fn message_suffix(&self) -> String {
         let buffer = self.0.lock();
         let bytes: Vec<u8> = buffer.tail.iter().chain(buffer.mask_stream.pending().iter()).copied().collect();
         drop(buffer);
-        let text = String::from_utf8_lossy(&bytes);
-        let mut last: Vec<String> = text.lines().rev().filter_map(printable_line).take(3).collect();
-        last.reverse();
-        if last.is_empty() { String::new() } else { format!("; last stderr output: {}", last.join(" | ")) }
+        let lines = error_lines(&String::from_utf8_lossy(&bytes));
+        if lines.is_empty() { String::new() } else { format!("; last stderr output: {}", lines.join(" | ")) }
     }
 }
 
@@ -68,11 +66,6 @@ impl fmt::Debug for StderrTail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("StderrTail")
     }
-}
-
-/// Returns the printable part of a line, at most 200 characters; `None` if it is empty.
-fn printable_line(line: &str) -> Option<String> {
-    Some(text::sanitize(line, 200)).filter(|line| !line.is_empty())
 }
 
 #[cfg(test)]
@@ -98,9 +91,9 @@ mod tests {
     }
 
     #[test]
-    fn escape_characters_are_removed() {
+    fn escape_sequences_are_removed() {
         let tail = StderrTail::default();
         tail.push(b"\x1b[31mred\x1b[0m\n");
-        assert_eq!(tail.message_suffix(), "; last stderr output: [31mred[0m");
+        assert_eq!(tail.message_suffix(), "; last stderr output: red");
     }
 }
