@@ -100,7 +100,10 @@ async fn attach_timeout(
         sleep(timeouts.connect.get()).await;
     }
     let (seconds, stderr) = (timeouts.connect.get().as_secs_f64(), host.stderr_tail.message_suffix());
-    timeout_error(format!("not attached within {seconds} s (spec.timeouts.connect){stderr}"))
+    let step = &host.attempt_step;
+    timeout_error(format!(
+        "not attached within {seconds} s (spec.timeouts.connect); waited for {step}{stderr}"
+    ))
 }
 
 pub(super) fn timeout_error(message: String) -> ConnectionError {

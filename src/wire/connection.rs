@@ -20,8 +20,8 @@ use super::response::{ResponseMessage, RpcResponse};
 use super::secret_mask::SecretMask;
 use super::server_message::{self, LISTEN_METHOD};
 use super::{
-    Era, HandshakeResult, InstanceId, ListKind, LogLevel, LoopKind, ProtocolViolation, RetryAfter,
-    ServerDescription, VIA_KEY, handshake, stdio,
+    AttemptStep, Era, HandshakeResult, InstanceId, ListKind, LogLevel, LoopKind, ProtocolViolation,
+    RetryAfter, ServerDescription, VIA_KEY, handshake, stdio,
 };
 use crate::resource::{Problem, Reason};
 
@@ -41,6 +41,7 @@ struct Inner {
     retry_after: RetryAfter,
     /// The description in the last health check of a modern server.
     last_description: Mutex<Option<Arc<ServerDescription>>>,
+    attempt_step: AttemptStep,
     /// The `Mcp-Param-…` headers of each tool that has any, by tool name.
     param_headers: ArcSwap<HashMap<String, ParamHeaders>>,
 }
@@ -133,6 +134,7 @@ impl Connection {
             tasks: context.tasks.clone(),
             instance: context.instance.clone(),
             retry_after: context.retry_after.clone(),
+            attempt_step: context.attempt_step.clone(),
             notifications,
             last_description: Mutex::new(None),
             param_headers: ArcSwap::default(),
@@ -246,6 +248,10 @@ impl Connection {
         list: ListKind,
         cursor: Option<&str>,
     ) -> Result<RpcResponse, ConnectionError> {
+        // The others have less time, so an attempt waits for the tools.
+        if list == ListKind::Tools {
+            self.0.attempt_step.record_request(list.method());
+        }
         let params = self.with_via("{}")?;
         let params = RequestParams::parse(&params).map_err(|error| malformed_request(&error.into()))?;
         let cursor = cursor.map(json_string);
@@ -342,6 +348,11 @@ impl Connection {
     /// Returns a problem while no requests are sent because the server sent Retry-After.
     pub fn retry_after_problem(&self) -> Option<Problem> {
         self.0.retry_after.problem()
+    }
+
+    /// Returns what the attempt that opens the connection waits for.
+    pub(super) fn attempt_step(&self) -> &AttemptStep {
+        &self.0.attempt_step
     }
 
     /// Returns the Retry-After of the server.

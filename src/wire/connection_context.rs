@@ -1,5 +1,6 @@
 use tokio_util::task::TaskTracker;
 
+use super::attempt_step::AttemptStep;
 use super::log::ServerLog;
 use super::loop_detection::InstanceId;
 use super::notifications::NotificationHandler;
@@ -25,6 +26,8 @@ pub struct ConnectionContext {
     pub instance: InstanceId,
     /// The server's Retry-After, shared by all connections to it.
     pub retry_after: RetryAfter,
+    /// What the attempt waits for, for the message of one that takes too long.
+    pub attempt_step: AttemptStep,
     /// The process of the connection; stays empty over HTTP.
     pub process_activity: ProcessActivity,
 }

@@ -326,6 +326,7 @@ async fn send_message(
     };
     let id = request.id.clone();
     let request_id = connection.next_id();
+    connection.attempt_step().record_request(method);
     let params = connection.with_via(params.unwrap_or("{}"))?;
     let message = server_message::message(Some(request_id), method, Some(&params));
     let exchange = connection.dispatch(request_id, None, method, None, Vec::new(), message).await?;

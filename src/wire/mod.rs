@@ -3,6 +3,7 @@
 //! Promises that messages between agents and servers keep their bytes: it parses only what it needs and changes only
 //! what must change. All sizes are bounded. Never decides which server to connect to or when to retry.
 
+mod attempt_step;
 mod connection;
 mod connection_context;
 mod envelope;
@@ -30,6 +31,7 @@ mod sse;
 mod stdio;
 mod subscription;
 
+pub use attempt_step::AttemptStep;
 pub use connection::{Connection, ConnectionEvent, HealthRequest, UpstreamExchange, UpstreamRequest};
 pub use connection_context::ConnectionContext;
 pub use envelope::{Envelope, JsonRpcId, MalformedMessage};

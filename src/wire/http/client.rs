@@ -97,7 +97,7 @@ impl HttpClient {
         let target = request_target(&endpoint.url)
             .ok_or_else(|| invalid("the path of the url is not valid in an HTTP request".into()))?;
         Ok(Self(Arc::new(Inner {
-            pool: ConnectionPool::new(Connector::new(endpoint)?),
+            pool: ConnectionPool::new(Connector::new(endpoint, context.attempt_step.clone())?),
             url: endpoint.url.clone(),
             template: ArcSwap::from_pointee(RequestTemplate {
                 era: None,
@@ -237,8 +237,6 @@ impl HttpClient {
         if let Some(delay) = retry_after(&head.headers, Timestamp::now()) {
             self.0.retry_after.extend(delay);
         }
-        let is_text =
-            head.headers.get(CONTENT_TYPE).is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
         let text = match server_message::read(body.clone()).kind {
             // These statuses concern the connection, so their message is not passed to the caller as a response.
             ServerMessage::Response(_, RpcResponse::Error(raw)) if rejects_every_request(head.status) => {
@@ -247,8 +245,7 @@ impl HttpClient {
             ServerMessage::Response(_, response @ RpcResponse::Error(_)) => {
                 return RequestError::Response(response);
             }
-            _ if is_text => String::from_utf8_lossy(body).into_owned(),
-            _ => String::new(),
+            _ => String::from_utf8_lossy(body).into_owned(),
         };
         let Inner { notifications, credentials, .. } = &*self.0;
         if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !self.is_handshaking() {

@@ -1,4 +1,3 @@
-use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,7 +14,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 use url::Host;
 
-use super::super::ConnectionError;
+use super::super::{AttemptStep, ConnectionError};
+use super::connect_error::{describe_tcp_error, describe_tls_error};
 use crate::resource::{HttpEndpoint, Reason};
 
 /// A socket to a server, encrypted or not.
@@ -30,12 +30,15 @@ pub(super) struct Connector {
     host: Host<String>,
     port: u16,
     tls: Option<Arc<ClientConfig>>,
+    /// True if the declaration has a CA of its own.
+    has_ca: bool,
+    step: AttemptStep,
     /// The `host:port`, for messages.
     authority: String,
 }
 
 impl Connector {
-    pub(super) fn new(endpoint: &HttpEndpoint) -> Result<Self, ConnectionError> {
+    pub(super) fn new(endpoint: &HttpEndpoint, step: AttemptStep) -> Result<Self, ConnectionError> {
         let invalid = |message: String| ConnectionError::new(Reason::InvalidSpec, message);
         let url = &endpoint.url;
         let host = url.host().ok_or_else(|| invalid("the url has no host".into()))?.to_owned();
@@ -46,18 +49,29 @@ impl Connector {
             _ => None,
         };
         let name = format!("{host}:{port}");
-        Ok(Self { host, port, tls, authority: name })
+        Ok(Self { host, port, tls, has_ca: endpoint.ca.is_some(), step, authority: name })
     }
 
     /// Connects to the first address that accepts. Rejects link-local and metadata service addresses, after the name is
     /// resolved.
     pub(super) async fn connect(&self) -> Result<ServerSocket, ConnectionError> {
+        self.step.record_opening(Some(&self.authority));
+        let socket = self.open().await;
+        self.step.record_opening(None);
+        socket
+    }
+
+    async fn open(&self) -> Result<ServerSocket, ConnectionError> {
         let addresses = match &self.host {
             Host::Ipv4(address) => vec![(*address).into()],
             Host::Ipv6(address) => vec![(*address).into()],
             Host::Domain(name) => tokio::net::lookup_host((name.as_str(), self.port))
                 .await
-                .map_err(|error| self.connect_error(&format!("cannot resolve the name: {error}")))?
+                .map_err(|error| {
+                    self.connect_error(&format!(
+                        "cannot resolve the name: {error}; check the host in spec.http.url"
+                    ))
+                })?
                 .map(|address| address.ip())
                 .collect(),
         };
@@ -75,10 +89,12 @@ impl Connector {
             }
             match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((address, self.port))).await {
                 Ok(Ok(socket)) => return self.wrap_tls(socket).await,
-                Ok(Err(error)) => last_error = self.connect_error(&describe_io_error(&error)),
+                Ok(Err(error)) => last_error = self.connect_error(&describe_tcp_error(&error)),
                 Err(_) => {
-                    last_error =
-                        self.connect_error(&format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()));
+                    last_error = self.connect_error(&format!(
+                        "no answer within {} s; check the host in spec.http.url, and whether a firewall drops packets to it",
+                        CONNECT_TIMEOUT.as_secs()
+                    ));
                 }
             }
         }
@@ -100,7 +116,7 @@ impl Connector {
         let handshake = TlsConnector::from(config.clone()).connect(name, socket);
         match tokio::time::timeout(CONNECT_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => Ok(Either::Right(Box::new(stream))),
-            Ok(Err(error)) => Err(self.connect_error(&format!("TLS: {error}"))),
+            Ok(Err(error)) => Err(self.connect_error(&describe_tls_error(&error, self.has_ca))),
             Err(_) => {
                 Err(self.connect_error(&format!("no TLS handshake within {} s", CONNECT_TIMEOUT.as_secs())))
             }
@@ -109,13 +125,6 @@ impl Connector {
 
     fn connect_error(&self, reason: &str) -> ConnectionError {
         ConnectionError::new(Reason::ConnectFailed, format!("cannot connect to {}: {reason}", self.authority))
-    }
-}
-
-fn describe_io_error(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused; no process listens on this port".into(),
-        _ => error.to_string(),
     }
 }
 

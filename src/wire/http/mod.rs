@@ -1,8 +1,10 @@
 //! MCP over streamable HTTP. The calling task drives the HTTP connection itself, without a task per connection.
 
+mod body_message;
 mod check;
 mod client;
 mod connect;
+mod connect_error;
 mod credentials;
 mod exchange;
 mod header;
