@@ -122,7 +122,7 @@ async fn missing_command_is_reported_and_found_once_installed() {
 }
 
 #[tokio::test]
-async fn rejected_credentials_are_not_retried() {
+async fn rejected_credentials_are_retried_slowly() {
     let start = async |wanted: &str| {
         let mut script = Script::new("locked", ServerEra::Legacy);
         script.http.authorization = Some(wanted.into());
@@ -141,7 +141,7 @@ async fn rejected_credentials_are_not_retried() {
     let ready = fixture.evenkeel.wait_for("open", "Ready", "False", "AuthRequired").await;
     assert!(ready.message.contains("401"), "{ready:?}");
     let ready = fixture.evenkeel.wait_for("closed", "Ready", "False", "CredentialsRejected").await;
-    assert!(ready.message.contains("401") && ready.message.contains("not retried"), "{ready:?}");
+    assert!(ready.message.contains("401") && ready.message.contains("`evenkeel mcp reload`"), "{ready:?}");
     fixture.evenkeel.wait_for("open", "Stalled", "True", "AuthRequired").await;
     fixture.evenkeel.wait_for("closed", "Stalled", "True", "CredentialsRejected").await;
 
@@ -153,7 +153,7 @@ async fn rejected_credentials_are_not_retried() {
     assert_eq!((open.counters().connections, closed.counters().connections), attempts);
     for name in ["open", "closed"] {
         let server = fixture.server(name).await;
-        assert!(server["status"]["nextRetryTime"].is_null(), "{server}");
+        assert!(server["status"]["nextRetryTime"].is_string(), "{server}");
         assert!(!server["status"].to_string().contains("hunter2"), "{server}");
     }
     assert!(!fixture.evenkeel.stderr().contains("hunter2"));
@@ -183,6 +183,40 @@ async fn revoked_credentials_are_reported_on_the_next_call() {
     rig.edit_script(|script| *script = script.clone().on("POST", Rule::always(Action::status(401))));
     error_text(&agent.call("s_echo", "{}").await.unwrap());
     fixture.evenkeel.wait_for("s", "Stalled", "True", "AuthRequired").await;
+    let attached = fixture.evenkeel.condition("s", "Attached").await.unwrap();
+    assert_eq!(attached.reason, "Detached", "nothing is reconnecting: {attached:?}");
+    assert!(fixture.evenkeel.condition("s", "Reconciling").await.is_none());
+
+    // The server accepts requests again, and a user does not want to wait.
+    rig.edit_script(|script| *script = Script::default().tools(&["echo"]));
+    let reloaded = fixture
+        .evenkeel
+        .command(&["mcp", "reload", "s"])
+        .env("EVENKEEL_DIR", fixture.declared.path())
+        .output()
+        .unwrap();
+    assert!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
+    fixture.evenkeel.wait_until_attached("s").await;
+}
+
+#[tokio::test]
+async fn refusal_by_a_firewall_quotes_its_page_and_asks_for_no_credentials() {
+    let page = "<!DOCTYPE html>\n<html><head>\n<title>Attention Required! | Cloudflare</title></head></html>";
+    let headers = [("Content-Type".to_owned(), "text/html".to_owned())].into();
+    let refusal = Action::Http { status: 403, headers, body: page.into() };
+    let rig = FakeHttpServer::start(Script::default().on("POST", Rule::always(refusal))).await;
+    let fixture = EvenkeelFixture::start(&[("s", &rig.spec())]).await;
+    let ready = fixture.evenkeel.wait_for("s", "Ready", "False", "AuthRequired").await;
+    for expected in ["403", "Attention Required! | Cloudflare", "next check at", "`evenkeel mcp reload`"] {
+        assert!(ready.message.contains(expected), "{ready:?}");
+    }
+    assert!(!ready.message.contains("set spec.http.headers"), "{ready:?}");
+    fixture.evenkeel.wait_for("s", "Stalled", "True", "AuthRequired").await;
+
+    // A changed declaration is tried at once.
+    rig.edit_script(|script| *script = Script::default());
+    fixture.declared.write_server("s", &format!("{}\ngracePeriod: 50s", rig.spec()));
+    fixture.evenkeel.wait_until_attached("s").await;
 }
 
 #[tokio::test]

@@ -40,4 +40,5 @@ mod restart;
 mod scale;
 mod server_matrix;
 mod subscriptions;
+mod unannounced_changes;
 mod upstream_loop;

@@ -136,7 +136,7 @@ pub(super) const FAULTS: &[Fault] = &[
         transports: &[S, H],
         eras: BOTH_ERAS,
         inject: |s| s.on("tools/list", Rule::always(Action::Hang)),
-        status: NotReady("Timeout", "within 2 s"),
+        status: NotReady("Timeout", "waited for the response to tools/list"),
         agents: NoTools,
     },
     Fault {
