@@ -189,12 +189,10 @@ async fn revoked_credentials_are_reported_on_the_next_call() {
 
     // The server accepts requests again, and a user does not want to wait.
     rig.edit_script(|script| *script = Script::default().tools(&["echo"]));
-    let reloaded = fixture
-        .evenkeel
-        .command(&["mcp", "reload", "s"])
-        .env("EVENKEEL_DIR", fixture.declared.path())
-        .output()
-        .unwrap();
+    let mut reload = fixture.evenkeel.command(&["mcp", "reload", "s"]);
+    reload.env("EVENKEEL_DIR", fixture.declared.path());
+    // The fake server runs on this thread.
+    let reloaded = tokio::task::spawn_blocking(move || reload.output()).await.unwrap().unwrap();
     assert!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
     fixture.evenkeel.wait_until_attached("s").await;
 }

@@ -51,17 +51,21 @@ pub(in crate::wire) fn spawn(
         match (error.kind(), missing_cwd) {
             (ErrorKind::NotFound, Some(cwd)) => ConnectionError::new(
                 Reason::CommandNotFound,
-                format!("the working directory {} of {name:?} does not exist", cwd.display()),
+                format!(
+                    "the working directory {} of {name:?} does not exist; create it or correct spec.stdio.cwd",
+                    cwd.display()
+                ),
             ),
             (ErrorKind::NotFound, None) => {
                 ConnectionError::new(Reason::CommandNotFound, describe_not_found(endpoint))
             }
             (ErrorKind::PermissionDenied, _) if Path::new(name).is_dir() => ConnectionError::new(
                 Reason::CommandNotFound,
-                format!("{name:?} is a directory, not a program"),
+                format!("{name:?} is a directory, not a program; correct spec.stdio.command"),
             ),
             (ErrorKind::PermissionDenied, _) => {
-                ConnectionError::new(Reason::CommandNotFound, format!("{name:?} is not executable"))
+                let message = format!("{name:?} is not executable; make it so (chmod +x)");
+                ConnectionError::new(Reason::CommandNotFound, message)
             }
             _ => ConnectionError::new(Reason::ConnectFailed, format!("cannot start {name:?}: {error}")),
         }
