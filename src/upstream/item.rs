@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::wire::{JsonEdit, ListKind, parse_members};
+use crate::wire::{Era, JsonEdit, ListKind, parse_members};
 
 /// One item of a server's list, parsed once and shared by lists and routes.
 #[derive(Clone, PartialEq, Eq)]
@@ -11,22 +11,28 @@ pub struct Item {
     raw: Arc<str>,
     /// The range of the name's JSON in `raw`.
     name_range: Range<usize>,
+    /// The form for agents of the legacy era, if it differs.
+    legacy: Option<Box<Item>>,
 }
 
-/// The maximum nesting depth of an item. Many JSON parsers reject deeper nesting, some at 128 levels, so one such item
-/// could make the merged list unreadable for an agent.
-const MAX_JSON_DEPTH: usize = 100;
-
 impl Item {
-    /// Parses an entry of a server's list. The error says why it cannot be exposed.
+    /// Parses an entry whose members are known to be well-formed; [`read_item`](super::read_item) parses one of a
+    /// server. The error says why it cannot be exposed.
     ///
     /// If the name member occurs more than once, only the last one is kept, because agents would interpret duplicates
     /// differently.
     pub fn parse(list: ListKind, entry: &str) -> Result<Self, &'static str> {
-        if exceeds_max_depth(entry) {
-            return Err("it is nested more than 100 levels deep");
-        }
         Self::with_single_name(list.item_key(), entry).ok_or("it has no name")
+    }
+
+    /// Sets the JSON that agents of the legacy era get in place of this item's.
+    pub(super) fn with_legacy_form(self, list: ListKind, entry: &str) -> Result<Self, &'static str> {
+        Ok(Self { legacy: Some(Box::new(Self::parse(list, entry)?)), ..self })
+    }
+
+    /// Returns the form of this item for agents of an era.
+    pub fn for_era(&self, era: Era) -> &Self {
+        self.legacy.as_deref().filter(|_| era == Era::Legacy).unwrap_or(self)
     }
 
     fn with_single_name(key: &str, entry: &str) -> Option<Self> {
@@ -36,7 +42,8 @@ impl Item {
         let name = serde_json::from_str(name_json).ok()?;
         if names.next().is_none() {
             let start = name_json.as_ptr().addr() - entry.as_ptr().addr();
-            return Some(Self { name, raw: entry.into(), name_range: start..start + name_json.len() });
+            let name_range = start..start + name_json.len();
+            return Some(Self { name, raw: entry.into(), name_range, legacy: None });
         }
         let other_members = members.rewrite(&[JsonEdit::Remove(key)]);
         let mut json = format!(r#"{{"{key}":{name_json}"#);
@@ -45,7 +52,7 @@ impl Item {
             json.push(',');
         }
         json.push_str(other_members.strip_prefix('{')?);
-        Some(Self { name, raw: json.into(), name_range })
+        Some(Self { name, raw: json.into(), name_range, legacy: None })
     }
 
     /// Returns the name that the server uses, or the URI or URI template.
@@ -70,25 +77,6 @@ impl Item {
     }
 }
 
-fn exceeds_max_depth(json: &str) -> bool {
-    let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = quoted,
-            b'"' => quoted = !quoted,
-            _ if quoted => {}
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_JSON_DEPTH {
-            return true;
-        }
-    }
-    false
-}
-
 impl fmt::Debug for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
@@ -107,16 +95,5 @@ mod tests {
         }
         assert_eq!(name(r#"{"x":{"name":"b"},"name":"\u0061"}"#).as_deref(), Some("a"));
         assert_eq!(name(r#"{"name":"b","x":1,"name":"a"}"#).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn too_deeply_nested_entry_is_rejected() {
-        let nested = |levels: usize| {
-            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
-            format!(r#"{{"name":"a","say":"\"[[{open}","schema":{open}{close}}}"#)
-        };
-        assert!(Item::parse(ListKind::Tools, &nested(99)).is_ok());
-        assert!(Item::parse(ListKind::Tools, &nested(100)).unwrap_err().contains("100 levels"));
-        assert!(Item::parse(ListKind::Tools, &nested(50_000)).is_err());
     }
 }

@@ -6,6 +6,7 @@
 
 mod handle;
 mod item;
+mod item_rules;
 mod lists;
 mod matcher;
 mod responder;
@@ -15,6 +16,7 @@ mod view_name;
 
 pub use handle::{CallGuard, CallRefusal, DrainingConnection, UpstreamControl, UpstreamHandle};
 pub use item::Item;
+pub use item_rules::{AcceptedItem, LeftOutItem, read_item};
 pub use lists::ServerLists;
 pub use matcher::NameMatcher;
 pub use responder::{LocalResponder, Responder, SkillEntry};
