@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::names::{HashSuffix, ItemId};
 use crate::upstream::{Item, Section};
-use crate::wire::push_json_string;
+use crate::wire::{Era, push_json_string};
 
 /// The target of an item's name: its server, and the server's own name for it.
 #[derive(Debug)]
@@ -42,9 +42,10 @@ impl Route {
         self.item.name_json()
     }
 
-    /// Appends the item's JSON under the name listed to agents; every other byte is as its server sent it.
-    pub(super) fn push_json_as(&self, name: &str, list: &mut String) {
-        let (before, after) = self.item.around_name();
+    /// Appends the item's JSON under the name listed to agents of an era; every other byte is as its server sent it,
+    /// unless the item has another form for that era.
+    pub(super) fn push_json_as(&self, name: &str, era: Era, list: &mut String) {
+        let (before, after) = self.item.for_era(era).around_name();
         list.push_str(before);
         push_json_string(name, list);
         list.push_str(after);
@@ -70,6 +71,7 @@ impl Route {
 mod tests {
     use super::*;
     use crate::catalog::testing::section;
+    use crate::upstream::read_item;
     use crate::wire::ListKind;
 
     #[test]
@@ -86,9 +88,24 @@ mod tests {
             let section = Arc::new(section("default", "s", "s", &[]));
             let route = Route::new(&section, &Item::parse(ListKind::Tools, raw).unwrap());
             let mut list = String::new();
-            route.push_json_as("N", &mut list);
+            route.push_json_as("N", Era::Modern, &mut list);
             assert_eq!(list, expected);
             assert_eq!(route.name_json(), own_name);
+        }
+    }
+
+    #[test]
+    fn list_entry_depends_on_the_era_where_an_item_does() {
+        let raw = r#"{"name":"a","inputSchema":{"type":"object"},"outputSchema":{"type":"array"}}"#;
+        let section = Arc::new(section("default", "s", "s", &[]));
+        let route = Route::new(&section, &read_item(ListKind::Tools, raw).unwrap().item);
+        for (era, expected) in [
+            (Era::Modern, r#"{"name":"N","inputSchema":{"type":"object"},"outputSchema":{"type":"array"}}"#),
+            (Era::Legacy, r#"{"name":"N","inputSchema":{"type":"object"}}"#),
+        ] {
+            let mut list = String::new();
+            route.push_json_as("N", era, &mut list);
+            assert_eq!(list, expected);
         }
     }
 }

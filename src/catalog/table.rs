@@ -1,22 +1,22 @@
 //! One list in one view: the items by name, and the names that were removed.
 
 use std::ops::Bound;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
 use imbl::OrdMap;
 use tokio::time::Instant;
 
 use super::change::ServerChange;
 use super::conflict::{NameConflict, NameHolderState};
+use super::list_page::{FirstPages, InvalidCursor, ListPage};
 use super::names::{ItemId, NameId, NameScheme};
 use super::reserved_names::{ReservedName, ReservedNames};
 use super::route::Route;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::{Item, Section, ViewName};
-use crate::wire::ListKind;
+use crate::wire::{Era, ListKind};
 
 /// The number of items after which a page ends with a cursor. Large, since some agents never request a second page.
 const PAGE_ITEMS: usize = 1_000;
@@ -43,8 +43,8 @@ pub struct Table {
     removed_by_age: OrdMap<u64, Arc<str>>,
     version: u64,
     changed_at: Option<Instant>,
-    /// The first page, built at the first request: it is the same for all agents.
-    first_page: Arc<OnceLock<ListPage>>,
+    /// The first page for agents of each era, built at the first request: it is the same for all of them.
+    first_pages: Arc<FirstPages>,
 }
 
 /// The namespace whose names carry no namespace; `None` if there is no such namespace.
@@ -59,20 +59,6 @@ pub struct RemovedName {
     pub problem: Problem,
 }
 
-/// A page of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListPage {
-    /// The items, as a JSON array.
-    pub items: Bytes,
-    /// The cursor of the next page, if there is one.
-    pub cursor: Option<String>,
-}
-
-/// A cursor that no list returned.
-#[derive(Debug, thiserror::Error)]
-#[error("invalid cursor")]
-pub struct InvalidCursor;
-
 impl Table {
     /// Creates an empty table.
     pub(super) fn new(list: ListKind, view: ViewName, qualified: Option<HomeNamespace>) -> Self {
@@ -86,7 +72,7 @@ impl Table {
             removed_by_age: OrdMap::new(),
             version: 0,
             changed_at: None,
-            first_page: Arc::default(),
+            first_pages: Arc::default(),
         }
     }
 
@@ -114,7 +100,7 @@ impl Table {
     pub(super) fn mark_changed(&mut self, version: u64, now: Instant) {
         self.version = version;
         self.changed_at = Some(now);
-        self.first_page = Arc::default();
+        self.first_pages = Arc::default();
     }
 
     /// Returns all listed names with their routes, ordered by name.
@@ -137,22 +123,22 @@ impl Table {
         self.names.is_empty()
     }
 
-    /// Returns the page from the beginning or from a cursor, ordered by name.
+    /// Returns the page from the beginning or from a cursor, ordered by name, for an agent of an era.
     ///
     /// # Errors
     ///
     /// Fails if the cursor is not valid base64 of a UTF-8 string.
-    pub fn page(&self, cursor: Option<&str>) -> Result<ListPage, InvalidCursor> {
+    pub fn page(&self, cursor: Option<&str>, era: Era) -> Result<ListPage, InvalidCursor> {
         let Some(cursor) = cursor else {
-            return Ok(self.first_page.get_or_init(|| self.page_after(None)).clone());
+            return Ok(self.first_pages.get_or_build(era, || self.page_after(None, era)));
         };
         let name = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| InvalidCursor)?;
         let name = String::from_utf8(name).map_err(|_| InvalidCursor)?;
-        Ok(self.page_after(Some(&name)))
+        Ok(self.page_after(Some(&name), era))
     }
 
     /// Builds the page that begins after a name.
-    pub(super) fn page_after(&self, name: Option<&str>) -> ListPage {
+    pub(super) fn page_after(&self, name: Option<&str>, era: Era) -> ListPage {
         let start = name.map_or(Bound::Unbounded, Bound::Excluded);
         let mut items = String::from("[");
         let mut last: Option<&str> = None;
@@ -164,7 +150,7 @@ impl Table {
                 }
                 items.push(',');
             }
-            route.push_json_as(name, &mut items);
+            route.push_json_as(name, era, &mut items);
             last = Some(name);
         }
         items.push(']');

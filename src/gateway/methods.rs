@@ -177,8 +177,8 @@ impl ViewHandler {
         let generation = self.gateway.catalog.load();
         let view = generation.view(&self.view);
         let page = match cursor.map(decode_json_string) {
-            None => view.table(list).page(None),
-            Some(cursor) => view.table(list).page(Some(cursor.as_deref().unwrap_or("?"))),
+            None => view.table(list).page(None, caller.era()),
+            Some(cursor) => view.table(list).page(Some(cursor.as_deref().unwrap_or("?")), caller.era()),
         };
         let Ok(page) = page else {
             return error_response(&invalid_params("unknown cursor"), Some(&request.id));

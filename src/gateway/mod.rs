@@ -24,6 +24,7 @@ mod routed_method;
 mod server;
 mod session;
 mod session_id;
+mod structured_content;
 mod trace;
 mod unknown_item;
 

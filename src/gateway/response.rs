@@ -8,6 +8,7 @@ use memchr::memmem;
 use rmcp::model::ErrorCode;
 
 use super::routed_method::RoutedMethod;
+use super::structured_content::with_structured_object;
 use crate::catalog::RemovedName;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::CallRefusal;
@@ -73,6 +74,9 @@ pub(super) fn server_response(
     match response {
         RpcResponse::Result(raw) if method == RoutedMethod::ReadResource && era == Era::Modern => {
             (StatusCode::OK, result_message_for_era(id, &with_cache_members(raw), era))
+        }
+        RpcResponse::Result(raw) if method == RoutedMethod::CallTool && era == Era::Legacy => {
+            (StatusCode::OK, result_message_for_era(id, &with_structured_object(raw), era))
         }
         RpcResponse::Result(raw) => (StatusCode::OK, result_message_for_era(id, raw, era)),
         RpcResponse::Error(raw) => {

@@ -4,6 +4,7 @@ use super::*;
 use crate::catalog::NameHolderState;
 use crate::catalog::testing::{section, tool};
 use crate::upstream::ServerLists;
+use crate::wire::Era;
 
 const EVERYTHING: ViewName = ViewName::All;
 
@@ -81,7 +82,7 @@ fn removal_message(generation: &Generation, name: &str) -> String {
 
 fn tool_names(view: &View) -> Vec<String> {
     let list: Vec<serde_json::Value> =
-        serde_json::from_slice(&view.table(ListKind::Tools).page(None).unwrap().items).unwrap();
+        serde_json::from_slice(&view.table(ListKind::Tools).page(None, Era::Modern).unwrap().items).unwrap();
     list.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -376,14 +377,14 @@ fn list_is_paged_and_cursor_survives_removal_of_its_name() {
     let many: Vec<String> = (0..2_500).map(|number| format!("t{number:04}")).collect();
     let many: Vec<&str> = many.iter().map(|name| &**name).collect();
     let first = generation([publish("default", "s", "", &many)]);
-    let page = first.view(&EVERYTHING).table(ListKind::Tools).page(None).unwrap();
+    let page = first.view(&EVERYTHING).table(ListKind::Tools).page(None, Era::Modern).unwrap();
     let cursor = page.cursor.unwrap();
     let next = first.updated([withdraw("default", "s"), publish("default", "z", "", &["t0500", "t1500"])]);
-    let last_page = next.view(&EVERYTHING).table(ListKind::Tools).page(Some(&cursor)).unwrap();
+    let last_page = next.view(&EVERYTHING).table(ListKind::Tools).page(Some(&cursor), Era::Modern).unwrap();
     let items = String::from_utf8_lossy(&last_page.items);
     assert!(items.contains("t1500") && !items.contains("t0500"), "{items}");
     assert_eq!(last_page.cursor, None);
-    assert!(next.view(&EVERYTHING).table(ListKind::Tools).page(Some("*")).is_err());
+    assert!(next.view(&EVERYTHING).table(ListKind::Tools).page(Some("*"), Era::Modern).is_err());
 
     let long_text = "x".repeat(600_000);
     let mut large = section("default", "s", "", &[]);
@@ -393,7 +394,7 @@ fn list_is_paged_and_cursor_survives_removal_of_its_name() {
     let mut cursor = None;
     let mut pages = 0;
     while let ListPage { cursor: Some(next), .. } =
-        large.view(&EVERYTHING).table(ListKind::Tools).page(cursor.as_deref()).unwrap()
+        large.view(&EVERYTHING).table(ListKind::Tools).page(cursor.as_deref(), Era::Modern).unwrap()
     {
         cursor = Some(next);
         pages += 1;

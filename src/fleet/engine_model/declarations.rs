@@ -11,7 +11,7 @@ use super::engine::Engine;
 use super::operations::SECRET_VALUE;
 use crate::catalog::CatalogUpdate;
 use crate::upstream::ViewName;
-use crate::wire::ListKind;
+use crate::wire::{Era, ListKind};
 
 /// The time for which a name that was given up goes to no other tool.
 const NAME_RESERVATION: Duration = Duration::from_hours(1);
@@ -95,7 +95,7 @@ impl Engine {
             self.disk.names.insert(key, names);
         }
         let table = self.catalog.view(&ViewName::All).table(ListKind::Tools);
-        let listed = table.page(None).unwrap();
+        let listed = table.page(None, Era::Modern).unwrap();
         let listed: Vec<serde_json::Value> = serde_json::from_slice(&listed.items).unwrap();
         for item in listed {
             let name = item["name"].as_str().unwrap();
