@@ -168,6 +168,7 @@ impl<'a> SpecFields<'a> {
             http,
             protocol,
             expose,
+            capabilities,
             suspend,
             activation,
             update,
@@ -179,6 +180,7 @@ impl<'a> SpecFields<'a> {
         } = spec;
         let settings = [
             setting_part("expose", expose),
+            setting_part("capabilities", capabilities),
             setting_part("activation", activation),
             setting_part("update", update),
             setting_part("required", required),

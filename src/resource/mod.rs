@@ -47,8 +47,9 @@ pub use rules::{
     is_secret_key,
 };
 pub use server::{
-    Activation, EnvVar, Expose, Header, HealthCheck, HttpTransport, McpServer, McpServerSpec, NameFilter,
-    ProtocolMode, Retry, SecretKeyRef, StdioTransport, Timeouts, Tls, UpdateStrategy, ValueFrom,
+    Activation, EnvVar, Expose, ExtraCapabilities, Header, HealthCheck, HttpTransport, McpServer,
+    McpServerSpec, NameFilter, ProtocolMode, Retry, SecretKeyRef, StdioTransport, Timeouts, Tls,
+    UpdateStrategy, ValueFrom,
 };
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
 pub use source_state::{SourceId, SourceProblem, SourceState, WatchMethod};

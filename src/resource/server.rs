@@ -63,6 +63,9 @@ pub struct McpServerSpec {
     /// The tools, prompts and resources that agents see, and the prefix of their names.
     #[serde(default)]
     pub expose: Expose,
+    /// The kinds that the server has although its own capabilities do not declare them.
+    #[serde(default, skip_serializing_if = "ExtraCapabilities::is_empty")]
+    pub capabilities: ExtraCapabilities,
     /// If true, the server is detached and not exposed to agents, but the object is kept. Default: false.
     #[serde(default)]
     pub suspend: bool,
@@ -269,6 +272,22 @@ pub enum ProtocolMode {
     Modern,
 }
 
+/// The kinds that a server has although its own capabilities do not declare them.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExtraCapabilities {
+    /// If true, the tools are requested even if the server does not declare tools. Default: false.
+    #[serde(default)]
+    pub tools: bool,
+    /// If true, the prompts are requested even if the server does not declare prompts. Default: false.
+    #[serde(default)]
+    pub prompts: bool,
+    /// If true, the resources and resource templates are requested even if the server does not declare resources.
+    /// Default: false.
+    #[serde(default)]
+    pub resources: bool,
+}
+
 /// The policy that decides when a connection is kept.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Activation {
@@ -344,6 +363,20 @@ pub struct HealthCheck {
     #[serde(default = "failures_default")]
     #[schemars(range(min = 1, max = 20))]
     pub failures: u8,
+}
+
+impl ExtraCapabilities {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl NameFilter {
+    /// Returns true if it permits no name at all, whatever the names are.
+    pub fn hides_all(&self) -> bool {
+        let is_any = |glob: &String| !glob.is_empty() && glob.bytes().all(|byte| byte == b'*');
+        self.allow.is_empty() || self.deny.iter().any(is_any)
+    }
 }
 
 impl Default for NameFilter {
