@@ -176,7 +176,9 @@ mod tests {
         Arc::new(CachedServer {
             description: Arc::default(),
             lists: Arc::new(ServerLists {
-                tools: vec![Item::parse(ListKind::Tools, r#"{"name":"t"}"#).unwrap()],
+                tools: vec![
+                    Item::parse(ListKind::Tools, r#"{"name":"t","inputSchema":{"type":"object"}}"#).unwrap(),
+                ],
                 ..ServerLists::default()
             }),
         })

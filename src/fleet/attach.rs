@@ -41,7 +41,8 @@ pub(super) async fn attach(
             let list_all = async {
                 events.subscribe().await?;
                 let answered_at = host.process_activity.first_message_at().unwrap_or(started_at);
-                let listing = read_all(&connection, answered_at + timeouts.connect.get()).await?;
+                let listing =
+                    read_all(&connection, &target.spec, answered_at + timeouts.connect.get()).await?;
                 connection.close_idle_connections(Duration::MAX);
                 Ok(listing)
             };

@@ -6,11 +6,12 @@ use tokio::time::Instant;
 
 use super::new_connection::NewConnection;
 use crate::plan::ConnectionTarget;
-use crate::resource::{SourceState, Transport};
+use crate::resource::{ObjectKey, SourceState, Transport};
 use crate::telemetry::{OpenSpan, SpanData, SpanKind, SpanSender};
-use crate::wire::ConnectionError;
+use crate::wire::{ConnectionError, ListKind};
 
 type OutcomeLabel = [(&'static str, &'static str); 1];
+type ListLabels = [(&'static str, String); 3];
 
 /// The fleet's metrics. Cheap to clone: clones share their values.
 #[derive(Clone, Debug)]
@@ -18,6 +19,7 @@ pub struct FleetMetrics {
     attach_duration: Family<OutcomeLabel, Histogram, fn() -> Histogram>,
     attach_attempts: Gauge,
     reconcile_duration: Histogram,
+    items_left_out: Family<ListLabels, Gauge>,
     spans: SpanSender,
 }
 
@@ -29,6 +31,7 @@ impl Default for FleetMetrics {
             }),
             attach_attempts: Gauge::default(),
             reconcile_duration: Histogram::new([0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]),
+            items_left_out: Family::default(),
             spans: SpanSender::default(),
         }
     }
@@ -58,6 +61,25 @@ impl FleetMetrics {
             "Duration of reconciles of the declared servers with the fleet, in seconds",
             self.reconcile_duration.clone(),
         );
+        registry.register(
+            "items_left_out",
+            "Items of a server that agents do not get because their parsers would refuse the list",
+            self.items_left_out.clone(),
+        );
+    }
+
+    /// Sets how many items of a server's list are left out. There is no value for a list that lost none.
+    pub(super) fn set_items_left_out(&self, server: &ObjectKey, list: ListKind, count: usize) {
+        let labels = [
+            ("namespace", server.namespace.to_string()),
+            ("server", server.name.to_string()),
+            ("list", list.method().to_owned()),
+        ];
+        if count == 0 {
+            self.items_left_out.remove(&labels);
+        } else {
+            self.items_left_out.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Counts an attempt to attach as in progress until the guard is dropped.

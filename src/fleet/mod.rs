@@ -12,6 +12,8 @@ mod context;
 #[cfg(test)]
 mod engine_model;
 mod health;
+mod list_findings;
+mod list_pages;
 mod listing;
 mod logs;
 mod metrics;
@@ -23,6 +25,7 @@ mod server_cache;
 mod slots;
 mod state_machine;
 mod subscriptions;
+mod wanted_lists;
 
 pub use context::FleetContext;
 pub use logs::ServerLogs;

@@ -72,4 +72,6 @@ pub struct LiveServer {
     pub resources: u32,
     /// The digest of all lists.
     pub catalog_digest: Digest,
+    /// True if its tools are not read, because neither its capabilities nor `spec.capabilities` have tools.
+    pub declares_no_tools: bool,
 }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use crate::resource::Digest;
-use crate::upstream::{Item, ServerLists};
+use crate::upstream::{Item, ServerLists, read_item};
 use crate::wire::{Era, ListKind, ServerDescription};
 
 /// The eras and lists of servers, kept across restarts. Cheap to clone.
@@ -50,7 +50,7 @@ pub enum CacheUpdate {
 
 /// A server's description and lists at its last connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(into = "CachedServerFile", try_from = "CachedServerFile")]
+#[serde(into = "CachedServerFile", from = "CachedServerFile")]
 pub struct CachedServer {
     /// The server's description of itself.
     pub description: Arc<ServerDescription>,
@@ -151,23 +151,20 @@ impl From<CachedServer> for CachedServerFile {
     }
 }
 
-impl TryFrom<CachedServerFile> for CachedServer {
-    type Error = String;
-
-    fn try_from(file: CachedServerFile) -> Result<Self, String> {
+impl From<CachedServerFile> for CachedServer {
+    /// Applies the rules for items again: the file may be older than a rule.
+    fn from(file: CachedServerFile) -> Self {
         let items = |list: ListKind, entries: Vec<Box<RawValue>>| {
-            let read = |entry: Box<RawValue>| {
-                Item::parse(list, entry.get()).map_err(|why| format!("a {}: {why}", list.item_noun()))
-            };
-            entries.into_iter().map(read).collect::<Result<_, _>>()
+            let read = |entry: Box<RawValue>| Some(read_item(list, entry.get()).ok()?.item);
+            entries.into_iter().filter_map(read).collect()
         };
         let lists = ServerLists {
-            tools: items(ListKind::Tools, file.tools)?,
-            prompts: items(ListKind::Prompts, file.prompts)?,
-            resources: items(ListKind::Resources, file.resources)?,
-            templates: items(ListKind::Templates, file.templates)?,
+            tools: items(ListKind::Tools, file.tools),
+            prompts: items(ListKind::Prompts, file.prompts),
+            resources: items(ListKind::Resources, file.resources),
+            templates: items(ListKind::Templates, file.templates),
         };
-        Ok(Self { description: file.about, lists: Arc::new(lists) })
+        Self { description: file.about, lists: Arc::new(lists) }
     }
 }
 
@@ -184,13 +181,22 @@ mod tests {
                 ..ServerDescription::default()
             }),
             lists: Arc::new(ServerLists {
-                tools: item(ListKind::Tools, r#"{"name":"t", "x": 1.0e+2}"#),
-                templates: item(ListKind::Templates, r#"{"uriTemplate":"x:{y}", "x": 1.0e+2}"#),
+                tools: item(ListKind::Tools, r#"{"name":"t", "x": 1.0e+2,"inputSchema":{"type":"object"}}"#),
+                templates: item(ListKind::Templates, r#"{"uriTemplate":"x:{y}", "x": 1.0e+2,"name":"n"}"#),
                 ..ServerLists::default()
             }),
         };
         let text = serde_json::to_string(&server).unwrap();
         assert_eq!(serde_json::from_str::<CachedServer>(&text).unwrap(), server);
+    }
+
+    #[test]
+    fn item_that_breaks_a_newer_rule_is_left_out() {
+        let file = r#"{"about":{"serverInfo":{"name":"s","version":"1"},"protocolVersion":"2025-11-25"},
+            "tools":[{"name":"a"},{"name":"b","inputSchema":{"type":"object"}}]}"#;
+        let server: CachedServer = serde_json::from_str(file).unwrap();
+        let names: Vec<_> = server.lists.tools.iter().map(|tool| &**tool.name()).collect();
+        assert_eq!(names, ["b"]);
     }
 
     #[test]

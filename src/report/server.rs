@@ -441,9 +441,15 @@ fn offered_counts(server: Option<&LiveServer>) -> String {
         1 => format!("1 {item}"),
         count => format!("{count} {item}s"),
     };
+    let tools = count_text(server.tools, "tool");
+    let tools = if server.declares_no_tools {
+        format!("{tools} (the server declares none; if it has some, set spec.capabilities.tools)")
+    } else {
+        tools
+    };
     let more = [(server.prompts, "prompt"), (server.resources, "resource")];
     let more = more.into_iter().filter(|(count, _)| *count > 0).map(|(count, item)| count_text(count, item));
-    std::iter::once(count_text(server.tools, "tool")).chain(more).collect::<Vec<_>>().join(", ")
+    std::iter::once(tools).chain(more).collect::<Vec<_>>().join(", ")
 }
 
 fn withdrawal_message(reason: Reason) -> &'static str {

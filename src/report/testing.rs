@@ -25,6 +25,7 @@ pub fn live_server(generation: i64) -> LiveServer {
         prompts: 0,
         resources: 0,
         catalog_digest: Digest::of(b"tools"),
+        declares_no_tools: false,
     }
 }
 

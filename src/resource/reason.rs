@@ -55,6 +55,7 @@ pub enum Reason {
     ProgressingWithRetry,
     // Degraded
     ListUnavailable,
+    ItemsLeftOut,
     NonCompliant,
     // Conditions of a source
     SourceUnavailable,

@@ -277,8 +277,7 @@ impl Connection {
 
     /// Checks that the server responds. Any response counts as success, unless it says that the session is unknown.
     ///
-    /// A modern server's response to `server/discover` also shows its version: if it changed, the server was replaced,
-    /// and its lists count as changed.
+    /// A modern server's response to `server/discover` also shows its version: if it changed, the server was replaced.
     pub async fn check_health(&self, check: HealthRequest) -> Result<(), ConnectionError> {
         let handshake = self.handshake();
         let method = match (check, handshake.era) {
@@ -308,7 +307,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reports a changed description of a modern server, and marks all lists as changed.
+    /// Reports a changed description of a modern server.
     fn compare_description(&self, discover_result: &[u8]) {
         let Some(description) = handshake::discovered_description(self, discover_result) else { return };
         let description = Arc::new(description);
@@ -317,9 +316,6 @@ impl Connection {
         if *previous != description {
             *previous = description.clone();
             self.0.notifications.report_description(description);
-            self.handshake().capabilities.offered_lists().for_each(|list| {
-                self.0.notifications.mark_list_changed(list);
-            });
         }
     }
 

@@ -66,6 +66,16 @@ pub struct ServerCapabilities {
 }
 
 impl ServerCapabilities {
+    /// Every list, without `list_changed`.
+    pub const ALL_LISTS: Self = Self {
+        tools: Some(false),
+        prompts: Some(false),
+        resources: Some(false),
+        subscribe: false,
+        completions: false,
+        logging: false,
+    };
+
     /// Returns `Some` if the server has this list; true if it sends `list_changed` for it.
     pub fn list_changed(self, list: ListKind) -> Option<bool> {
         match list {

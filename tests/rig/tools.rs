@@ -12,7 +12,7 @@ use super::script::{Script, raw_json};
 use super::server::FakeServer;
 
 /// The descriptor of the tool `odd`: members, spellings and numbers that no typed model of a tool preserves.
-pub const ODD_TOOL: &str = r#"{"name":"odd","title":"Odd \u00fc","x-vendor": {"deep": [1.0e+2, {"a":1,"a":2}]},"inputSchema":{"type":"object","$comment":"kept","x-range":[0, 1E3]},"execution":{"taskSupport":"forbidden","later":true},"icons":[{"src":"data:image/png;base64,AA==","theme":"mono"}],"annotations":{"readOnlyHint":true,"xHint":"kept"},"_meta":{"example.com/kept":12345678901234567890123}}"#;
+pub const ODD_TOOL: &str = r#"{"name":"odd","title":"Odd \u00fc","x-vendor": {"deep": [1.0e+2, {"a":1,"a":2}]},"inputSchema":{"type":"object","$comment":"kept","x-range":[0, 1E3]},"execution":{"taskSupport":"forbidden","later":true},"icons":[{"src":"data:image/png;base64,AA==","theme":"dark","later":1}],"annotations":{"readOnlyHint":true,"xHint":"kept"},"_meta":{"example.com/kept":12345678901234567890123}}"#;
 
 /// The result of the tool `odd`: content, members and numbers that no typed model of a result preserves.
 pub const ODD_RESULT: &str = r#"{"content":[{"type":"hologram","beams": [1.0e+2,-0.0],"nested":{"k":null}},{"type":"text","text":"\u00e9\/","annotations":{"audience":["later"]},"x":1}],"structuredContent":{"n":12345678901234567890123,"f":1.10},"x-later": {"a":[ ]},"_meta":{"example.com/kept":"yes"}}"#;

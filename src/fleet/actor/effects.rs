@@ -49,7 +49,7 @@ impl Actor {
                     live.health_task = health_checks(&live.connection, self.upstream.handle(), &target);
                 }
             }
-            Effect::ReadList(id, list, limit) => self.start_read(id, list, limit),
+            Effect::ReadList { id, list, target } => self.start_read(id, list, target),
             Effect::CancelRead => self.read = None,
             Effect::SetLists(lists) => self.upstream.set_lists(lists),
             Effect::Publish(section) => self.context.publisher.publish(section),
@@ -123,12 +123,13 @@ impl Actor {
         self.closing.push((id, Box::pin(drain_and_close(connection, deadline, deadlines))));
     }
 
-    fn start_read(&mut self, id: ConnectionId, list: ListKind, limit: Duration) {
+    fn start_read(&mut self, id: ConnectionId, list: ListKind, target: Arc<ConnectionTarget>) {
         let Some(live) = self.live.as_ref().filter(|live| live.id == id) else { return };
         let connection = live.connection.clone();
         self.read = Some(Box::pin(async move {
+            let limit = target.spec.timeouts.connect.get();
             let timed_out = || timeout_error(format!("{} timed out after {limit:?}", list.method()));
-            let read = tokio::time::timeout(limit, read_list(&connection, list)).await;
+            let read = tokio::time::timeout(limit, read_list(&connection, &target.spec, list)).await;
             Input::ListRead(id, list, read.unwrap_or_else(|_| Err(timed_out())))
         }));
     }

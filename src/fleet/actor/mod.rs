@@ -6,6 +6,7 @@
 mod attempt;
 mod drain;
 mod effects;
+mod left_out;
 mod pending;
 
 use std::convert::Infallible;
@@ -30,6 +31,7 @@ use crate::upstream::{CallRefusal, UpstreamControl};
 use crate::wire::{Connection, ConnectionEvent, ConnectionEvents, RetryAfter};
 use attempt::{AttemptEvent, RunningAttempt};
 use drain::{CloseFuture, DrainDeadline};
+use left_out::LeftOutReport;
 use pending::{poll_some, sleep_until_some};
 
 type ReadFuture = Pin<Box<dyn Future<Output = Input> + Send>>;
@@ -58,6 +60,7 @@ pub(super) struct Actor {
     retry_after: RetryAfter,
     /// Held until the first attempt has ended, for a server that was declared at startup.
     startup_guard: Option<StartupGuard>,
+    left_out: LeftOutReport,
 }
 
 /// The live connection and its tasks.
@@ -88,6 +91,7 @@ impl Actor {
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
         let upstream = UpstreamControl::new(target.key.clone(), CallRefusal::Unavailable(connecting));
         let cached = context.server_cache.catalog(target.endpoint.digest());
+        let left_out = LeftOutReport::new(target.key.clone(), context.metrics.clone());
         let (machine, effects) = StateMachine::start(target, upstream.handle().clone(), cached, step_time());
         let mut actor = Self {
             context,
@@ -102,6 +106,7 @@ impl Actor {
             drain_deadline: watch::Sender::default(),
             retry_after: RetryAfter::default(),
             startup_guard,
+            left_out,
         };
         // The first effects need no answer.
         for effect in effects {
@@ -167,6 +172,9 @@ impl Actor {
             },
             input = poll_some(&mut self.read) => {
                 self.read = None;
+                if let Input::ListRead(_, list, Ok(read)) = &input {
+                    self.left_out.record(*list, read.left_out.clone());
+                }
                 input
             }
             () = sleep_until_some(wake_at) => Input::TimeReached,
@@ -182,7 +190,10 @@ impl Actor {
 
     /// Keeps a new connection until the state machine has decided about it.
     fn take_opened(&mut self, id: ConnectionId, new: NewConnection) -> Input {
-        let NewConnection { connection, events, listing } = new;
+        let NewConnection { connection, events, mut listing } = new;
+        for (list, items) in std::mem::take(&mut listing.left_out) {
+            self.left_out.record(list, items);
+        }
         let handshake = connection.handshake();
         let (description, capabilities) = (handshake.description.clone(), handshake.capabilities);
         self.attempt = None;

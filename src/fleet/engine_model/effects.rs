@@ -137,7 +137,7 @@ impl Engine {
                 }
             }
             Effect::EndConnection(id, error) => server.pending.push(PendingEvent::ConnectionEnds(id, error)),
-            Effect::ReadList(id, list, _) => {
+            Effect::ReadList { id, list, .. } => {
                 assert!(
                     server.live().is_some_and(|live| live.id == id),
                     "a list of a live connection is read"

@@ -117,7 +117,7 @@ impl SimulatedServer {
             }
             (Behavior::IsAnotherEvenkeel, _) => Err(ConnectionError::new(Reason::PolicyDenied, "a loop")),
             (_, list) => {
-                Ok(ListResult { items: self.lists(target).items(list).to_vec(), tolerated_problem: None })
+                Ok(ListResult { items: self.lists(target).items(list).to_vec(), ..ListResult::default() })
             }
         }
     }

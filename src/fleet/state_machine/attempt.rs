@@ -120,7 +120,7 @@ impl StateMachine {
             let message = format!("{} was replaced while the call was in flight", self.target.key.name);
             self.drain(&replaced, limit, Problem::new(Reason::Detached, message), false)
         });
-        let AttachedServer { description, capabilities, listing: ServerListing { lists, degraded } } =
+        let AttachedServer { description, capabilities, listing: ServerListing { lists, degraded, .. } } =
             attached;
         let now = step.time.now;
         // The server is attached without these lists; they are read again with a backoff.

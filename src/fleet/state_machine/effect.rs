@@ -48,8 +48,15 @@ pub(in crate::fleet) enum Effect {
     EndConnection(ConnectionId, ConnectionError),
     /// Restarts the health checks of the live connection with the settings of this target.
     RestartHealthChecks(Arc<ConnectionTarget>),
-    /// Reads a list of the live connection within a time limit.
-    ReadList(ConnectionId, ListKind, Duration),
+    /// Reads a list of the live connection.
+    ReadList {
+        /// The live connection.
+        id: ConnectionId,
+        /// The list.
+        list: ListKind,
+        /// The target of the connection, whose spec says what is wanted of the list, and the time limit.
+        target: Arc<ConnectionTarget>,
+    },
     /// Cancels the read of a list.
     CancelRead,
     /// Stores the lists of the server, against which calls that waited are checked.

@@ -8,14 +8,15 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::super::listing::{ListResult, list_unavailable};
+use super::super::wanted_lists::{declares_no_tools, filter_of, is_wanted, wanted_lists};
 use super::super::{CachedServer, LiveServer};
 use super::effect::{CallRouting, Effect};
 use super::input::{ConnectionId, StepTime};
 use super::state::{LiveState, PublishedState, ServerState};
 use super::{StateMachine, Step};
-use crate::resource::{Activation, Endpoint, Problem, Reason};
+use crate::resource::{Activation, Endpoint, McpServerSpec, Problem, Reason};
 use crate::upstream::Section;
-use crate::wire::{ConnectionError, ListKind, ServerDescription};
+use crate::wire::{ConnectionError, ListKind, ServerCapabilities, ServerDescription};
 
 /// The mean time between two checks whether lists changed without a notification.
 const LISTS_CHECK_INTERVAL: Duration = Duration::from_mins(15);
@@ -61,6 +62,10 @@ impl StateMachine {
             prompts: count(ListKind::Prompts),
             resources: count(ListKind::Resources),
             catalog_digest: cached.lists.digest(),
+            declares_no_tools: self
+                .state
+                .live()
+                .is_some_and(|live| declares_no_tools(live.capabilities, &live.target.spec)),
         });
         let previous = self.published.take();
         // A server with a connection, or without the need of one, has no grace period.
@@ -78,22 +83,23 @@ impl StateMachine {
     /// Handles a list-changed notification; the one for resources covers resource templates too.
     pub(super) fn on_list_changed(&mut self, id: ConnectionId, changed: ListKind) {
         if let Some(live) = self.state.live_mut().filter(|live| live.id == id) {
-            for list in live.capabilities.offered_lists().filter(|list| list.notified_as() == changed) {
+            let wanted = wanted_lists(live.capabilities, &live.target.spec);
+            for list in wanted.filter(|list| list.notified_as() == changed) {
                 live.refresh_schedule.mark_changed(list);
             }
         }
     }
 
-    /// Publishes the new description of a server; its lists are read again as well.
+    /// Publishes the new description of a server, and schedules a read of all lists: another version was started.
     pub(super) fn on_description_changed(
         &mut self,
         id: ConnectionId,
         description: Arc<ServerDescription>,
         step: &mut Step,
     ) {
-        if self.state.live().is_none_or(|live| live.id != id) {
-            return;
-        }
+        let Some(live) = self.state.live_mut().filter(|live| live.id == id) else { return };
+        let wanted = wanted_lists(live.capabilities, &live.target.spec);
+        wanted.for_each(|list| live.refresh_schedule.mark_changed(list));
         let Some(published) = &self.published else { return };
         let lists = published.cached.lists.clone();
         self.publish(Arc::new(CachedServer { description, lists }), step);
@@ -102,7 +108,8 @@ impl StateMachine {
     /// Checks a list, and resource templates along with resources, after the server did not know an item of it.
     pub(super) fn on_unknown_item(&mut self, list: ListKind) {
         if let Some(live) = self.state.live_mut() {
-            let lists = live.capabilities.offered_lists().filter(|offered| offered.notified_as() == list);
+            let wanted = wanted_lists(live.capabilities, &live.target.spec);
+            let lists = wanted.filter(|wanted| wanted.notified_as() == list);
             lists.for_each(|list| live.refresh_schedule.check(list));
         }
     }
@@ -110,7 +117,8 @@ impl StateMachine {
     /// Schedules a read of all lists, on a user's request.
     pub(super) fn request_all_lists(&mut self, step: &Step) {
         if let Some(live) = self.state.live_mut() {
-            live.capabilities.offered_lists().for_each(|list| live.refresh_schedule.request_now(list));
+            let wanted = wanted_lists(live.capabilities, &live.target.spec);
+            wanted.for_each(|list| live.refresh_schedule.request_now(list));
             live.lists_check_at = live.lists_check_at.map(|_| next_lists_check(step.time));
         }
     }
@@ -119,8 +127,43 @@ impl StateMachine {
     pub(super) fn check_lists_if_due(&mut self, step: &Step) {
         let is_due = |live: &&mut LiveState| live.lists_check_at.is_some_and(|at| at <= step.time.now);
         if let Some(live) = self.state.live_mut().filter(is_due) {
-            live.capabilities.offered_lists().for_each(|list| live.refresh_schedule.check(list));
+            let wanted = wanted_lists(live.capabilities, &live.target.spec);
+            wanted.for_each(|list| live.refresh_schedule.check(list));
             live.lists_check_at = Some(next_lists_check(step.time));
+        }
+    }
+
+    /// Schedules a read of the lists that became wanted or unwanted with a new spec, and of those whose problems depend
+    /// on a changed filter. A list that is not wanted is empty, without a request.
+    pub(super) fn request_affected_lists(&mut self, previous: &McpServerSpec, step: &mut Step) {
+        let current = self.target.spec.clone();
+        if previous.capabilities == current.capabilities && previous.expose == current.expose {
+            return;
+        }
+        if self.is_idle() {
+            // The server's capabilities are not known now, but agents may see lists that were not read before.
+            let all = ServerCapabilities::ALL_LISTS;
+            if ListKind::ALL
+                .into_iter()
+                .any(|list| is_wanted(list, all, &current) && !is_wanted(list, all, previous))
+                || previous.capabilities != current.capabilities
+            {
+                self.connect_on_demand(step);
+            }
+            return;
+        }
+        // A connection that is being replaced keeps the spec that it was made for.
+        let target = self.target.clone();
+        let Some(live) = self.state.live_mut().filter(|live| Arc::ptr_eq(&live.target, &target)) else {
+            return;
+        };
+        for list in ListKind::ALL {
+            let [before, now] = [previous, &*current].map(|spec| is_wanted(list, live.capabilities, spec));
+            let has_told_problem = live.degraded.contains_key(&list);
+            let filter_changed = filter_of(previous, list) != filter_of(&current, list);
+            if before != now || (now && has_told_problem && filter_changed) {
+                live.refresh_schedule.request_now(list);
+            }
         }
     }
 
@@ -136,11 +179,10 @@ impl StateMachine {
         if self.next_read_at(step.time.now).is_none_or(|at| at > step.time.now) {
             return;
         }
-        let limit = self.target.spec.timeouts.connect.get();
         let Some(live) = self.state.live_mut() else { return };
         if let Some(list) = live.refresh_schedule.take_due(step.time.now) {
             live.reading = Some(list);
-            step.push(Effect::ReadList(live.id, list, limit));
+            step.push(Effect::ReadList { id: live.id, list, target: live.target.clone() });
         }
     }
 
@@ -156,9 +198,9 @@ impl StateMachine {
         let Some(live) = self.state.live_mut().filter(is_reading) else { return };
         live.reading = None;
         match result {
-            Ok(ListResult { items, tolerated_problem }) => {
+            Ok(ListResult { items, problem, .. }) => {
                 live.refresh_schedule.record_read(list, step.time.now);
-                match tolerated_problem {
+                match problem {
                     Some(problem) => drop(live.degraded.insert(list, problem)),
                     None => drop(live.degraded.remove(&list)),
                 }

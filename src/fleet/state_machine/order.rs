@@ -81,6 +81,7 @@ impl StateMachine {
         if let Some(published) = &self.published {
             self.publish(published.cached.clone(), step);
         }
+        self.request_affected_lists(previous, step);
     }
 
     /// Continues with the connection or the attempt that matches the target; connects if there is neither.

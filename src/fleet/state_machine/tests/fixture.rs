@@ -166,7 +166,7 @@ impl TestMachine {
             TestEvent::ListChanged(number, list) => Input::ListChanged(id(number), list),
             TestEvent::UnknownItem(list) => Input::UnknownItem(list),
             TestEvent::Read(number, tools) => {
-                let result = ListResult { items: items(tools), tolerated_problem: None };
+                let result = ListResult { items: items(tools), ..ListResult::default() };
                 Input::ListRead(id(number), ListKind::Tools, Ok(result))
             }
             TestEvent::PromptsRead(number) => {
@@ -272,7 +272,7 @@ impl TestMachine {
             Effect::LimitDrains(limit, _) => format!("drains end within {} s", limit.as_secs()),
             Effect::EndConnection(id, _) => format!("end connection {}", id.0),
             Effect::RestartHealthChecks(_) => "restart health checks".to_owned(),
-            Effect::ReadList(id, list, _) => format!("read {list:?} of {}", id.0),
+            Effect::ReadList { id, list, .. } => format!("read {list:?} of {}", id.0),
             Effect::CancelRead => "cancel read".to_owned(),
             Effect::SetLists(_) => "set lists".to_owned(),
             Effect::Publish(section) => {
