@@ -38,6 +38,8 @@ mod real_servers;
 mod replacement;
 mod restart;
 mod scale;
+mod sdk_lists;
+mod server_lists;
 mod server_matrix;
 mod subscriptions;
 mod unannounced_changes;

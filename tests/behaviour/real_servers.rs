@@ -13,6 +13,7 @@ async fn attach_and_list(peer: &RealServer, protocol: &str) -> (EvenkeelFixture,
     let listed = fixture.agent(Era::Legacy).await.tool_names().await;
     assert_eq!(fixture.agent(Era::Modern).await.tool_names().await, listed);
     assert_eq!(fixture.server("real").await["status"]["tools"], listed.len());
+    assert!(fixture.evenkeel.condition("real", "Degraded").await.is_none());
     (fixture, listed)
 }
 
