@@ -170,7 +170,7 @@ impl TestMachine {
                 Input::ListRead(id(number), ListKind::Tools, Ok(result))
             }
             TestEvent::PromptsRead(number) => {
-                let result = ListResult { items: Vec::new(), tolerated_problem: None };
+                let result = ListResult { items: Vec::new(), ..ListResult::default() };
                 Input::ListRead(id(number), ListKind::Prompts, Ok(result))
             }
             TestEvent::ReadFailed(number, reason) => {
