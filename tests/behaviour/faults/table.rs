@@ -75,6 +75,12 @@ fn login_prompt(mut script: Script) -> Script {
     on_first_request(script, Action::Hang)
 }
 
+fn bad_item(mut script: Script) -> Script {
+    let broken = serde_json::value::RawValue::from_string(r#"{"name":"broken"}"#.into());
+    script.tools.push(broken.expect("it is JSON"));
+    script
+}
+
 fn text_on_stdout(mut script: Script) -> Script {
     script.stdio.stdout = vec!["Server is running".into()];
     script
@@ -255,6 +261,51 @@ pub(super) const FAULTS: &[Fault] = &[
         inject: authorization_required,
         status: NotReady("AuthRequired", "401"),
         agents: NoTools,
+    },
+    Fault {
+        name: "forbidden-page",
+        description: "or a proxy in front of it answers with HTTP 403 and a page",
+        transports: &[H],
+        eras: BOTH_ERAS,
+        inject: |s| {
+            let page = "<html><head><title>Access denied by policy</title></head></html>";
+            s.on("POST", Rule::always(http(403, "text/html", page)))
+        },
+        status: NotReady("AuthRequired", "Access denied by policy"),
+        agents: NoTools,
+    },
+    Fault {
+        name: "bad-item",
+        description: "lists a tool without `inputSchema`, which would break the parsers of agents",
+        transports: &[S, H],
+        eras: BOTH_ERAS,
+        inject: bad_item,
+        status: Degraded("ItemsLeftOut", "broken"),
+        agents: Tools,
+    },
+    Fault {
+        name: "prompts-fail",
+        description: "answers `prompts/list` with an error",
+        transports: &[S, H],
+        eras: BOTH_ERAS,
+        inject: |s| {
+            let s = s.prompts_and_resources(&["p"], &[], &[]);
+            s.on("prompts/list", Rule::always(Action::error(-32603, "the database is gone")))
+        },
+        status: Degraded("ListUnavailable", "the database is gone"),
+        agents: Tools,
+    },
+    Fault {
+        name: "odd-cursor",
+        description: "returns a `nextCursor` that is not a string",
+        transports: &[S, H],
+        eras: BOTH_ERAS,
+        inject: |s| {
+            let result = r#"{"tools":[{"name":"echo","inputSchema":{"type":"object"}}],"nextCursor":7}"#;
+            s.on("tools/list", Rule::always(Action::result(result)))
+        },
+        status: Degraded("NonCompliant", "nextCursor"),
+        agents: Tools,
     },
     Fault {
         name: "unknown-probe",

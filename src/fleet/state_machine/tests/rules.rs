@@ -73,7 +73,7 @@ const RULES: &[Rule] = &[
         spec: HTTP,
         given: &[Succeed(1)],
         when: DescribeOtherwise(1),
-        then: &["store", "report Attached, live 1"],
+        then: &["store", "read Tools of 1", "report Attached, live 1"],
     },
     // Latest wins
     Rule {
