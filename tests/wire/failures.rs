@@ -294,9 +294,8 @@ async fn forgotten_session_ends_the_connection() {
     rig.send_command(ControlCommand::ForgetSessions { quietly: false });
     let event = within("the end of the connection is reported", async {
         loop {
-            match events.next().await {
-                lost @ ConnectionEvent::Lost(_) => return lost,
-                _ => {}
+            if let lost @ ConnectionEvent::Lost(_) = events.next().await {
+                return lost;
             }
         }
     })

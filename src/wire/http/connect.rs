@@ -24,6 +24,9 @@ pub(super) type ServerSocket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 /// The timeout for the TCP connection to one address, and for the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The TLS sessions that all servers share: enough for 1,000 servers, each of which keeps up to 8 tickets.
+const TLS_SESSION_TICKETS: usize = 8_000;
+
 /// Opens sockets to one origin.
 #[derive(Debug)]
 pub(super) struct Connector {
@@ -150,8 +153,9 @@ fn system_tls_config() -> Result<Arc<ClientConfig>, ConnectionError> {
     let trust_store_error = |error: rustls::Error| {
         ConnectionError::new(Reason::ConnectFailed, format!("cannot load the system's trust store: {error}"))
     };
-    let config =
+    let mut config =
         tls_config_builder()?.with_platform_verifier().map_err(trust_store_error)?.with_no_client_auth();
+    config.resumption = Resumption::in_memory_sessions(TLS_SESSION_TICKETS);
     Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 

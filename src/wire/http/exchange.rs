@@ -16,6 +16,9 @@ use super::response::ResponseKind;
 use super::session::{SessionState, rpc_error, session_lost_error, session_state};
 use crate::resource::Reason;
 
+/// The most characters of the reason why a response cannot be used. It may quote the body.
+const MAX_REASON_CHARS: usize = 300;
+
 /// A request in flight and its response.
 #[derive(Debug)]
 pub(in crate::wire) struct HttpExchange {
@@ -70,7 +73,7 @@ impl HttpClient {
             self.update_template(|template| drop(template.headers.insert(SESSION_ID_HEADER, session)));
         }
         if response.status().is_success() {
-            return Ok(ResponseKind::from_response(response));
+            return Ok(ResponseKind::from_response(response).await);
         }
         let (head, body) = response.into_parts();
         let body = with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES))
@@ -121,7 +124,10 @@ impl HttpExchange {
                     let read_already = || unusable_response("it was read already");
                     return rpc_response.map(ResponseMessage::Response).ok_or_else(read_already);
                 }
-                ResponseKind::Unusable(why) => return Err(unusable_response(why)),
+                ResponseKind::Unusable(why) => {
+                    let mask = self.client.notifications().mask();
+                    return Err(unusable_response(&mask.redacted_line(why, MAX_REASON_CHARS)));
+                }
                 ResponseKind::Json(body) => {
                     let body = body.read_to_end(MAX_MESSAGE_BYTES).await?;
                     self.response_in_body(&body, id)?

@@ -10,6 +10,8 @@ use http::{HeaderMap, Response, StatusCode};
 use super::super::error::ConnectionError;
 use super::super::response::RpcResponse;
 use super::super::{MAX_MESSAGE_BYTES, lenient, sse};
+use super::body_message::body_message;
+use super::client::{MAX_ERROR_BODY_BYTES, with_error_body_timeout};
 use super::pool::{CollectedBody, PooledBody};
 use crate::resource::Reason;
 
@@ -28,8 +30,9 @@ pub(super) enum ResponseKind {
 }
 
 impl ResponseKind {
-    /// Determines the kind of a response with a success status.
-    pub(super) fn from_response(response: Response<PooledBody>) -> Self {
+    /// Determines the kind of a response with a success status. Reads the start of a body of another media type, such as
+    /// an HTML page to sign in, to quote it.
+    pub(super) async fn from_response(response: Response<PooledBody>) -> Self {
         let (head, body) = response.into_parts();
         let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if is_event_stream(&head.headers) {
@@ -39,9 +42,12 @@ impl ResponseKind {
         } else if head.status == StatusCode::ACCEPTED {
             Self::Unusable("the server accepted the request without a response (HTTP 202)".into())
         } else {
-            Self::Unusable(format!(
-                "the response has content type {kind:?}, which is neither JSON nor an event stream"
-            ))
+            let start = with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES)).await;
+            let start = start.and_then(Result::ok).unwrap_or_default();
+            let quoted = body_message(&String::from_utf8_lossy(&start));
+            let quoted = if quoted.is_empty() { String::new() } else { format!(": {quoted}") };
+            let why = "which is neither JSON nor an event stream";
+            Self::Unusable(format!("the response has content type {kind:?}, {why}{quoted}"))
         }
     }
 }

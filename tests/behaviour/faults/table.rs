@@ -227,6 +227,15 @@ pub(super) const FAULTS: &[Fault] = &[
         agents: NoTools,
     },
     Fault {
+        name: "login-page",
+        description: "or a proxy in front of it answers with a page to sign in and HTTP 200",
+        transports: &[H],
+        eras: BOTH_ERAS,
+        inject: |s| s.on("POST", Rule::always(http(200, "text/html", "<title>Sign in to Corp</title>"))),
+        status: NotReady("HandshakeFailed", "Sign in to Corp"),
+        agents: NoTools,
+    },
+    Fault {
         name: "dropped",
         description: "closes the connection instead of an answer to the handshake",
         transports: &[H],
