@@ -23,6 +23,25 @@ use crate::wire::{
     ConnectionError, FailureSource, ListKind, ProtocolViolation, ServerCapabilities, ServerDescription,
 };
 
+/// A rule: after these events, the last one has these effects.
+pub(super) struct Rule {
+    pub(super) text: &'static str,
+    pub(super) spec: &'static str,
+    pub(super) given: &'static [TestEvent],
+    pub(super) when: TestEvent,
+    pub(super) then: &'static [&'static str],
+}
+
+pub(super) const HTTP: &str = r#""http": {"url": "http://a"}"#;
+pub(super) const MOVED: &str = r#""http": {"url": "http://b"}"#;
+pub(super) const STDIO: &str = r#""stdio": {"command": "a"}"#;
+pub(super) const OTHER_STDIO: &str = r#""stdio": {"command": "b"}"#;
+pub(super) const RECREATED: &str = r#""stdio": {"command": "a"}, "update": "Recreate""#;
+pub(super) const RECREATED_OTHER: &str = r#""stdio": {"command": "b"}, "update": "Recreate""#;
+pub(super) const ON_DEMAND: &str = r#""stdio": {"command": "a"}, "activation": "OnDemand""#;
+pub(super) const EARLY_EXIT: FailureSource = FailureSource::Exit(Duration::from_secs(1));
+pub(super) const LATE_EXIT: FailureSource = FailureSource::Exit(Duration::from_hours(1));
+
 /// An event of a table.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum TestEvent {

@@ -1,4 +1,6 @@
 //! The rules of the state machine as tables: given these events, what follows from the next one.
 
 mod fixture;
+mod list_rules;
+mod retry_rules;
 mod rules;

@@ -1,28 +1,12 @@
-use std::time::Duration;
-
 use super::fixture::TestEvent::*;
-use super::fixture::{TestEvent, TestMachine};
+use super::fixture::{
+    EARLY_EXIT, HTTP, LATE_EXIT, MOVED, ON_DEMAND, OTHER_STDIO, RECREATED, RECREATED_OTHER, Rule, STDIO,
+    TestMachine,
+};
+use super::list_rules::LIST_RULES;
+use super::retry_rules::RETRY_RULES;
 use crate::resource::Reason;
 use crate::wire::{FailureSource, ListKind};
-
-/// A rule: after these events, the last one has these effects.
-struct Rule {
-    text: &'static str,
-    spec: &'static str,
-    given: &'static [TestEvent],
-    when: TestEvent,
-    then: &'static [&'static str],
-}
-
-const HTTP: &str = r#""http": {"url": "http://a"}"#;
-const MOVED: &str = r#""http": {"url": "http://b"}"#;
-const STDIO: &str = r#""stdio": {"command": "a"}"#;
-const OTHER_STDIO: &str = r#""stdio": {"command": "b"}"#;
-const RECREATED: &str = r#""stdio": {"command": "a"}, "update": "Recreate""#;
-const RECREATED_OTHER: &str = r#""stdio": {"command": "b"}, "update": "Recreate""#;
-const ON_DEMAND: &str = r#""stdio": {"command": "a"}, "activation": "OnDemand""#;
-const EARLY_EXIT: FailureSource = FailureSource::Exit(Duration::from_secs(1));
-const LATE_EXIT: FailureSource = FailureSource::Exit(Duration::from_hours(1));
 
 const RULES: &[Rule] = &[
     // Attach
@@ -203,187 +187,6 @@ const RULES: &[Rule] = &[
         given: &[Succeed(1)],
         when: RotateSecret,
         then: &["reset Retry-After", "attempt 2", "report Connecting 1, live 1"],
-    },
-    // Retries
-    Rule {
-        text: "retries back off",
-        spec: HTTP,
-        given: &[Fail(1, Reason::ConnectFailed), Pass(1), Fail(2, Reason::ConnectFailed)],
-        when: Pass(2),
-        then: &["attempt 3", "report Connecting 3"],
-    },
-    Rule {
-        text: "a retry honours Retry-After",
-        spec: HTTP,
-        given: &[],
-        when: FailAndRetryAfter(1, 90),
-        then: &[
-            "startup ended",
-            "end attempt 1",
-            "calls fail, ConnectFailed",
-            "report ConnectFailed then 2 at 90",
-        ],
-    },
-    Rule {
-        text: "no attempt starts before the server's Retry-After is over",
-        spec: HTTP,
-        given: &[Fail(1, Reason::ConnectFailed), RetryAfter(60, 0)],
-        when: RequestReconcile,
-        then: &["calls fail, ConnectFailed", "report ConnectFailed then 1 at 60"],
-    },
-    Rule {
-        text: "Retry-After of an endpoint does not apply to another one",
-        spec: HTTP,
-        given: &[Fail(1, Reason::ConnectFailed), RetryAfter(60, 0)],
-        when: Apply(MOVED),
-        then: &["reset Retry-After", "attempt 2", "report Connecting 1"],
-    },
-    Rule {
-        text: "a live connection that is told to wait is reported as paused",
-        spec: HTTP,
-        given: &[Succeed(1)],
-        when: RetryAfter(60, 60),
-        then: &["report Attached, live 1, paused"],
-    },
-    Rule {
-        text: "a list is not read before the server's Retry-After is over",
-        spec: HTTP,
-        given: &[Succeed(1), RetryAfter(60, 60), ListChanged(1, ListKind::Tools)],
-        when: Pass(59),
-        then: &[],
-    },
-    Rule {
-        text: "a refusal is first retried after five minutes",
-        spec: HTTP,
-        given: &[Fail(1, Reason::ConnectFailed), Pass(1)],
-        when: Fail(2, Reason::CredentialsRejected),
-        then: &[
-            "end attempt 2",
-            "calls fail, CredentialsRejected",
-            "report CredentialsRejected then 3 at 301",
-        ],
-    },
-    Rule {
-        text: "refusals are retried after ten minutes",
-        spec: HTTP,
-        given: &[Fail(1, Reason::AuthRequired), Pass(300)],
-        when: Fail(2, Reason::AuthRequired),
-        then: &["end attempt 2", "calls fail, AuthRequired", "report AuthRequired then 3 at 900"],
-    },
-    Rule {
-        text: "refusals are retried at least each hour",
-        spec: HTTP,
-        given: &[
-            Fail(1, Reason::AuthRequired),
-            Pass(300),
-            Fail(2, Reason::AuthRequired),
-            Pass(600),
-            Fail(3, Reason::AuthRequired),
-            Pass(1_200),
-            Fail(4, Reason::AuthRequired),
-            Pass(2_400),
-        ],
-        when: Fail(5, Reason::AuthRequired),
-        then: &["end attempt 5", "calls fail, AuthRequired", "report AuthRequired then 6 at 8100"],
-    },
-    Rule {
-        text: "another failure ends the slow retries",
-        spec: HTTP,
-        given: &[Fail(1, Reason::AuthRequired), Pass(300), Fail(2, Reason::ConnectFailed), Pass(2)],
-        when: Fail(3, Reason::AuthRequired),
-        then: &["end attempt 3", "calls fail, AuthRequired", "report AuthRequired then 4 at 602"],
-    },
-    Rule {
-        text: "a refusal honours a Retry-After that is longer",
-        spec: HTTP,
-        given: &[],
-        when: RefuseAndRetryAfter(1, 7_200),
-        then: &[
-            "startup ended",
-            "end attempt 1",
-            "calls fail, AuthRequired",
-            "report AuthRequired then 2 at 7200",
-        ],
-    },
-    Rule {
-        text: "a refusal does not shorten its delay for a Retry-After",
-        spec: HTTP,
-        given: &[],
-        when: RefuseAndRetryAfter(1, 10),
-        then: &[
-            "startup ended",
-            "end attempt 1",
-            "calls fail, AuthRequired",
-            "report AuthRequired then 2 at 300",
-        ],
-    },
-    Rule {
-        text: "a refused server is tried at once when a secret changes",
-        spec: HTTP,
-        given: &[Fail(1, Reason::CredentialsRejected)],
-        when: RotateSecret,
-        then: &["reset Retry-After", "attempt 2", "report Connecting 1"],
-    },
-    Rule {
-        text: "a refused server is tried at once when its declaration changes",
-        spec: HTTP,
-        given: &[Fail(1, Reason::CredentialsRejected)],
-        when: Apply(MOVED),
-        then: &["reset Retry-After", "attempt 2", "report Connecting 1"],
-    },
-    Rule {
-        text: "after a reconcile request, refusals begin with the first delay",
-        spec: HTTP,
-        given: &[Fail(1, Reason::AuthRequired), Pass(300), Fail(2, Reason::AuthRequired), RequestReconcile],
-        when: Fail(3, Reason::AuthRequired),
-        then: &["end attempt 3", "calls fail, AuthRequired", "report AuthRequired then 2 at 600"],
-    },
-    Rule {
-        text: "what is not permitted is not retried before something changes",
-        spec: HTTP,
-        given: &[Fail(1, Reason::PolicyDenied)],
-        when: Pass(24 * 3_600),
-        then: &[],
-    },
-    Rule {
-        text: "a missing command is looked for again at retry.max",
-        spec: STDIO,
-        given: &[],
-        when: Fail(1, Reason::CommandNotFound),
-        then: &[
-            "startup ended",
-            "end attempt 1",
-            "calls fail, CommandNotFound",
-            "report CommandNotFound then 2 at 300",
-        ],
-    },
-    Rule {
-        text: "three early exits in a row are a crash loop",
-        spec: STDIO,
-        given: &[FailWith(1, EARLY_EXIT), Closed(1), Pass(1), FailWith(2, EARLY_EXIT), Closed(2), Pass(2)],
-        when: FailWith(3, EARLY_EXIT),
-        then: &["end attempt 3", "calls fail, CrashLoop", "report CrashLoop then 4 at 7"],
-    },
-    Rule {
-        text: "a process that exits on the probe is opened in the legacy era next",
-        spec: STDIO,
-        given: &[FailWith(1, EARLY_EXIT), Closed(1)],
-        when: Pass(1),
-        then: &["attempt 2 Legacy", "report Connecting 2"],
-    },
-    Rule {
-        text: "a retry waits until the failed process and its children have exited",
-        spec: STDIO,
-        given: &[Fail(1, Reason::Timeout)],
-        when: Pass(10),
-        then: &["report Connecting 2"],
-    },
-    Rule {
-        text: "a changed declaration resets the backoff",
-        spec: HTTP,
-        given: &[Fail(1, Reason::ConnectFailed), Pass(1), Fail(2, Reason::ConnectFailed), Pass(2)],
-        when: Apply(MOVED),
-        then: &["reset Retry-After", "end attempt 3", "attempt 4", "report Connecting 1"],
     },
     // Loss
     Rule {
@@ -633,179 +436,6 @@ const RULES: &[Rule] = &[
         when: ListChanged(1, ListKind::Tools),
         then: &[],
     },
-    // Lists
-    Rule {
-        text: "a list-changed notification reads that list again",
-        spec: HTTP,
-        given: &[Succeed(1)],
-        when: ListChanged(1, ListKind::Tools),
-        then: &["read Tools of 1"],
-    },
-    Rule {
-        text: "a list that the server does not have is not read",
-        spec: HTTP,
-        given: &[Succeed(1)],
-        when: ListChanged(1, ListKind::Resources),
-        then: &[],
-    },
-    Rule {
-        text: "a list that was read again is published in one step",
-        spec: HTTP,
-        given: &[Succeed(1), ListChanged(1, ListKind::Tools)],
-        when: Read(1, &["a", "b"]),
-        then: &["set lists", "store", "publish a,b", "report Attached, live 1"],
-    },
-    Rule {
-        text: "a list without a change is not published again",
-        spec: HTTP,
-        given: &[Succeed(1), ListChanged(1, ListKind::Tools)],
-        when: Read(1, &["echo"]),
-        then: &["set lists", "store"],
-    },
-    Rule {
-        text: "a failed refresh keeps the last list",
-        spec: HTTP,
-        given: &[Succeed(1), ListChanged(1, ListKind::Tools)],
-        when: ReadFailed(1, Reason::Timeout),
-        then: &["report Attached, live 1, degraded"],
-    },
-    Rule {
-        text: "a refused refresh ends the connection",
-        spec: HTTP,
-        given: &[Succeed(1), ListChanged(1, ListKind::Tools)],
-        when: ReadFailed(1, Reason::PolicyDenied),
-        then: &["end connection 1"],
-    },
-    Rule {
-        text: "a list of a connection that was replaced meanwhile changes nothing",
-        spec: HTTP,
-        given: &[Succeed(1), ListChanged(1, ListKind::Tools), Apply(MOVED), Succeed(2)],
-        when: Read(1, &["a", "b"]),
-        then: &[],
-    },
-    Rule {
-        text: "the read of a list is cancelled with its connection",
-        spec: HTTP,
-        given: &[Succeed(1), ListChanged(1, ListKind::Tools)],
-        when: Detach(Reason::Removed),
-        then: &[
-            "withdraw, Removed",
-            "drains end within 30 s",
-            "cancel read",
-            "calls fail for good; drain 1 30 s",
-            "report Draining(Removed)",
-        ],
-    },
-    // Lists that change without a notification. Without jitter they are checked after 12 minutes.
-    Rule {
-        text: "the lists of a live server are checked from time to time",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(719)],
-        when: Pass(1),
-        then: &["read Tools of 1"],
-    },
-    Rule {
-        text: "all lists are checked, one after the other",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(720)],
-        when: Read(1, &["other"]),
-        then: &["set lists", "store", "publish other", "read Prompts of 1", "report Attached, live 1"],
-    },
-    Rule {
-        text: "lists are checked again and again",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(720), Read(1, &["echo"]), PromptsRead(1), Pass(719)],
-        when: Pass(1),
-        then: &["read Tools of 1"],
-    },
-    Rule {
-        text: "a failed check keeps the last list and the connection",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(720)],
-        when: ReadFailed(1, Reason::ListFailed),
-        then: &["read Prompts of 1", "report Attached, live 1, degraded"],
-    },
-    Rule {
-        text: "a failed check is retried like any other read",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(720), ReadFailed(1, Reason::ListFailed), PromptsRead(1)],
-        when: Pass(1),
-        then: &["read Tools of 1"],
-    },
-    Rule {
-        text: "a requested read defers the next check",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(600), RequestReconcile, Read(1, &["echo"]), PromptsRead(1)],
-        when: Pass(719),
-        then: &[],
-    },
-    Rule {
-        text: "the lists of an OnDemand server are not checked",
-        spec: r#""http": {"url": "http://a"}, "activation": "OnDemand", "timeouts": {"idle": "2h"}"#,
-        given: &[Succeed(1)],
-        when: Pass(3_600),
-        then: &[],
-    },
-    Rule {
-        text: "the lists of a server that becomes OnDemand are no longer checked",
-        spec: HTTP,
-        given: &[
-            Succeed(1),
-            Apply(r#""http": {"url": "http://a"}, "activation": "OnDemand""#),
-            Used(1),
-            Pass(5),
-            Used(1),
-        ],
-        when: Pass(4),
-        then: &[],
-    },
-    Rule {
-        text: "an answer that a tool is unknown starts a check of its list",
-        spec: HTTP,
-        given: &[Succeed(1)],
-        when: UnknownItem(ListKind::Tools),
-        then: &["read Tools of 1"],
-    },
-    Rule {
-        text: "unknown tools start no second check within a minute",
-        spec: HTTP,
-        given: &[
-            Succeed(1),
-            UnknownItem(ListKind::Tools),
-            Read(1, &["echo"]),
-            Pass(30),
-            UnknownItem(ListKind::Tools),
-        ],
-        when: Pass(29),
-        then: &[],
-    },
-    Rule {
-        text: "a later unknown tool is checked after a minute",
-        spec: HTTP,
-        given: &[
-            Succeed(1),
-            UnknownItem(ListKind::Tools),
-            Read(1, &["echo"]),
-            Pass(30),
-            UnknownItem(ListKind::Tools),
-        ],
-        when: Pass(30),
-        then: &["read Tools of 1"],
-    },
-    Rule {
-        text: "an unknown item of a list that the server does not have changes nothing",
-        spec: HTTP,
-        given: &[Succeed(1)],
-        when: UnknownItem(ListKind::Resources),
-        then: &[],
-    },
-    Rule {
-        text: "an unknown item of a server without a connection changes nothing",
-        spec: HTTP,
-        given: &[Succeed(1), Lose(1, Reason::Exited)],
-        when: UnknownItem(ListKind::Tools),
-        then: &[],
-    },
     // OnDemand
     Rule {
         text: "an unused OnDemand connection is closed after timeouts.idle",
@@ -883,7 +513,8 @@ const RULES: &[Rule] = &[
 #[test]
 fn each_rule_has_its_effects() {
     let mut failures = Vec::new();
-    for Rule { text, spec, given, when, then } in RULES {
+    let rules: Vec<_> = RULES.iter().chain(RETRY_RULES).chain(LIST_RULES).collect();
+    for Rule { text, spec, given, when, then } in &rules {
         let (mut machine, _) = TestMachine::start(spec, None);
         machine.apply_all(given);
         let effects = machine.apply(*when);
@@ -891,7 +522,7 @@ fn each_rule_has_its_effects() {
             failures.push(format!("{text}\n  expected {then:?}\n  found    {effects:?}"));
         }
     }
-    assert!(failures.is_empty(), "{} of {} rules:\n{}", failures.len(), RULES.len(), failures.join("\n"));
+    assert!(failures.is_empty(), "{} of {} rules:\n{}", failures.len(), rules.len(), failures.join("\n"));
 }
 
 #[test]
