@@ -1,3 +1,6 @@
+mod exchange;
+mod health;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -11,19 +14,21 @@ use tokio_util::task::TaskTracker;
 
 use super::connection_context::ConnectionContext;
 use super::envelope::{JsonRpcId, MalformedMessage};
-use super::error::{ConnectionEnd, ConnectionError, FailureSource};
+use super::error::{ConnectionEnd, ConnectionError};
 use super::http::{HttpClient, HttpExchange};
 use super::json_edit::{JsonEdit, RequestParams, json_string};
 use super::notifications::NotificationDispatcher;
 use super::param_headers::ParamHeaders;
-use super::response::{ResponseMessage, RpcResponse};
+use super::response::RpcResponse;
 use super::secret_mask::SecretMask;
 use super::server_message::{self, LISTEN_METHOD};
 use super::{
     AttemptStep, Era, HandshakeResult, InstanceId, ListKind, LogLevel, LoopKind, ProtocolViolation,
-    RetryAfter, ServerDescription, VIA_KEY, handshake, stdio,
+    RetryAfter, ServerDescription, VIA_KEY, stdio,
 };
 use crate::resource::{Problem, Reason};
+
+pub use health::HealthRequest;
 
 /// A live MCP connection to one server, shared by every call on it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -95,15 +100,6 @@ enum ExchangeState {
     Http(Box<HttpExchange>),
     /// The request was answered, failed or was abandoned: there is nothing to cancel.
     Finished,
-}
-
-/// A request that checks the health of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HealthRequest {
-    /// `ping`, or `server/discover` in the modern era.
-    Ping,
-    /// A list that the server has, for servers that do not respond to `ping`.
-    List,
 }
 
 /// An event of a connection that belongs to no request.
@@ -275,50 +271,6 @@ impl Connection {
         Ok(members.rewrite(&[JsonEdit::Set("_meta", &meta)]))
     }
 
-    /// Checks that the server responds. Any response counts as success, unless it says that the session is unknown.
-    ///
-    /// A modern server's response to `server/discover` also shows its version: if it changed, the server was replaced.
-    pub async fn check_health(&self, check: HealthRequest) -> Result<(), ConnectionError> {
-        let handshake = self.handshake();
-        let method = match (check, handshake.era) {
-            (HealthRequest::Ping, Era::Legacy) => "ping",
-            (HealthRequest::Ping, Era::Modern) => "server/discover",
-            (HealthRequest::List, _) => {
-                handshake.capabilities.offered_lists().next().unwrap_or(ListKind::Tools).method()
-            }
-        };
-        let response = match &self.0.transport {
-            ConnectionTransport::Stdio(_) => {
-                self.call(UpstreamRequest::new(method)).await?.response().await?
-            }
-            ConnectionTransport::Http(client) => {
-                let id = self.next_id();
-                let (meta, _) = handshake.request_meta(None, id, None);
-                let params = meta.map(|meta| format!(r#"{{"_meta":{meta}}}"#));
-                let message = server_message::message(Some(id), method, params.as_deref());
-                let response = client.check_health(method, &message).await?;
-                self.0.notifications.mark_received();
-                response
-            }
-        };
-        if let (RpcResponse::Result(result), "server/discover") = (&response, method) {
-            self.compare_description(result);
-        }
-        Ok(())
-    }
-
-    /// Reports a changed description of a modern server.
-    fn compare_description(&self, discover_result: &[u8]) {
-        let Some(description) = handshake::discovered_description(self, discover_result) else { return };
-        let description = Arc::new(description);
-        let mut last = self.0.last_description.lock();
-        let previous = last.get_or_insert_with(|| self.handshake().description.clone());
-        if *previous != description {
-            *previous = description.clone();
-            self.0.notifications.report_description(description);
-        }
-    }
-
     /// Sends `subscriptions/listen` to a modern server. `filter` selects the notifications. They arrive for as long as
     /// the exchange is kept. The first message of the exchange is the server's acknowledgement.
     pub async fn listen(&self, filter: &str) -> Result<UpstreamExchange, ConnectionError> {
@@ -407,101 +359,6 @@ impl Connection {
 
     pub(super) fn end(&self) -> &Arc<ConnectionEnd> {
         &self.0.end
-    }
-}
-
-impl UpstreamExchange {
-    /// Returns the next message for the request. Nothing follows a response or an error. Cancel safe.
-    pub async fn next(&mut self) -> Result<ResponseMessage, ConnectionError> {
-        let (state, id, end) = (&mut self.state, self.id, &self.connection.0.end);
-        let message = async {
-            match state {
-                ExchangeState::Stdio(pending) => pending.next().await,
-                ExchangeState::Http(exchange) => exchange.next(id).await,
-                ExchangeState::Finished => {
-                    Err(ConnectionError::new(Reason::Detached, "the exchange is over"))
-                }
-            }
-        };
-        let message = tokio::select! {
-            biased;
-            message = message => message,
-            // Over HTTP a response stream can outlive the MCP connection that it belongs to.
-            error = end.wait() => Err(error.into_dispatched()),
-        };
-        match message {
-            Ok(ResponseMessage::Notification(message) | ResponseMessage::Progress(message)) => {
-                self.with_agent_token(message)
-            }
-            Ok(response) => {
-                self.finish();
-                Ok(response)
-            }
-            Err(error) => {
-                if error.failure_source == FailureSource::Session {
-                    end.mark(error.clone());
-                }
-                self.finish();
-                Err(error)
-            }
-        }
-    }
-
-    /// Waits for the response and discards notifications before it.
-    pub async fn response(mut self) -> Result<RpcResponse, ConnectionError> {
-        loop {
-            if let ResponseMessage::Response(response) = self.next().await? {
-                return Ok(response);
-            }
-        }
-    }
-
-    /// Stops waiting without cancelling at the server; a late response is discarded.
-    pub fn abandon(mut self) {
-        self.state = ExchangeState::Finished;
-    }
-
-    fn with_agent_token(&self, message: Bytes) -> Result<ResponseMessage, ConnectionError> {
-        match (&self.progress_token, server_message::read(message.clone()).kind) {
-            (Some(token), server_message::ServerMessage::Progress(_)) => {
-                server_message::with_progress_token(&message, token)
-                    .map(ResponseMessage::Progress)
-                    .map_err(|error| malformed_request(&error))
-            }
-            _ => Ok(ResponseMessage::Notification(message)),
-        }
-    }
-
-    fn finish(&mut self) {
-        if let ExchangeState::Http(exchange) = std::mem::replace(&mut self.state, ExchangeState::Finished) {
-            exchange.recycle();
-        }
-    }
-}
-
-impl Drop for UpstreamExchange {
-    fn drop(&mut self) {
-        let modern_http =
-            self.connection.handshake().era == Era::Modern && matches!(self.state, ExchangeState::Http(_));
-        // Over modern HTTP closing the stream is the cancellation; before the handshake nothing can be cancelled.
-        if matches!(self.state, ExchangeState::Finished)
-            || modern_http
-            || self.connection.0.handshake.get().is_none()
-        {
-            return;
-        }
-        let method = "notifications/cancelled";
-        let params = format!(r#"{{"requestId":{},"reason":"cancelled by the caller"}}"#, self.id);
-        let message = server_message::message(None, method, Some(&params));
-        match &self.connection.0.transport {
-            ConnectionTransport::Stdio(pipes) => pipes.try_send(message),
-            // The response stays open until the notification is posted: a legacy server does not take its end as a
-            // cancellation, or misinterprets it.
-            ConnectionTransport::Http(client) => {
-                let open_response = std::mem::replace(&mut self.state, ExchangeState::Finished);
-                client.post_in_background(method, message, Some(Box::new(open_response)));
-            }
-        }
     }
 }
 

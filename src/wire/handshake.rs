@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rmcp::model::{
-    ClientCapabilities, ClientConfig, ClientJsonRpcMessage, DiscoverResult, ErrorCode, ErrorData,
-    Implementation, JsonRpcMessage, ProtocolVersion, RequestId, ServerJsonRpcMessage,
+    ClientCapabilities, ClientConfig, ClientJsonRpcMessage, ErrorCode, ErrorData, Implementation,
+    JsonRpcMessage, ProtocolVersion, RequestId, ServerJsonRpcMessage,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RoleClient, RunningService,
@@ -33,14 +33,10 @@ use super::{
     Envelope, Era, HandshakeResult, LoopKind, ProtocolViolation, ServerCapabilities, ServerDescription,
     server_message,
 };
-use crate::resource::{Reason, ServerInfo};
+use crate::resource::Reason;
 
 /// The timeout of a second `server/discover`, to a server that has just responded.
 const SECOND_DISCOVER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The part of a server's instructions that is kept, in characters.
-const MAX_INSTRUCTIONS_CHARS: usize = 4_096;
-/// The maximum length of the server's name and version, in characters.
-const MAX_NAME_CHARS: usize = 256;
 
 /// Performs the handshake in an era; `None` for a probe (`server/discover`), to which some legacy servers never respond.
 /// A server that does not respond to the probe within `probe_timeout` counts as legacy.
@@ -95,38 +91,13 @@ pub(super) async fn negotiate(
         ));
     }
     let info = server.server_info.as_ref().map(|info| (&*info.name, &*info.version));
-    let description = describe(connection, version, info, server.instructions.as_deref());
+    let instructions = server.instructions.as_deref();
+    let description = ServerDescription::new(connection.mask(), version, info, instructions);
     let handshake = HandshakeResult::new(era, description, capabilities);
     drop(server);
     // Ends rmcp's task. Closing its transport does not close the connection.
     let _ = running.cancel().await;
     Ok(handshake)
-}
-
-/// Returns the server's description of itself, redacted and bounded.
-fn describe(
-    connection: &Connection,
-    protocol_version: String,
-    name_and_version: Option<(&str, &str)>,
-    instructions: Option<&str>,
-) -> ServerDescription {
-    let server_info = name_and_version.map(|(name, version)| ServerInfo {
-        name: connection.redacted_line(name, MAX_NAME_CHARS),
-        version: connection.redacted_line(version, MAX_NAME_CHARS),
-    });
-    let instructions = instructions.map(str::trim).filter(|text| !text.is_empty()).map(|text| {
-        connection.mask().redact(text).chars().take(MAX_INSTRUCTIONS_CHARS).collect::<String>().into()
-    });
-    ServerDescription { server_info: server_info.unwrap_or_default(), protocol_version, instructions }
-}
-
-/// Returns the description in a later result of `server/discover`; `None` if it has none.
-pub(super) fn discovered_description(connection: &Connection, result: &[u8]) -> Option<ServerDescription> {
-    let HandshakeResponse { result, .. } = discover_result(result)?;
-    let result: DiscoverResult = serde_json::from_value(result).ok()?;
-    let info = result.server_info()?;
-    let version = connection.handshake().description.protocol_version.clone();
-    Some(describe(connection, version, Some((&info.name, &info.version)), result.instructions.as_deref()))
 }
 
 /// The error of one handshake.

@@ -113,6 +113,26 @@ pub(super) fn discover_result(raw: &[u8]) -> Option<HandshakeResponse> {
     Some(reader.finish(result))
 }
 
+/// The server's name, version and instructions in a result of `server/discover`.
+#[derive(Debug)]
+pub(super) struct DescribedServer {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) instructions: Option<String>,
+}
+
+/// Reads how a server describes itself in a result of `server/discover`; `None` if it does not.
+pub(super) fn described_server(raw: &[u8]) -> Option<DescribedServer> {
+    let HandshakeResponse { result, .. } = discover_result(raw)?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let info = result.get("_meta")?.get(SERVER_INFO_KEY)?;
+    Some(DescribedServer {
+        name: info.get("name").and_then(text)?,
+        version: info.get("version").and_then(text)?,
+        instructions: result.get("instructions").and_then(text),
+    })
+}
+
 const SERVER_INFO_KEY: &str = "io.modelcontextprotocol/serverInfo";
 
 /// Reads members and notes whether one has another type than expected. A member that is null counts as absent.

@@ -5,9 +5,14 @@ use serde_json::json;
 
 use super::envelope::JsonRpcId;
 use super::json_edit::{JsonEdit, Members, json_string};
+use super::secret_mask::SecretMask;
 use super::{ListKind, LogLevel};
 use crate::resource::ServerInfo;
 
+/// The part of a server's instructions that is kept, in characters.
+const MAX_INSTRUCTIONS_CHARS: usize = 4_096;
+/// The maximum length of the server's name and version, in characters.
+const MAX_NAME_CHARS: usize = 256;
 /// The modern MCP revision that evenkeel implements.
 pub(super) const MODERN_VERSION: &str = "2026-07-28";
 
@@ -46,6 +51,29 @@ pub struct ServerDescription {
     /// The server's instructions for models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instructions: Option<Arc<str>>,
+}
+
+impl ServerDescription {
+    /// Builds a description from the server's own texts, which are redacted and bounded.
+    pub(super) fn new(
+        mask: &SecretMask,
+        protocol_version: String,
+        name_and_version: Option<(&str, &str)>,
+        instructions: Option<&str>,
+    ) -> Self {
+        let server_info = name_and_version.map(|(name, version)| ServerInfo {
+            name: mask.redacted_line(name, MAX_NAME_CHARS),
+            version: mask.redacted_line(version, MAX_NAME_CHARS),
+        });
+        let instructions = instructions.map(str::trim).filter(|text| !text.is_empty());
+        let instructions = instructions
+            .map(|text| mask.redact(text).chars().take(MAX_INSTRUCTIONS_CHARS).collect::<String>());
+        Self {
+            server_info: server_info.unwrap_or_default(),
+            protocol_version,
+            instructions: instructions.map(Arc::from),
+        }
+    }
 }
 
 /// The capabilities of a server that evenkeel uses.

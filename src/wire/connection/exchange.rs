@@ -1,0 +1,102 @@
+//! The messages that arrive for a request, and its cancellation.
+
+use bytes::Bytes;
+
+use super::super::response::{ResponseMessage, RpcResponse};
+use super::super::server_message::{self, ServerMessage};
+use super::super::{ConnectionError, Era, FailureSource};
+use super::{ConnectionTransport, ExchangeState, UpstreamExchange, malformed_request};
+use crate::resource::Reason;
+
+impl UpstreamExchange {
+    /// Returns the next message for the request. Nothing follows a response or an error. Cancel safe.
+    pub async fn next(&mut self) -> Result<ResponseMessage, ConnectionError> {
+        let (state, id, end) = (&mut self.state, self.id, &self.connection.0.end);
+        let message = async {
+            match state {
+                ExchangeState::Stdio(pending) => pending.next().await,
+                ExchangeState::Http(exchange) => exchange.next(id).await,
+                ExchangeState::Finished => {
+                    Err(ConnectionError::new(Reason::Detached, "the exchange is over"))
+                }
+            }
+        };
+        let message = tokio::select! {
+            biased;
+            message = message => message,
+            // Over HTTP a response stream can outlive the MCP connection that it belongs to.
+            error = end.wait() => Err(error.into_dispatched()),
+        };
+        match message {
+            Ok(ResponseMessage::Notification(message) | ResponseMessage::Progress(message)) => {
+                self.with_agent_token(message)
+            }
+            Ok(response) => {
+                self.finish();
+                Ok(response)
+            }
+            Err(error) => {
+                if error.failure_source == FailureSource::Session {
+                    end.mark(error.clone());
+                }
+                self.finish();
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the response and discards notifications before it.
+    pub async fn response(mut self) -> Result<RpcResponse, ConnectionError> {
+        loop {
+            if let ResponseMessage::Response(response) = self.next().await? {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// Stops waiting without cancelling at the server; a late response is discarded.
+    pub fn abandon(mut self) {
+        self.state = ExchangeState::Finished;
+    }
+
+    fn with_agent_token(&self, message: Bytes) -> Result<ResponseMessage, ConnectionError> {
+        match (&self.progress_token, server_message::read(message.clone()).kind) {
+            (Some(token), ServerMessage::Progress(_)) => server_message::with_progress_token(&message, token)
+                .map(ResponseMessage::Progress)
+                .map_err(|error| malformed_request(&error)),
+            _ => Ok(ResponseMessage::Notification(message)),
+        }
+    }
+
+    fn finish(&mut self) {
+        if let ExchangeState::Http(exchange) = std::mem::replace(&mut self.state, ExchangeState::Finished) {
+            exchange.recycle();
+        }
+    }
+}
+
+impl Drop for UpstreamExchange {
+    fn drop(&mut self) {
+        let modern_http =
+            self.connection.handshake().era == Era::Modern && matches!(self.state, ExchangeState::Http(_));
+        // Over modern HTTP closing the stream is the cancellation; before the handshake nothing can be cancelled.
+        if matches!(self.state, ExchangeState::Finished)
+            || modern_http
+            || self.connection.0.handshake.get().is_none()
+        {
+            return;
+        }
+        let method = "notifications/cancelled";
+        let params = format!(r#"{{"requestId":{},"reason":"cancelled by the caller"}}"#, self.id);
+        let message = server_message::message(None, method, Some(&params));
+        match &self.connection.0.transport {
+            ConnectionTransport::Stdio(pipes) => pipes.try_send(message),
+            // The response stays open until the notification is posted: a legacy server does not take its end as a
+            // cancellation, or misinterprets it.
+            ConnectionTransport::Http(client) => {
+                let open_response = std::mem::replace(&mut self.state, ExchangeState::Finished);
+                client.post_in_background(method, message, Some(Box::new(open_response)));
+            }
+        }
+    }
+}
