@@ -35,9 +35,7 @@ impl fmt::Display for ProtocolViolation {
             }
             Self::ResponseId => "the server's responses do not repeat the id of the request exactly (such as \"1\" for 1)",
             Self::ResultType => "the server sends results that are not objects, such as null",
-            Self::InvalidHandshake => {
-                "the server's result of the handshake has members of the wrong type; they count as absent"
-            }
+            Self::InvalidHandshake => "the server's result of the handshake has members of the wrong type",
             Self::NotificationRejected => "the server rejects notifications/initialized",
             Self::PingUnanswered => {
                 "the server does not answer ping; the health checks of spec.health request a list instead"
