@@ -8,7 +8,7 @@ use evenkeel::wire::{
 };
 
 use super::{TestServer, TransportKind, call, connect, request};
-use crate::rig::{Counters, ODD_RESULT, ODD_TOOL, ResponseFormat, Rule, Script, ServerEra};
+use crate::rig::{Action, Counters, ODD_RESULT, ODD_TOOL, ResponseFormat, Rule, Script, ServerEra};
 use crate::support::within;
 
 /// Returns every kind of healthy server, with the era that the handshake must select.
@@ -116,6 +116,28 @@ async fn idle_connections_that_would_expire_are_closed() {
     call(&connection, "echo", "{}").await.unwrap().unwrap();
     assert_eq!(server.counters().await.connections, before + 1, "the idle connection was closed");
     connection.close().await;
+}
+
+#[tokio::test]
+async fn answered_request_is_a_sign_of_life_and_a_refused_one_is_not() {
+    for format in [ResponseFormat::Json, ResponseFormat::Stream] {
+        let mut script = Script::new("s", ServerEra::Legacy);
+        script.http.answers = format;
+        let refusing = Rule::always(Action::Http {
+            status: 400,
+            headers: [("Content-Type".to_owned(), "application/json".to_owned())].into(),
+            body: r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"no"}}"#.to_owned(),
+        });
+        let server = TestServer::start(TransportKind::Http, script.clone()).await;
+        let (connection, _events) = connect(&server).await.unwrap();
+        let _ = connection.received_since_last_check();
+        call(&connection, "echo", "{}").await.unwrap().unwrap();
+        assert!(connection.received_since_last_check(), "{format:?}");
+        server.set_script(script.on("tools/call", refusing)).await;
+        call(&connection, "echo", "{}").await.unwrap().unwrap_err();
+        assert!(!connection.received_since_last_check(), "{format:?}");
+        connection.close().await;
+    }
 }
 
 #[tokio::test]

@@ -170,6 +170,9 @@ impl HttpExchange {
                 (message, kind) => self.client.dispatch(&kind, &message),
             }
         }
+        if response.is_some() {
+            self.client.notifications().mark_received();
+        }
         response.ok_or_else(|| match unreadable {
             Some(text) => unreadable_response(&text, self.client.notifications().mask()),
             None => unusable_response("it is not a JSON-RPC response"),
