@@ -387,10 +387,13 @@ async fn unresponsive_server_is_reconnected_after_failed_health_checks() {
         let check = if era == ServerEra::Modern { "server/discover" } else { "ping" };
         // The handshake of a modern server uses the same method.
         let opening = u32::from(era == ServerEra::Modern);
+        // A server that answers a list instead of a ping is healthy.
         Script::new("deaf", era)
             .tools(&["echo"])
             .on(check, Rule::times(opening, Action::Answer))
             .on(check, Rule::times(2, Action::Hang))
+            .on("tools/list", Rule::times(1, Action::Answer))
+            .on("tools/list", Rule::times(2, Action::Hang))
     };
     let (process, http) = (
         FakeStdioServer::new(script(ServerEra::Legacy)),
@@ -421,7 +424,12 @@ async fn server_busy_with_a_call_is_not_unhealthy() {
         Script::new(name, ServerEra::Legacy).tools(&["echo", "sleep"]).on("ping", silent)
     };
     let (busy, stuck) = (FakeStdioServer::new(script("busy")), FakeStdioServer::new(script("stuck")));
-    stuck.edit_script(|script| drop(script.on.insert("tools/call".into(), vec![Rule::always(Action::Hang)])));
+    stuck.edit_script(|script| {
+        let list = vec![Rule::times(1, Action::Answer), Rule::always(Action::Hang)];
+        script
+            .on
+            .extend([("tools/call".into(), vec![Rule::always(Action::Hang)]), ("tools/list".into(), list)]);
+    });
     let fixture = EvenkeelFixture::start(&[]).await;
     let health = "health: { interval: 5s, failures: 1 }";
     fixture.attach("busy", &format!("{}\n{health}", busy.spec(""))).await;
@@ -453,7 +461,8 @@ async fn oversized_list_fails_and_reports_its_size() {
     let mut script = Script::new("long", ServerEra::Legacy);
     let tool = |number| {
         let text = "x".repeat(1 << 20);
-        let tool = format!(r#"{{"name":"t{number}","description":"{text}","inputSchema":{{}}}}"#);
+        let tool =
+            format!(r#"{{"name":"t{number}","description":"{text}","inputSchema":{{"type":"object"}}}}"#);
         serde_json::value::RawValue::from_string(tool).unwrap()
     };
     script.tools = (0..20).map(tool).collect();

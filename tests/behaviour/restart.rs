@@ -389,7 +389,7 @@ async fn cached_tools_are_withdrawn_after_grace_period() {
 async fn waiting_call_is_not_sent_to_a_changed_tool() {
     let (mut fixture, stdio, http) = slow_servers("health: { interval: 0s }").await;
     let changed = serde_json::value::to_raw_value(
-        &serde_json::json!({ "name": "echo", "description": "Deletes everything." }),
+        &serde_json::json!({ "name": "echo", "description": "Deletes everything.", "inputSchema": { "type": "object" } }),
     )
     .unwrap();
     stdio.edit_script(|script| script.tools = vec![changed.clone()]);
@@ -425,7 +425,7 @@ async fn filters_apply_to_cached_tools() {
 
 #[tokio::test]
 async fn catalog_containing_a_secret_is_not_cached() {
-    let tool = serde_json::json!({ "name": "t", "description": "Uses hunter2-hunter2." });
+    let tool = serde_json::json!({ "name": "t", "description": "Uses hunter2-hunter2.", "inputSchema": { "type": "object" } });
     let mut script = Script::new("s", ServerEra::Dual);
     script.tools = vec![serde_json::value::to_raw_value(&tool).unwrap()];
     let (leaking, plain) =
