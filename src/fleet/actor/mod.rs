@@ -91,7 +91,7 @@ impl Actor {
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
         let upstream = UpstreamControl::new(target.key.clone(), CallRefusal::Unavailable(connecting));
         let cached = context.server_cache.catalog(target.endpoint.digest());
-        let left_out = LeftOutReport::new(target.key.clone(), context.metrics.clone());
+        let left_out = LeftOutReport::new(target.key.clone(), context.clone());
         let (machine, effects) = StateMachine::start(target, upstream.handle().clone(), cached, step_time());
         let mut actor = Self {
             context,
