@@ -62,7 +62,7 @@ impl LeakyServers {
             ("http-busy", "ConnectFailed", failing_handshake(http(429, "application/json", error))),
             (
                 "http-strange",
-                "ConnectFailed",
+                "HandshakeFailed",
                 failing_handshake(http(200, &format!("text/{bearer}"), String::new())),
             ),
             ("http-list", "ListFailed", listing),

@@ -55,7 +55,7 @@ async fn failing_server_reports_its_state_and_affects_no_other() {
         ("hung", "Timeout"),
         ("hung-http", "Timeout"),
         ("crash", "Exited"),
-        ("lies", "ConnectFailed"),
+        ("lies", "HandshakeFailed"),
         ("rotten", "ListFailed"),
         ("flood", "Attached"),
     ] {
