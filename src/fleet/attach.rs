@@ -43,6 +43,7 @@ pub(super) async fn attach(
                 let answered_at = host.process_activity.first_message_at().unwrap_or(started_at);
                 let listing =
                     read_all(&connection, &target.spec, answered_at + timeouts.connect.get()).await?;
+                tracing::debug!(tools = listing.lists.tools.len(), "the lists were read");
                 connection.close_idle_connections(Duration::MAX);
                 Ok(listing)
             };

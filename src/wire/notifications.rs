@@ -94,6 +94,7 @@ impl NotificationDispatcher {
         let ReadMessage { text, kind, violation } = server_message::read(message);
         if let Some(violation) = violation {
             self.record_violation(violation);
+            tracing::debug!(%violation, "the server sent an invalid MCP message");
             if let ServerMessage::Unreadable(_) = kind {
                 self.0.log.push_unreadable(self.0.unreadable_level, &text, &self.0.mask);
             }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use serde_json::value::RawValue;
 
 use crate::collector::{CollectorBehavior, TestCollector, attribute_texts};
 use crate::rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script};
@@ -134,8 +133,7 @@ async fn log_lines_carry_trace_and_span_ids() {
         headers: [("content-type".to_owned(), "text/event-stream".to_owned())].into(),
         body: "data: nonsense\n\n".into(),
     };
-    let mut script = Script::default().on("tools/call", Rule::always(invalid_response));
-    script.tools.push(RawValue::from_string("{}".into()).unwrap());
+    let script = Script::default().on("tools/call", Rule::always(invalid_response));
     let server = FakeHttpServer::start(script).await;
     declared.write_server("a", &server.spec());
     for (format, [trace, span]) in
@@ -154,7 +152,7 @@ async fn log_lines_carry_trace_and_span_ids() {
             let (_, after_key) = line.split_once(key).unwrap_or_else(|| panic!("{key}: {line}"));
             after_key[..digits].to_owned()
         };
-        let attach = line("a tool was ignored").await;
+        let attach = line("the lists were read").await;
         let (trace_id, span_id) = (id(&attach, trace, 32), id(&attach, span, 16));
         let has_ids =
             |span: &Span| (hex(&span.trace_id), hex(&span.span_id)) == (trace_id.clone(), span_id.clone());
