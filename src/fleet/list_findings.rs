@@ -1,4 +1,4 @@
-//! What was wrong with a list that could be read, and the problem that tells it. Pure.
+//! The faults of a list that could be read, and the problem that reports them. Pure.
 
 use crate::resource::{Problem, Reason};
 use crate::upstream::LeftOutItem;
@@ -30,7 +30,7 @@ pub(super) struct ListFindings {
     items_with_nulls: Vec<String>,
     /// The first items whose output schema the server's revision does not permit.
     items_with_modern_output_schema: Vec<String>,
-    /// What else was tolerated, each as a sentence.
+    /// The other faults that were tolerated, each as a sentence.
     tolerated: Vec<String>,
 }
 

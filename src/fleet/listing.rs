@@ -23,7 +23,7 @@ pub(super) struct ListResult {
     pub(super) items: Vec<Item>,
     /// The items that are left out, for the log.
     pub(super) left_out: LeftOutItems,
-    /// What was wrong with the list and was tolerated.
+    /// The tolerated faults of the list.
     pub(super) problem: Option<Problem>,
 }
 

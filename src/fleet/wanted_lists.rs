@@ -1,4 +1,4 @@
-//! Which lists of a server are read: those that it has, as far as agents may see anything of them. Pure.
+//! Determines the lists of a server that are read: those that it has, as far as agents may see anything of them. Pure.
 
 use crate::resource::{McpServerSpec, NameFilter};
 use crate::wire::{ListKind, ServerCapabilities};

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// What an attempt to connect waits for, for the message of one that takes too long. Cheap to clone.
+/// The step of an attempt to connect, for the message of one that takes too long. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct AttemptStep(Arc<Mutex<State>>);
 

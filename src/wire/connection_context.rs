@@ -26,7 +26,7 @@ pub struct ConnectionContext {
     pub instance: InstanceId,
     /// The server's Retry-After, shared by all connections to it.
     pub retry_after: RetryAfter,
-    /// What the attempt waits for, for the message of one that takes too long.
+    /// The step of the attempt, for the message of one that takes too long.
     pub attempt_step: AttemptStep,
     /// The process of the connection; stays empty over HTTP.
     pub process_activity: ProcessActivity,

@@ -13,6 +13,13 @@ pub(super) fn batch_elements(message: &Bytes) -> Option<Vec<Bytes>> {
     Some(elements.into_iter().map(|element| message.slice_ref(element.get().as_bytes())).collect())
 }
 
+/// Returns the messages of a text: the elements of a batch, or the text itself.
+pub(super) fn messages(text: Bytes) -> impl Iterator<Item = Bytes> {
+    let batch = batch_elements(&text);
+    let single = batch.is_none().then_some(text);
+    single.into_iter().chain(batch.into_iter().flatten())
+}
+
 /// Returns the text as UTF-8, without a byte order mark and with U+FFFD for bytes that are not UTF-8, as JavaScript
 /// reads it; `None` if nothing is to be mended.
 pub(super) fn mend_encoding(text: &Bytes) -> Option<Bytes> {

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::response::RpcResponse;
 use super::secret_mask::SecretMask;
 use super::server_message::{self, ReadMessage, ServerMessage};
-use super::{ListKind, ProtocolViolation, ServerDescription, ServerLog};
+use super::{ListKind, ProtocolViolation, ServerDescription, ServerLog, lenient};
 
 /// A notification of a server for agents.
 #[derive(Clone, Copy, Debug)]
@@ -102,15 +102,15 @@ impl NotificationDispatcher {
         (text, kind)
     }
 
-    /// Reads a body that should hold one response. An empty body holds none.
+    /// Returns the first response in a body. An empty body holds none.
     pub(super) fn read_response(&self, body: Bytes) -> Option<RpcResponse> {
         if body.is_empty() {
             return None;
         }
-        match self.read(body) {
+        lenient::messages(body).find_map(|message| match self.read(message) {
             (_, ServerMessage::Response(_, response)) => Some(response),
             _ => None,
-        }
+        })
     }
 
     /// Records a violation of the protocol that is tolerated.

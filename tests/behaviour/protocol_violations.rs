@@ -34,6 +34,13 @@ async fn over_all_transports(script: Script) -> Vec<(&'static str, Rig)> {
     rigs
 }
 
+/// Returns the script of a server that answers every call with this message.
+fn answering_calls_with(name: &str, message: &str) -> Script {
+    Script::new(name, ServerEra::Legacy)
+        .tools(&["echo"])
+        .on("tools/call", Rule::always(Action::message(message)))
+}
+
 /// Responses to the probe of a modern server, all of which identify a legacy server.
 fn probe_responses() -> Vec<(&'static str, Action)> {
     vec![
@@ -166,10 +173,7 @@ async fn responses_that_deviate_are_read_and_reported() {
     let agent = fixture.agent(Era::Legacy).await;
     let mut rigs = Vec::new();
     for (name, message, reported) in &cases {
-        let script = Script::new(name, ServerEra::Legacy)
-            .tools(&["echo"])
-            .on("tools/call", Rule::always(Action::message(message)));
-        for (transport, rig) in over_all_transports(script).await {
+        for (transport, rig) in over_all_transports(answering_calls_with(name, message)).await {
             let name = format!("{name}-{transport}");
             fixture.attach(&name, &rig.spec()).await;
             assert!(fixture.evenkeel.condition(&name, "Degraded").await.is_none(), "{name}");
@@ -203,10 +207,7 @@ async fn call_whose_response_cannot_be_used_fails_at_once() {
     let agent = fixture.agent(Era::Modern).await;
     let mut rigs = Vec::new();
     for (name, message, expected) in cases {
-        let script = Script::new(name, ServerEra::Legacy)
-            .tools(&["echo"])
-            .on("tools/call", Rule::always(Action::message(message)));
-        for (transport, rig) in over_all_transports(script).await {
+        for (transport, rig) in over_all_transports(answering_calls_with(name, message)).await {
             let name = format!("{name}-{transport}");
             fixture.attach(&name, &rig.spec()).await;
             let started_at = Instant::now();

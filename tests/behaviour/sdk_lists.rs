@@ -28,7 +28,7 @@ struct Case {
     left_out: Option<String>,
 }
 
-/// What a client sees: the names or URIs of each list, and the texts of a result.
+/// The view of a client: the names or URIs of each list, and the texts of a result.
 type Seen = BTreeMap<String, Vec<String>>;
 
 /// Servers that offer every entry of the table, and one with good items only.

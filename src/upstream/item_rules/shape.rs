@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::wire::{JsonEdit, Members, decode_json_string, parse_members};
 
-/// What a value must be.
+/// The shape that a value must have.
 #[derive(Debug)]
 pub(super) enum Shape {
     /// Anything.

@@ -60,8 +60,10 @@ impl UpstreamExchange {
     }
 
     fn with_agent_token(&self, message: Bytes) -> Result<ResponseMessage, ConnectionError> {
-        match (&self.progress_token, server_message::read(message.clone()).kind) {
-            (Some(token), ServerMessage::Progress(_)) => server_message::with_progress_token(&message, token)
+        // Without a token of the agent no message is progress, and none need be read.
+        let Some(token) = &self.progress_token else { return Ok(ResponseMessage::Notification(message)) };
+        match server_message::read(message.clone()).kind {
+            ServerMessage::Progress(_) => server_message::with_progress_token(&message, token)
                 .map(ResponseMessage::Progress)
                 .map_err(|error| malformed_request(&error)),
             _ => Ok(ResponseMessage::Notification(message)),

@@ -155,10 +155,8 @@ impl HttpExchange {
         if body.trim_ascii().is_empty() {
             return Err(unusable_response("its body is empty"));
         }
-        let batch = lenient::batch_elements(body);
-        let single = batch.is_none().then(|| body.clone());
         let (mut response, mut unreadable) = (None, None);
-        for message in single.into_iter().chain(batch.into_iter().flatten()) {
+        for message in lenient::messages(body.clone()) {
             match self.client.notifications().read(message) {
                 (_, ServerMessage::Response(request_id, rpc_response)) => {
                     // The only response of a body belongs to its request, whatever its id is.

@@ -11,7 +11,7 @@ const MAX_LINES: usize = 3;
 const MAX_LINE_CHARS: usize = 200;
 /// The prefixes of the lines of npm's errors.
 const NPM_PREFIXES: [&str; 2] = ["npm error", "npm ERR!"];
-/// What npm prints beside the error itself, after the prefix.
+/// The beginnings of details that npm prints beside the error itself, after the prefix.
 const NPM_DETAILS: [&str; 12] = [
     "code ",
     "syscall ",
@@ -208,7 +208,7 @@ mod tests {
             "npm error code E404\nnpm error 404 Not Found - GET https://registry.example/@x%2fnope\nnpm error 404\n\
              npm error 404  The requested resource '@x/nope@*' could not be found or you do not have permission to access it.\n\
              npm error 404\nnpm error 404 Note that you can also install from a\nnpm error 404 tarball, folder, http url, or \
-             git url.\nnpm error A complete log of this run can be found in: /root/.npm/_logs/1-debug-0.log\n",
+             git url.\nnpm error A complete log of this run can be found in: /srv/.npm/_logs/1-debug-0.log\n",
             &[
                 "npm error 404 Not Found - GET https://registry.example/@x%2fnope",
                 "npm error 404  The requested resource '@x/nope@*' could not be found or you do not have permission to \
@@ -220,7 +220,7 @@ mod tests {
             "npm error code ENOENT\nnpm error syscall open\nnpm error path /srv/package.json\nnpm error errno -2\n\
              npm error enoent Could not read package.json: Error: ENOENT: no such file or directory, open \
              '/srv/package.json'\nnpm error enoent This is related to npm not being able to find a file.\nnpm error enoent\n\
-             npm error A complete log of this run can be found in: /root/.npm/_logs/2-debug-0.log\n",
+             npm error A complete log of this run can be found in: /srv/.npm/_logs/2-debug-0.log\n",
             &[
                 "npm error enoent Could not read package.json: Error: ENOENT: no such file or directory, open \
                '/srv/package.json'",
@@ -230,7 +230,7 @@ mod tests {
             "npm 9: a conflict of versions",
             "npm WARN config old\nnpm ERR! code ERESOLVE\nnpm ERR! ERESOLVE could not resolve\nnpm ERR!\n\
              npm ERR! While resolving: a@1.0.0\nnpm ERR! Found: b@2.0.0\nnpm ERR! Fix the upstream dependency conflict\n\
-             npm ERR! A complete log of this run can be found in:\nnpm ERR!     /root/.npm/_logs/3.log\n",
+             npm ERR! A complete log of this run can be found in:\nnpm ERR!     /srv/.npm/_logs/3.log\n",
             &[
                 "npm ERR! ERESOLVE could not resolve",
                 "npm ERR! While resolving: a@1.0.0",

@@ -292,9 +292,7 @@ async fn read_messages(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let batch = lenient::batch_elements(&line);
-        let single = batch.is_none().then_some(line);
-        for message in single.into_iter().chain(batch.into_iter().flatten()) {
+        for message in lenient::messages(line) {
             let (message, kind) = notifications.read(message);
             if !matches!(kind, ServerMessage::Unreadable(_)) {
                 notifications.mark_received();

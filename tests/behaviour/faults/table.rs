@@ -5,7 +5,7 @@ use crate::rig::{Action, Rule, Script, ServerEra};
 /// A fault of a server.
 pub(super) struct Fault {
     pub(super) name: &'static str,
-    /// What the server does, for the page.
+    /// The behavior of the server, for the page.
     pub(super) description: &'static str,
     pub(super) transports: &'static [FaultTransport],
     pub(super) eras: &'static [ServerEra],
@@ -30,7 +30,7 @@ pub(super) enum FaultStatus {
     Ready,
 }
 
-/// What agents get from a server with a fault.
+/// The tools that agents get from a server with a fault, and the outcome of calls.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum AgentView {
     /// None of its tools.
