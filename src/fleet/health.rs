@@ -12,83 +12,103 @@ use crate::wire::{Connection, ConnectionError, FailureSource, HealthRequest, Pro
 /// The timeout of a check if no interval is configured.
 const DEFAULT_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sends health checks to a silent server, and ends the connection after as many failures in a row as the declaration
-/// allows.
+/// The health checks of one connection. They end it after as many failures in a row as the declaration allows.
 ///
-/// No check is sent while messages arrive, while a call is in flight (for `call_timeout` at most), or while a
+/// No check is sent while messages arrive, while a call is in flight (for the call timeout at most), or while a
 /// Retry-After is in force. A response that casts doubt on the connection triggers a check at once; the connection ends
 /// if the server rejects that request too or no longer has the session. A server that has never answered a `ping` is asked
 /// for a list instead.
-///
-/// Never returns: the connection itself reports its loss.
-///
-/// The first check is delayed by `offset` (0 to 1) of an interval more, so that servers attached together are not
-/// checked together.
-pub(super) async fn run_health_checks(
+pub(super) struct HealthChecks {
     connection: Connection,
     calls: UpstreamHandle,
     checks: HealthCheck,
     call_timeout: Duration,
-    offset: f64,
-) -> Infallible {
-    let interval = checks.interval.get();
-    let check_timeout = if interval.is_zero() { DEFAULT_CHECK_TIMEOUT } else { interval };
-    let mut silence = SilenceTracker { since: Instant::now(), failures: 0 };
-    let (mut request, mut ping_answered) = (HealthRequest::Ping, false);
-    let needs_check = |silence: &mut SilenceTracker| {
-        let (received, busy) = (connection.received_since_last_check(), calls.idle_for().is_none());
-        silence.should_check(Instant::now(), received, busy, call_timeout)
-            && connection.retry_after_problem().is_none()
-    };
-    let mut delay = interval.mul_f64(1.0 + offset);
-    loop {
-        let requested = tokio::select! {
-            () = sleep(delay), if !interval.is_zero() => false,
-            () = connection.health_check_requested() => true,
-        };
-        delay = interval;
-        if !requested && !needs_check(&mut silence) {
-            continue;
+    silence: SilenceTracker,
+    request: HealthRequest,
+    ping_answered: bool,
+}
+
+impl HealthChecks {
+    pub(super) fn new(
+        connection: Connection,
+        calls: UpstreamHandle,
+        checks: HealthCheck,
+        call_timeout: Duration,
+    ) -> Self {
+        let silence = SilenceTracker { since: Instant::now(), failures: 0 };
+        let request = HealthRequest::Ping;
+        Self { connection, calls, checks, call_timeout, silence, request, ping_answered: false }
+    }
+
+    /// Runs the checks. Never returns: the connection itself reports its loss.
+    ///
+    /// The first check is delayed by `offset` (0 to 1) of an interval more, so that servers attached together are not
+    /// checked together.
+    pub(super) async fn run(&mut self, offset: f64) -> Infallible {
+        let interval = self.checks.interval.get();
+        let mut delay = interval.mul_f64(1.0 + offset);
+        loop {
+            let requested = tokio::select! {
+                () = sleep(delay), if !interval.is_zero() => false,
+                () = self.connection.health_check_requested() => true,
+            };
+            delay = interval;
+            // Boxed only while it runs, to keep the idle task small.
+            if (requested || self.needs_check())
+                && let Some(error) = Box::pin(self.check()).await
+            {
+                self.connection.mark_ended(error);
+                return pending().await;
+            }
         }
-        // Boxed only while it runs, to keep the idle task small.
-        let check = |request| Box::pin(timeout(check_timeout, connection.check_health(request)));
-        let mut result = check(request).await;
-        ping_answered |= request == HealthRequest::Ping && matches!(result, Ok(Ok(())));
+    }
+
+    fn needs_check(&mut self) -> bool {
+        let Self { connection, calls, .. } = self;
+        let (received, busy) = (connection.received_since_last_check(), calls.idle_for().is_none());
+        self.silence.should_check(Instant::now(), received, busy, self.call_timeout)
+            && connection.retry_after_problem().is_none()
+    }
+
+    /// Checks the server once. Returns the error that ends the connection, if there is one.
+    async fn check(&mut self) -> Option<ConnectionError> {
+        let Self { connection, request, .. } = self;
+        let interval = self.checks.interval.get();
+        let check_timeout = if interval.is_zero() { DEFAULT_CHECK_TIMEOUT } else { interval };
+        let mut result = timeout(check_timeout, connection.check_health(*request)).await;
+        self.ping_answered |= *request == HealthRequest::Ping && matches!(result, Ok(Ok(())));
         // Some servers do not implement `ping`, though it is required.
-        if !ping_answered && request == HealthRequest::Ping {
-            let list_result = check(HealthRequest::List).await;
+        if !self.ping_answered && *request == HealthRequest::Ping {
+            let list_result = timeout(check_timeout, connection.check_health(HealthRequest::List)).await;
             if let Ok(Ok(())) = list_result {
-                request = HealthRequest::List;
+                *request = HealthRequest::List;
                 connection.record_violation(ProtocolViolation::PingUnanswered);
                 result = list_result;
             }
         }
         let why = match result {
-            Ok(Ok(())) => continue,
+            Ok(Ok(())) => return None,
             Ok(Err(error))
                 if error.failure_source == FailureSource::Session
                     || error.problem.reason.requires_user_action() =>
             {
-                connection.mark_ended(error);
-                return pending().await;
+                return Some(error);
             }
             Ok(Err(error)) => error.problem.message,
             Err(_) => format!("no response within {} s", check_timeout.as_secs()),
         };
         // A message that arrived during the check proves that the server is alive.
-        if !needs_check(&mut silence) {
-            continue;
+        if !self.needs_check() {
+            return None;
         }
-        silence.failures += 1;
-        debug!(failures = silence.failures, why, "a health check failed");
-        if silence.failures >= checks.failures {
-            let message = format!(
-                "{} health checks in a row failed (spec.health); last error: {why}",
-                silence.failures
-            );
-            connection.mark_ended(ConnectionError::new(Reason::Unhealthy, message));
-            return pending().await;
-        }
+        self.silence.failures += 1;
+        let failures = self.silence.failures;
+        debug!(failures, why, "a health check failed");
+        (failures >= self.checks.failures).then(|| {
+            let message =
+                format!("{failures} health checks in a row failed (spec.health); last error: {why}");
+            ConnectionError::new(Reason::Unhealthy, message)
+        })
     }
 }
 

@@ -163,8 +163,8 @@ impl Fleet {
             Actor::new(context, target.clone(), receiver.clone(), startup_guard)
         }));
         match actor {
-            Ok(actor) => {
-                self.actors.spawn(key, actor.run());
+            Ok(mut actor) => {
+                self.actors.spawn(key, async move { actor.run().await });
             }
             Err(_) => self.restart_after_panic(key, target, receiver),
         }

@@ -1,12 +1,12 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::handle_requests::{HandleRequest, HandleRequests};
 use super::item::Item;
 use super::lists::ServerLists;
 use crate::resource::{ObjectKey, Problem, Reason};
@@ -26,10 +26,7 @@ struct Inner {
     /// Everything that the server lists, as far as it has been read.
     lists: ArcSwap<ServerLists>,
     state_changed: Notify,
-    wake_requested: Notify,
-    /// The lists of which the server did not know an item that it had listed, as bits.
-    unknown_items: AtomicU8,
-    unknown_item_reported: Notify,
+    requests: HandleRequests,
 }
 
 #[derive(Clone, Debug)]
@@ -111,7 +108,7 @@ impl UpstreamHandle {
                 State::Pending { problem, deadline } => (problem.clone(), *deadline),
                 State::Idle { connect_timeout } => {
                     let deadline = *idle_deadline.get_or_insert_with(|| Instant::now() + *connect_timeout);
-                    self.0.wake_requested.notify_one();
+                    self.0.requests.add(HandleRequest::Connect);
                     let message = format!("not connected within {} s", connect_timeout.as_secs_f64());
                     (Problem::new(Reason::Timeout, message), deadline)
                 }
@@ -151,14 +148,13 @@ impl UpstreamHandle {
 
     /// Reports that the server did not know an item of a list: the list may have changed without a notification.
     pub fn report_unknown_item(&self, list: ListKind) {
-        self.0.unknown_items.fetch_or(list_bit(list), Ordering::AcqRel);
-        self.0.unknown_item_reported.notify_one();
+        self.0.requests.add(HandleRequest::CheckList(list));
     }
 
     /// Requests a connection if the server is idle, without making a call.
     pub fn wake(&self) {
         if matches!(&**self.0.state.load(), State::Idle { .. }) {
-            self.0.wake_requested.notify_one();
+            self.0.requests.add(HandleRequest::Connect);
         }
     }
 }
@@ -175,9 +171,7 @@ impl UpstreamControl {
             state: ArcSwap::from_pointee(State::Refused(refusal)),
             lists: ArcSwap::default(),
             state_changed: Notify::new(),
-            wake_requested: Notify::new(),
-            unknown_items: AtomicU8::new(0),
-            unknown_item_reported: Notify::new(),
+            requests: HandleRequests::default(),
         })))
     }
 
@@ -211,8 +205,8 @@ impl UpstreamControl {
 
     /// Removes the connection until the next call. Returns it; it no longer accepts calls.
     pub fn set_idle(&self, connect_timeout: Duration) -> Option<DrainingConnection> {
-        // Earlier wake requests were satisfied by the previous connection.
-        let _ = self.0.0.wake_requested.notified().now_or_never();
+        // Earlier requests to connect were satisfied by the previous connection.
+        self.0.0.requests.remove(HandleRequest::Connect);
         self.swap(State::Idle { connect_timeout })
     }
 
@@ -238,23 +232,9 @@ impl UpstreamControl {
         closed.ok().and_then(|_| self.set_idle(connect_timeout)).ok_or(unused_for)
     }
 
-    /// Waits until a call needs the connection of an idle server.
-    pub async fn wake_requested(&self) {
-        self.0.0.wake_requested.notified().await;
-    }
-
-    /// Waits for the next list of which the server did not know an item. Repeated reports count once. Cancel safe; only
-    /// one task may wait.
-    pub async fn unknown_item(&self) -> ListKind {
-        let Inner { unknown_items, unknown_item_reported, .. } = &*self.0.0;
-        loop {
-            let reported = unknown_items.load(Ordering::Acquire);
-            if let Some(list) = ListKind::ALL.into_iter().find(|list| reported & list_bit(*list) != 0) {
-                unknown_items.fetch_and(!list_bit(list), Ordering::AcqRel);
-                return list;
-            }
-            unknown_item_reported.notified().await;
-        }
+    /// Waits for the next request of the handle's users. Cancel safe; only one task may wait.
+    pub async fn next_request(&self) -> HandleRequest {
+        self.0.0.requests.next().await
     }
 
     /// Removes the connection and makes calls fail. Returns it; it no longer accepts calls.
@@ -273,10 +253,6 @@ impl UpstreamControl {
             State::Pending { .. } | State::Idle { .. } | State::Refused(_) => None,
         }
     }
-}
-
-fn list_bit(list: ListKind) -> u8 {
-    1 << list as u8
 }
 
 impl Drop for UpstreamControl {
@@ -365,6 +341,8 @@ impl DrainingConnection {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn problem(reason: Reason) -> Problem {
@@ -402,24 +380,11 @@ mod tests {
         let handle = control.handle().clone();
         control.set_idle(Duration::from_secs(1));
         handle.wake();
-        assert!(control.wake_requested().now_or_never().is_some());
+        assert!(control.next_request().now_or_never().is_some());
         // A wake request that the previous connection satisfied does not count.
         handle.wake();
         control.set_idle(Duration::from_secs(1));
-        assert!(control.wake_requested().now_or_never().is_none());
-    }
-
-    #[test]
-    fn unknown_items_are_reported_once_per_list() {
-        let control = control();
-        let handle = control.handle().clone();
-        for list in [ListKind::Resources, ListKind::Tools, ListKind::Tools] {
-            handle.report_unknown_item(list);
-        }
-        let next = || control.unknown_item().now_or_never();
-        assert_eq!([next(), next(), next()], [Some(ListKind::Tools), Some(ListKind::Resources), None]);
-        handle.report_unknown_item(ListKind::Prompts);
-        assert_eq!(next(), Some(ListKind::Prompts));
+        assert!(control.next_request().now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]

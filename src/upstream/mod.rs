@@ -5,6 +5,7 @@
 //! each server.
 
 mod handle;
+mod handle_requests;
 mod item;
 mod item_rules;
 mod lists;
@@ -15,6 +16,7 @@ mod subscriptions;
 mod view_name;
 
 pub use handle::{CallGuard, CallRefusal, DrainingConnection, UpstreamControl, UpstreamHandle};
+pub use handle_requests::HandleRequest;
 pub use item::Item;
 pub use item_rules::{AcceptedItem, LeftOutItem, read_item};
 pub use lists::ServerLists;

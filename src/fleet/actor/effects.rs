@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::attach::timeout_error;
+use super::super::health::HealthChecks;
 use super::super::listing::read_list;
 use super::super::state_machine::{CallRouting, ConnectionId, Drain, Effect, Input};
-use super::super::{health, subscriptions};
+use super::super::subscriptions;
 use super::attempt::RunningAttempt;
 use super::drain::{DrainDeadline, drain_and_close};
 use super::{Actor, BackgroundTask, LiveConnection, OpenedConnection};
@@ -141,6 +142,7 @@ fn health_checks(
     handle: &UpstreamHandle,
     target: &ConnectionTarget,
 ) -> BackgroundTask {
-    let (health, call) = (target.spec.health.clone(), target.spec.timeouts.call.get());
-    Box::pin(health::run_health_checks(connection.clone(), handle.clone(), health, call, jitter()))
+    let (health, call_timeout) = (target.spec.health.clone(), target.spec.timeouts.call.get());
+    let mut checks = HealthChecks::new(connection.clone(), handle.clone(), health, call_timeout);
+    Box::pin(async move { checks.run(jitter()).await })
 }

@@ -27,7 +27,7 @@ use super::state_machine::{
 use crate::net::jitter;
 use crate::plan::ConnectionTarget;
 use crate::resource::{Problem, Reason};
-use crate::upstream::{CallRefusal, UpstreamControl};
+use crate::upstream::{CallRefusal, HandleRequest, UpstreamControl};
 use crate::wire::{Connection, ConnectionEvent, ConnectionEvents, RetryAfter};
 use attempt::{AttemptEvent, RunningAttempt};
 use drain::{CloseFuture, DrainDeadline};
@@ -115,8 +115,8 @@ impl Actor {
         actor
     }
 
-    /// Runs until the server is detached.
-    pub(super) async fn run(mut self) {
+    /// Runs until the server is detached. Takes a reference, since a future holds an argument by value twice.
+    pub(super) async fn run(&mut self) {
         while !self.machine.is_detached() {
             let input = self.next_input().await;
             self.apply(input);
@@ -150,7 +150,7 @@ impl Actor {
 
     async fn next_input(&mut self) -> Input {
         let machine = &self.machine;
-        let (is_idle, wake_at) = (machine.is_idle(), machine.next_wake_at(Instant::now()));
+        let wake_at = machine.next_wake_at(Instant::now());
         let is_detaching = machine.is_detaching();
         let live_retry_after = self.live.as_ref().map(|live| live.connection.retry_after().clone());
         tokio::select! {
@@ -182,8 +182,10 @@ impl Actor {
             () = retry_after_changed(live_retry_after.as_ref()) => {
                 Input::RetryAfterChanged(self.retry_after_state())
             }
-            list = self.upstream.unknown_item() => Input::UnknownItem(list),
-            () = self.upstream.wake_requested(), if is_idle => Input::CallWaiting,
+            request = self.upstream.next_request() => match request {
+                HandleRequest::Connect => Input::CallWaiting,
+                HandleRequest::CheckList(list) => Input::UnknownItem(list),
+            },
             id = next_closed(&mut self.closing) => Input::ConnectionClosed(id),
         }
     }
