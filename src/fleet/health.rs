@@ -94,6 +94,11 @@ impl HealthChecks {
             {
                 return Some(error);
             }
+            // It shows nothing about the server.
+            Ok(Err(error)) if error.failure_source == FailureSource::LocalLimit => {
+                debug!(%error, "a health check could not be sent");
+                return None;
+            }
             Ok(Err(error)) => error.problem.message,
             Err(_) => format!("no response within {} s", check_timeout.as_secs()),
         };

@@ -208,6 +208,7 @@ pub(super) fn connection_failure_text(server: &ObjectKey, error: &ConnectionErro
     let outcome = match failure_source {
         FailureSource::Status(_) => format!("refused the call ({problem})"),
         FailureSource::RetryAfter => format!("is not available ({problem}). Nothing was sent to it"),
+        FailureSource::LocalLimit => format!("was not called ({problem}). Nothing was sent to it"),
         FailureSource::Session => format!("did not accept the call ({problem})"),
         FailureSource::Connection | FailureSource::Response | FailureSource::Exit(_) => {
             format!("could not be reached ({problem}). Nothing was sent to it")

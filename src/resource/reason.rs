@@ -19,6 +19,7 @@ pub enum Reason {
     Suspended,
     Connecting,
     ConnectFailed,
+    LocalLimit,
     HandshakeFailed,
     ListFailed,
     Exited,
@@ -56,6 +57,7 @@ pub enum Reason {
     // Degraded
     ListUnavailable,
     ItemsLeftOut,
+    NoticesNotHeard,
     NonCompliant,
     // Conditions of a source
     SourceUnavailable,

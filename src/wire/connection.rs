@@ -111,6 +111,8 @@ pub enum ConnectionEvent {
     DescriptionChanged(Arc<ServerDescription>),
     /// The server violated the protocol for the first time in this way, which was tolerated.
     ProtocolViolation(ProtocolViolation),
+    /// The list changes that the server declares are not heard, for this reason; `None` if they are again.
+    ChangesUnheard(Option<Arc<str>>),
     /// The connection has ended.
     Lost(ConnectionError),
 }
@@ -287,6 +289,18 @@ impl Connection {
     /// Records a violation of the protocol that is tolerated.
     pub fn record_violation(&self, violation: ProtocolViolation) {
         self.0.notifications.record_violation(violation);
+    }
+
+    /// Sets the revision of the requests after `initialize`.
+    pub(super) fn set_protocol_version(&self, version: &str) {
+        if let ConnectionTransport::Http(client) = &self.0.transport {
+            client.set_protocol_version(version);
+        }
+    }
+
+    /// Reports why the list changes that the server declares are not heard.
+    pub(super) fn report_unheard(&self, why: &str) {
+        self.0.notifications.report_unheard(Some(why.into()));
     }
 
     pub(super) fn mask(&self) -> &SecretMask {

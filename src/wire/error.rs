@@ -35,6 +35,8 @@ pub enum FailureSource {
     Response,
     /// Nothing was sent because a Retry-After of the server is in effect. The connection is unaffected.
     RetryAfter,
+    /// Nothing was sent because of a limit of this machine or of evenkeel's process. The connection is unaffected.
+    LocalLimit,
 }
 
 impl ConnectionError {
@@ -53,7 +55,10 @@ impl ConnectionError {
         match self.failure_source {
             FailureSource::Connection | FailureSource::Exit(_) => !self.dispatched,
             FailureSource::Session => true,
-            FailureSource::Status(_) | FailureSource::Response | FailureSource::RetryAfter => false,
+            FailureSource::Status(_)
+            | FailureSource::Response
+            | FailureSource::RetryAfter
+            | FailureSource::LocalLimit => false,
         }
     }
 

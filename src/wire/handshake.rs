@@ -17,8 +17,8 @@ use rmcp::service::{
     RxJsonRpcMessage,
 };
 use rmcp::transport::Transport;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -369,6 +369,11 @@ async fn next_response(
             };
             if was_invalid {
                 connection.record_violation(ProtocolViolation::InvalidHandshake);
+            }
+            if *method == HandshakeMethod::Initialize
+                && let Some(version) = result.get("protocolVersion").and_then(Value::as_str)
+            {
+                connection.set_protocol_version(version);
             }
             ("result", result)
         }

@@ -67,7 +67,10 @@ pub(super) fn probe_failure_outcome(error: &ConnectionError) -> Option<ProbeOutc
             );
             !rejects_every_request && (status.is_client_error() || status.is_server_error())
         }
-        FailureSource::Exit(_) | FailureSource::Session | FailureSource::RetryAfter => false,
+        FailureSource::Exit(_)
+        | FailureSource::Session
+        | FailureSource::RetryAfter
+        | FailureSource::LocalLimit => false,
     };
     is_legacy.then_some(ProbeOutcome::Legacy)
 }

@@ -15,6 +15,7 @@ mod http;
 mod json_edit;
 mod lenient;
 mod list_kind;
+mod local_limit;
 mod log;
 mod log_level;
 mod loop_detection;

@@ -53,6 +53,8 @@ pub(super) enum DispatchedEvent {
     DescriptionChanged(Arc<ServerDescription>),
     /// The server violated the protocol for the first time in this way, which was tolerated.
     ProtocolViolation(ProtocolViolation),
+    /// The list changes that the server declares are not heard, for this reason; `None` if they are again.
+    ChangesUnheard(Option<Arc<str>>),
 }
 
 /// The receiver of one connection's messages that belong to no request. Cheap to clone.
@@ -180,6 +182,11 @@ impl NotificationDispatcher {
     /// Reports that the server describes itself otherwise than before.
     pub(super) fn report_description(&self, description: Arc<ServerDescription>) {
         self.add_event(DispatchedEvent::DescriptionChanged(description));
+    }
+
+    /// Reports why the list changes that the server declares are not heard, and `None` when they are again.
+    pub(super) fn report_unheard(&self, why: Option<Arc<str>>) {
+        self.add_event(DispatchedEvent::ChangesUnheard(why));
     }
 
     fn add_event(&self, event: DispatchedEvent) {

@@ -122,6 +122,7 @@ impl ConnectionEvents {
                     ConnectionEvent::DescriptionChanged(description)
                 }
                 DispatchedEvent::ProtocolViolation(violation) => ConnectionEvent::ProtocolViolation(violation),
+                DispatchedEvent::ChangesUnheard(why) => ConnectionEvent::ChangesUnheard(why),
             },
             error = broken => ConnectionEvent::Lost(error),
         }

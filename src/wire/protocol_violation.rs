@@ -15,6 +15,9 @@ pub enum ProtocolViolation {
     ResponseId,
     /// A response whose result is not an object, such as null. All results of MCP are objects.
     ResultType,
+    /// A response with another Content-Type than `application/json` or `text/event-stream`, or none (MCP, Transports,
+    /// Streamable HTTP).
+    ContentType,
     /// The result of the handshake has members of other types than the specification defines.
     InvalidHandshake,
     /// `notifications/initialized` is rejected (MCP, Lifecycle, Initialization).
@@ -35,6 +38,9 @@ impl fmt::Display for ProtocolViolation {
             }
             Self::ResponseId => "the server's responses do not repeat the id of the request exactly (such as \"1\" for 1)",
             Self::ResultType => "the server sends results that are not objects, such as null",
+            Self::ContentType => {
+                "the server's responses have another Content-Type than application/json or text/event-stream, or none"
+            }
             Self::InvalidHandshake => "the server's result of the handshake has members of the wrong type",
             Self::NotificationRejected => "the server rejects notifications/initialized",
             Self::PingUnanswered => {

@@ -1,10 +1,25 @@
+use std::time::Duration;
+
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::memchr2;
+use http::HeaderValue;
+use memchr::{memchr, memchr2};
+
+/// The maximum length of an event id that is kept.
+const MAX_ID_BYTES: usize = 1024;
+
+/// The position in an event stream at which another one can continue it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct StreamPosition {
+    /// The id of the last event; `None` if the server gives none.
+    pub(super) last_event_id: Option<HeaderValue>,
+    /// The delay before the stream is opened again, as the server wishes.
+    pub(super) retry: Option<Duration>,
+}
 
 /// Decodes a byte stream into the data of its server-sent events (HTML Living Standard, §9.2).
 ///
 /// Promises bounded memory, and that each byte is scanned once at any chunking. An event longer than the limit is an
-/// error. Comments, ids and retry hints are skipped. The `event:` field is ignored, since MCP sends only messages.
+/// error. Comments are skipped. The `event:` field is ignored, since MCP sends only messages.
 #[derive(Debug)]
 pub(super) struct SseDecoder {
     /// The received bytes that are not a whole line yet.
@@ -13,7 +28,17 @@ pub(super) struct SseDecoder {
     scanned: usize,
     /// The data of the unfinished event.
     data: Option<BytesMut>,
+    /// `None` as long as the server sends neither ids nor delays.
+    fields: Option<Box<StreamFields>>,
     limit: usize,
+}
+
+/// The fields of a stream that are not data.
+#[derive(Debug, Default)]
+struct StreamFields {
+    /// The id of the unfinished event, if it has one; empty if it withdraws the earlier one.
+    unfinished_id: Option<Bytes>,
+    position: StreamPosition,
 }
 
 /// An event longer than the limit.
@@ -22,7 +47,17 @@ pub(super) struct EventTooLong;
 
 impl SseDecoder {
     pub(super) fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), scanned: 0, data: None, limit }
+        Self { buffer: BytesMut::new(), scanned: 0, data: None, fields: None, limit }
+    }
+
+    /// Returns the decoder of a stream that continues another one.
+    pub(super) fn continued_at(position: StreamPosition, limit: usize) -> Self {
+        Self { fields: Some(Box::new(StreamFields { unfinished_id: None, position })), ..Self::new(limit) }
+    }
+
+    /// Returns the position after the last complete event.
+    pub(super) fn position(&self) -> StreamPosition {
+        self.fields.as_ref().map(|fields| fields.position.clone()).unwrap_or_default()
     }
 
     /// Adds received bytes.
@@ -34,6 +69,7 @@ impl SseDecoder {
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, EventTooLong> {
         while let Some(mut line) = self.next_line() {
             if line.is_empty() {
+                self.end_event();
                 match self.data.take() {
                     Some(data) if !data.is_empty() => return Ok(Some(data.freeze())),
                     _ => continue,
@@ -43,7 +79,10 @@ impl SseDecoder {
                 Some([b':', b' ', ..]) => 6,
                 Some([b':', ..]) => 5,
                 Some([]) => 4,
-                _ => continue,
+                _ => {
+                    self.read_field(&line);
+                    continue;
+                }
             };
             line.advance(value);
             if self.data.as_ref().map_or(0, BytesMut::len) + line.len() > self.limit {
@@ -59,6 +98,37 @@ impl SseDecoder {
             }
         }
         if self.buffer.len() > self.limit { Err(EventTooLong) } else { Ok(None) }
+    }
+
+    /// Reads a line with the id of the event or the delay before the next stream.
+    fn read_field(&mut self, line: &[u8]) {
+        let (name, value) = line.split_at(memchr(b':', line).unwrap_or(line.len()));
+        let value = value.strip_prefix(b":").unwrap_or_default();
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match name {
+            b"id" if memchr(0, value).is_none() => {
+                let is_kept = value.len() <= MAX_ID_BYTES;
+                let id = if is_kept { Bytes::copy_from_slice(value) } else { Bytes::new() };
+                self.fields.get_or_insert_default().unfinished_id = Some(id);
+            }
+            b"retry" if value.iter().all(u8::is_ascii_digit) => {
+                let millis = std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok());
+                if let Some(millis) = millis {
+                    self.fields.get_or_insert_default().position.retry = Some(Duration::from_millis(millis));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes over the id of an event that is complete. It counts even if the event has no data.
+    fn end_event(&mut self) {
+        if let Some(StreamFields { unfinished_id, position }) = self.fields.as_deref_mut()
+            && let Some(id) = unfinished_id.take()
+        {
+            position.last_event_id =
+                Some(id).filter(|id| !id.is_empty()).and_then(|id| HeaderValue::from_maybe_shared(id).ok());
+        }
     }
 
     /// Returns the next complete line without its end: LF, CR LF or CR. A CR at the end of the buffer is kept until the
@@ -112,6 +182,41 @@ mod tests {
                 decoded.extend(drain_events(&mut events));
             }
             assert_eq!(decoded, ["a", "b\nc", "d"], "in chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn position_is_that_after_the_last_complete_event() {
+        let long_id = format!("id: 1\n\nid: {}\n\n", "x".repeat(MAX_ID_BYTES + 1));
+        for (text, id, retry) in [
+            ("", None, None),
+            ("id: 1\ndata: a\n\n", Some("1"), None),
+            ("id:1\n\n", Some("1"), None),
+            ("id: 1\ndata\n\nid: 2\ndata: unfinished\n", Some("1"), None),
+            ("id: a:b c\n\n", Some("a:b c"), None),
+            ("id: 1\n\ndata: a\n\n", Some("1"), None),
+            ("id: 1\n\nid\n\n", None, None),
+            ("id: 1\n\nid: 2\u{0}\n\n", Some("1"), None),
+            (&*long_id, None, None),
+            ("ids: 1\n\nretry: 1500\n", None, Some(1500)),
+            ("retry: 20\nretry: 1.5\nretry: -1\nretry: \nretry: 99999999999999999999\n", None, Some(20)),
+            ("event: end\nid: 7\nretry: 0\n: comment\n\n", Some("7"), Some(0)),
+        ] {
+            for size in 1..=text.len().max(1) {
+                let mut events = SseDecoder::new(1 << 20);
+                for chunk in text.as_bytes().chunks(size) {
+                    events.push(chunk);
+                    drain_events(&mut events);
+                }
+                let expected = StreamPosition {
+                    last_event_id: id.map(HeaderValue::from_static),
+                    retry: retry.map(Duration::from_millis),
+                };
+                assert_eq!(events.position(), expected, "{text:?} in chunks of {size}");
+                if text.len() > 100 {
+                    break;
+                }
+            }
         }
     }
 

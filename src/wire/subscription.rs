@@ -38,7 +38,7 @@ impl ListenSubscription {
         let Some(filter) = connection.handshake().listen_filter() else { return Ok(()) };
         let mut exchange = connection.listen(&filter).await?;
         match timeout(ack_timeout, exchange.next()).await {
-            Ok(Ok(ResponseMessage::Response(response))) => self.schedule_retry(Some(&response)),
+            Ok(Ok(ResponseMessage::Response(response))) => self.schedule_retry(connection, Some(&response)),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_))) | Err(_) => {
                 (self.exchange, self.started_at) = (Some(exchange), Some(Instant::now()));
@@ -57,8 +57,10 @@ impl ListenSubscription {
             match (&mut self.exchange, self.retry_at) {
                 (Some(exchange), _) => match exchange.next().await {
                     Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_)) => {}
-                    Ok(ResponseMessage::Response(response)) => self.schedule_retry(Some(&response)),
-                    Err(_) => self.schedule_retry(None),
+                    Ok(ResponseMessage::Response(response)) => {
+                        self.schedule_retry(connection, Some(&response));
+                    }
+                    Err(_) => self.schedule_retry(connection, None),
                 },
                 (None, Some(retry_at)) => {
                     sleep_until(retry_at).await;
@@ -74,7 +76,7 @@ impl ListenSubscription {
                                 .offered_lists()
                                 .for_each(|list| dispatcher.mark_list_changed(list));
                         }
-                        Err(_) => self.schedule_retry(None),
+                        Err(_) => self.schedule_retry(connection, None),
                     }
                 }
                 (None, None) => std::future::pending().await,
@@ -83,10 +85,14 @@ impl ListenSubscription {
     }
 
     /// Schedules the renewal, unless the server does not implement the method.
-    fn schedule_retry(&mut self, response: Option<&RpcResponse>) {
+    fn schedule_retry(&mut self, connection: &Connection, response: Option<&RpcResponse>) {
         self.exchange = None;
         self.retry_at = match response {
-            Some(RpcResponse::Error(error)) if server_message::is_unknown_method(error) => None,
+            Some(RpcResponse::Error(error)) if server_message::is_unknown_method(error) => {
+                let why = "the server declares listChanged, but does not implement subscriptions/listen";
+                connection.report_unheard(why);
+                None
+            }
             _ => {
                 if let Some(started_at) = self.started_at.take() {
                     self.backoff.record_end(started_at.elapsed(), STABLE_AFTER);

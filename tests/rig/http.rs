@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::headers::header_text;
 use super::message::{InterimEvent, ListenStream, Outcome};
+use super::polling::{Poll, PolledCalls};
 use super::script::ResponseFormat;
 use super::server::{FakeServer, ServerEvent};
 
@@ -31,6 +33,7 @@ type Chunks = Pin<Box<dyn Stream<Item = Result<String, ConnectionClosed>> + Send
 /// Serves until the future is dropped, which closes all connections.
 pub async fn serve(server: Arc<FakeServer>, listener: TcpListener) -> Infallible {
     let mut connections = JoinSet::new();
+    let polled_calls = Arc::new(PolledCalls::default());
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else {
@@ -38,11 +41,11 @@ pub async fn serve(server: Arc<FakeServer>, listener: TcpListener) -> Infallible
         };
         let _ = stream.set_nodelay(true);
         server.count_connection();
-        let server = server.clone();
+        let (server, polled_calls) = (server.clone(), polled_calls.clone());
         connections.spawn(async move {
             let service = service_fn(|request| {
-                let server = server.clone();
-                async move { handle_request(server, request).await }
+                let (server, polled_calls) = (server.clone(), polled_calls.clone());
+                async move { handle_request(server, polled_calls, request).await }
             });
             // A client that disconnects is not an error.
             let _ = hyper::server::conn::http1::Builder::new()
@@ -54,6 +57,7 @@ pub async fn serve(server: Arc<FakeServer>, listener: TcpListener) -> Infallible
 
 async fn handle_request(
     server: Arc<FakeServer>,
+    polled_calls: Arc<PolledCalls>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ConnectionClosed> {
     let (parts, body) = request.into_parts();
@@ -78,7 +82,10 @@ async fn handle_request(
             check_accept(&server, &parts.headers, "application/json");
             check_accept(&server, &parts.headers, "text/event-stream");
             let bytes = body.collect().await.map_err(|_| ConnectionClosed)?.to_bytes();
-            handle_post(server, parts.headers, bytes, behavior.answers).await
+            match behavior.polling.map(Duration::from_millis) {
+                Some(retry) => handle_polled_post(server, &polled_calls, parts.headers, bytes, retry).await,
+                None => handle_post(server, parts.headers, bytes, behavior.answers).await,
+            }
         }
         Method::GET => {
             server.count_method("GET");
@@ -94,7 +101,20 @@ async fn handle_request(
                     400
                 }));
             }
-            Ok(stream_response(legacy_stream(&server)))
+            let last_event_id = header_text(&parts.headers, "last-event-id");
+            let Some((event_id, retry)) = last_event_id.zip(behavior.polling) else {
+                return Ok(stream_response(legacy_stream(&server)));
+            };
+            match polled_calls.poll(event_id, Duration::from_millis(retry)) {
+                Poll::Stream(events) => {
+                    Ok(stream_response(Box::pin(stream::once(async move { Ok(events) }))))
+                }
+                Poll::UnknownEvent => Ok(status_response(400)),
+                Poll::TooEarly => {
+                    server.record_violation("polled before the delay of the stream".into());
+                    Ok(status_response(429))
+                }
+            }
         }
         Method::DELETE => {
             server.count_method("DELETE");
@@ -154,6 +174,39 @@ async fn handle_post(
         }
         Err(outcome) => plain_response(outcome),
     }
+}
+
+/// Handles a message whose response, if it is that to a call, the client polls for.
+async fn handle_polled_post(
+    server: Arc<FakeServer>,
+    polled_calls: &Arc<PolledCalls>,
+    headers: HeaderMap,
+    bytes: Bytes,
+    retry: Duration,
+) -> Result<Response<Body>, ConnectionClosed> {
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let mut handler: OutcomeFuture = Box::pin({
+        let server = server.clone();
+        async move { server.handle_message(&bytes, Some(&headers), sender).await }
+    });
+    let first = tokio::select! {
+        biased;
+        Some(event) = events.recv() => event,
+        outcome = &mut handler => return plain_response(outcome),
+    };
+    let (number, opening) = polled_calls.add(retry);
+    let polled_calls = polled_calls.clone();
+    tokio::spawn(async move {
+        let outcome = handler.await;
+        let interim: String = std::iter::once(first)
+            .chain(std::iter::from_fn(|| events.try_recv().ok()))
+            .map(notice_event)
+            .collect();
+        if let Ok(last) = final_chunk(outcome) {
+            polled_calls.finish(number, interim + &last);
+        }
+    });
+    Ok(stream_response(Box::pin(stream::once(async move { Ok(opening) }))))
 }
 
 type OutcomeFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;

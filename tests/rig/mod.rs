@@ -34,6 +34,7 @@ mod handle;
 mod headers;
 mod http;
 mod message;
+mod polling;
 mod script;
 mod server;
 mod server_features;

@@ -148,6 +148,9 @@ pub struct HttpBehavior {
     pub delete: bool,
     /// True to begin streams with an event that has an id and no data, as servers with resumable streams do.
     pub priming: bool,
+    /// The delay in milliseconds after which clients poll for the response to a call (SEP-1699): its stream has an event
+    /// with an id and ends at once. If absent, the stream lasts until the response.
+    pub polling: Option<u64>,
     /// The required `Authorization` header. Requests without it get 401.
     pub authorization: Option<String>,
     /// The response to a request with an unknown session id: the HTTP status, and the code and message of the JSON-RPC
@@ -201,6 +204,7 @@ impl Default for HttpBehavior {
             get_stream: true,
             delete: true,
             priming: false,
+            polling: None,
             authorization: None,
             unknown_session: (404, -32001, "Session not found".into()),
         }

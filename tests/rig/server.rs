@@ -194,6 +194,9 @@ impl FakeServer {
             {
                 return outcome;
             }
+            if let Some(headers) = headers {
+                self.check_notification_version(&method, headers, session);
+            }
             return self.handle_notification(&method, params, session);
         };
         let meta = member(params, "_meta").map_or("{}", RawValue::get);
@@ -231,6 +234,18 @@ impl FakeServer {
                     outcome => outcome,
                 }
             }
+        }
+    }
+
+    /// Records a violation if a notification after `initialize` has not the negotiated revision in its header.
+    fn check_notification_version(&self, method: &str, headers: &HeaderMap, session: Option<&str>) {
+        let mut state = self.state();
+        let client = session.and_then(|session| state.sessions.get(session));
+        let version = client.unwrap_or(&state.sessionless_client).version.clone();
+        if version.as_str() >= "2025-06-18"
+            && headers::header_text(headers, "mcp-protocol-version") != Some(&version)
+        {
+            state.record_violation(format!("{method}: MCP-Protocol-Version is not {version}"));
         }
     }
 

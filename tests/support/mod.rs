@@ -28,6 +28,7 @@ mod manifests;
 mod process;
 mod process_usage;
 mod real_servers;
+pub mod reverse_proxy;
 mod test_directory;
 
 use std::time::Duration;

@@ -9,7 +9,9 @@ mod support;
 
 mod connections;
 mod failures;
+mod http_variants;
 mod notification_streams;
+mod resumed_streams;
 
 use std::time::Duration;
 

@@ -100,6 +100,11 @@ async fn stream_not_offered_is_not_requested_again() {
         let server = TestServer::start(TransportKind::Http, script).await;
         let (connection, mut events) = connect(&server).await.unwrap();
         events.subscribe().await.unwrap();
+        // Without a session, a server cannot send notifications: its `listChanged` means nothing.
+        if sessions {
+            let event = within("the missing stream is reported", events.next()).await;
+            assert!(matches!(event, ConnectionEvent::ChangesUnheard(Some(_))), "{event:?}");
+        }
         let quiet = tokio::time::timeout(Duration::from_secs(3), events.next()).await;
         assert!(quiet.is_err(), "{sessions} {status}: {quiet:?}");
         assert_eq!(server.counters().await.count("GET"), 1, "{sessions} {status}");

@@ -230,6 +230,7 @@ async fn next_event(live: &mut Option<LiveConnection>) -> Input {
         ConnectionEvent::ListChanged(list) => Input::ListChanged(live.id, list),
         ConnectionEvent::DescriptionChanged(description) => Input::DescriptionChanged(live.id, description),
         ConnectionEvent::ProtocolViolation(violation) => Input::ProtocolViolated(live.id, violation),
+        ConnectionEvent::ChangesUnheard(why) => Input::ChangesUnheard(live.id, why),
         ConnectionEvent::Lost(error) => Input::ConnectionLost(live.id, error),
     }
 }

@@ -135,6 +135,7 @@ impl StateMachine {
             connected_at: now,
             degraded,
             violations: BTreeSet::new(),
+            changes_unheard: None,
             refresh_schedule,
             lists_check_at: (!on_demand).then(|| next_lists_check(step.time)),
             reading: None,
@@ -166,7 +167,8 @@ impl StateMachine {
             FailureSource::Connection
             | FailureSource::Session
             | FailureSource::Response
-            | FailureSource::RetryAfter => false,
+            | FailureSource::RetryAfter
+            | FailureSource::LocalLimit => false,
         };
         self.failures.opening_era = (crashed && self.failures.opening_era.is_none()).then_some(Era::Legacy);
         self.schedule_retry(error, step);

@@ -58,6 +58,8 @@ pub(in crate::fleet) enum Input {
     DescriptionChanged(ConnectionId, Arc<ServerDescription>),
     /// The server violated the protocol for the first time in this way, which was tolerated.
     ProtocolViolated(ConnectionId, ProtocolViolation),
+    /// The list changes that the server declares are not heard, for this reason; `None` if they are again.
+    ChangesUnheard(ConnectionId, Option<Arc<str>>),
     /// The live connection ended.
     ConnectionLost(ConnectionId, ConnectionError),
     /// Everything that belongs to an attempt or connection has ended, its process and the process's children included.

@@ -109,6 +109,7 @@ impl StateMachine {
                 self.on_description_changed(id, description, step_ref);
             }
             Input::ProtocolViolated(id, violation) => self.on_protocol_violated(id, violation),
+            Input::ChangesUnheard(id, why) => self.on_changes_unheard(id, why),
             Input::ConnectionLost(id, error) => self.on_connection_lost(id, &error, step_ref),
             Input::ConnectionClosed(id) => self.on_connection_closed(id, step_ref),
             Input::ConnectionUsed(id, delay) => self.on_connection_used(id, delay, step_ref),

@@ -1,5 +1,7 @@
 //! The observation of a state, from which the server's conditions are derived.
 
+use std::sync::Arc;
+
 use super::super::{Observation, Phase};
 use super::effect::Effect;
 use super::input::ConnectionId;
@@ -22,6 +24,13 @@ impl StateMachine {
     pub(super) fn on_protocol_violated(&mut self, id: ConnectionId, violation: ProtocolViolation) {
         if let Some(live) = self.state.live_mut().filter(|live| live.id == id) {
             live.violations.insert(violation);
+        }
+    }
+
+    /// Records whether the list changes that the server declares are heard.
+    pub(super) fn on_changes_unheard(&mut self, id: ConnectionId, why: Option<Arc<str>>) {
+        if let Some(live) = self.state.live_mut().filter(|live| live.id == id) {
+            live.changes_unheard = why;
         }
     }
 
@@ -78,7 +87,11 @@ impl StateMachine {
 fn merge_problems(live: &LiveState) -> Option<Problem> {
     let violations = live.violations.iter();
     let violations = violations.map(|violation| (Reason::NonCompliant, violation.to_string()));
+    let unheard = live.changes_unheard.iter().map(|why| {
+        let when = if live.lists_check_at.is_some() { "about every 15 minutes" } else { "when it connects" };
+        (Reason::NoticesNotHeard, format!("list changes are not heard: {why}; the lists are read {when}"))
+    });
     let lists = live.degraded.values().map(|problem| (problem.reason, problem.message.clone()));
-    let (reasons, messages): (Vec<_>, Vec<_>) = lists.chain(violations).unzip();
+    let (reasons, messages): (Vec<_>, Vec<_>) = lists.chain(unheard).chain(violations).unzip();
     Some(Problem::new(reasons.into_iter().min()?, messages.join("; ")))
 }

@@ -76,6 +76,8 @@ pub(super) struct LiveState {
     pub(super) degraded: BTreeMap<ListKind, Problem>,
     /// The violations of the protocol that were tolerated.
     pub(super) violations: BTreeSet<ProtocolViolation>,
+    /// The reason for which the list changes that the server declares are not heard.
+    pub(super) changes_unheard: Option<Arc<str>>,
     /// The lists that are to be read again, and when.
     pub(super) refresh_schedule: RefreshSchedule,
     /// When to check whether lists changed without a notification; `None` for an `OnDemand` server, whose lists are

@@ -17,7 +17,8 @@ use super::super::response::{RpcResponse, unusable_response};
 use super::super::server_message::ServerMessage;
 use super::super::{ListKind, MAX_MESSAGE_BYTES};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, RequestError, with_error_body_timeout};
-use super::response::{MessageEvents, ResponseKind, is_event_stream};
+use super::media_type::MediaType;
+use super::response::{MessageEvents, ResponseKind};
 use super::session::{
     SessionCheck, SessionState, rpc_error, session_lost_error, session_state, shows_session_lost,
 };
@@ -123,23 +124,23 @@ impl HttpClient {
             return Err(error);
         }
         let headers = self.authorized_headers(self.request_headers(method, None));
-        let target = self.0.template.load().target.clone();
-        let request = (&Method::POST, &target, &headers);
         let kept = self.0.check_socket.lock().take();
         let on_kept = async {
-            let sent = StreamingBody::send_request(kept?, request, message);
+            let sent = self.send_on_socket(kept?, &Method::POST, &headers, message);
             timeout(KEPT_CONNECTION_TIMEOUT, sent).await.ok()?.ok()
         };
-        let response = match on_kept.await {
-            Some(response) => response,
-            None => StreamingBody::send_request(self.0.pool.connect().await?, request, message).await?,
+        let response = if let Some(response) = on_kept.await {
+            response
+        } else {
+            let socket = self.0.pool.connect().await?;
+            self.send_on_socket(socket, &Method::POST, &headers, message).await?
         };
         let (head, mut body) = response.into_parts();
         let mut check = CheckResponse { head, error_body: Bytes::new(), response: None };
         if !check.head.status.is_success() {
             let prefix = with_error_body_timeout(body.read_prefix(MAX_ERROR_BODY_BYTES)).await;
             check.error_body = prefix.unwrap_or_default();
-        } else if is_event_stream(&check.head.headers) {
+        } else if MediaType::from_headers(&check.head.headers) == MediaType::EventStream {
             check.response = self.response_in_stream(&mut body).await?;
             let _ = timeout(STREAM_END_TIMEOUT, body.read_prefix(MAX_ERROR_BODY_BYTES)).await;
         } else {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use http::header::{
+    ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT,
+};
 use http::response::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
@@ -29,6 +31,7 @@ use super::pool::{ConnectionPool, PooledBody};
 use super::post_queue::PostQueue;
 use super::session::SessionCheck;
 use super::status_error::{retry_after, status_error};
+use super::streaming_body::StreamingBody;
 use crate::resource::{HttpEndpoint, Reason};
 
 pub(super) const SESSION_ID_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -68,7 +71,7 @@ pub(super) struct Inner {
 #[derive(Clone)]
 pub(super) struct RequestTemplate {
     /// The negotiated era; `None` during the handshake.
-    era: Option<Era>,
+    pub(super) era: Option<Era>,
     /// The path and query. Updated after a redirect within the origin.
     pub(super) target: Uri,
     /// The headers of every request.
@@ -94,10 +97,14 @@ impl HttpClient {
             HOST,
             HeaderValue::from_str(&host).map_err(|_| invalid(format!("{host:?} is not a valid host")))?,
         );
-        let target = request_target(&endpoint.url)
+        let connector = Connector::new(endpoint, context.attempt_step.clone())?;
+        let proxy = connector.request_proxy();
+        let target = request_target(&endpoint.url, proxy.is_some())
             .ok_or_else(|| invalid("the path of the url is not valid in an HTTP request".into()))?;
+        let authorization = proxy.and_then(|proxy| proxy.authorization.clone());
+        headers.extend(authorization.map(|value| (PROXY_AUTHORIZATION, value)));
         Ok(Self(Arc::new(Inner {
-            pool: ConnectionPool::new(Connector::new(endpoint, context.attempt_step.clone())?),
+            pool: ConnectionPool::new(connector),
             url: endpoint.url.clone(),
             template: ArcSwap::from_pointee(RequestTemplate {
                 era: None,
@@ -131,10 +138,15 @@ impl HttpClient {
         self.update_template(|template| {
             template.era = Some(handshake.era);
             template.fallback_list = handshake.capabilities.offered_lists().next();
-            if let Ok(version) = HeaderValue::from_str(&handshake.description.protocol_version) {
-                template.headers.insert(PROTOCOL_VERSION_HEADER, version);
-            }
         });
+        self.set_protocol_version(&handshake.description.protocol_version);
+    }
+
+    /// Sets the `MCP-Protocol-Version` of all later requests. `notifications/initialized` is the first that has it.
+    pub(in crate::wire) fn set_protocol_version(&self, version: &str) {
+        if let Ok(version) = HeaderValue::from_str(version) {
+            self.update_template(|template| drop(template.headers.insert(PROTOCOL_VERSION_HEADER, version)));
+        }
     }
 
     /// Changes the template of all later requests.
@@ -173,7 +185,7 @@ impl HttpClient {
     }
 
     /// Sends an HTTP request with the credentials. Fails without sending while a Retry-After is in effect. Follows one
-    /// redirect within the origin during the handshake.
+    /// redirect within the origin.
     pub(super) async fn send(
         &self,
         method: &Method,
@@ -184,26 +196,45 @@ impl HttpClient {
             return Err(error);
         }
         let headers = self.authorized_headers(headers);
-        // Redirects are followed during the handshake only, so that later requests need no copy of their headers.
-        let redirectable = self.is_handshaking().then(|| headers.clone());
         let target = self.0.template.load().target.clone();
-        let response = self.0.pool.send(build_request(method, target, headers, body)).await?;
-        match redirectable.zip(self.redirect_target(&response)) {
+        let response = self.0.pool.send(build_request(method, target, headers.clone(), body)).await?;
+        match self.follow_redirect(response.status(), response.headers()) {
             None => Ok(response),
-            Some((headers, to)) => {
-                self.update_template(|template| template.target = to.clone());
-                self.0.pool.send(build_request(method, to, headers, body)).await
-            }
+            Some(to) => self.0.pool.send(build_request(method, to, headers, body)).await,
         }
     }
 
-    /// Returns the target of a redirect that stays within the origin and keeps the method (307, 308).
-    fn redirect_target(&self, response: &Response<PooledBody>) -> Option<Uri> {
-        if !matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
+    /// Returns the target of a redirect that stays within the origin and keeps the method (307, 308), and uses it for
+    /// all later requests.
+    pub(super) fn follow_redirect(&self, status: StatusCode, headers: &HeaderMap) -> Option<Uri> {
+        if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
             return None;
         }
-        let to = self.0.url.join(response.headers().get(LOCATION)?.to_str().ok()?).ok()?;
-        (to.origin() == self.0.url.origin()).then(|| request_target(&to)).flatten()
+        let to = self.0.url.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
+        let is_proxied = self.0.template.load().target.scheme().is_some();
+        let target =
+            (to.origin() == self.0.url.origin()).then(|| request_target(&to, is_proxied)).flatten()?;
+        self.update_template(|template| template.target = target.clone());
+        Some(target)
+    }
+
+    /// Sends a request on a socket of its own, and follows one redirect within the origin on another one.
+    pub(super) async fn send_on_socket(
+        &self,
+        socket: ServerSocket,
+        method: &Method,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Response<StreamingBody>, ConnectionError> {
+        let target = self.0.template.load().target.clone();
+        let response = StreamingBody::send_request(socket, (method, &target, headers), body).await?;
+        match self.follow_redirect(response.status(), response.headers()) {
+            None => Ok(response),
+            Some(to) => {
+                let socket = self.0.pool.connect().await?;
+                StreamingBody::send_request(socket, (method, &to, headers), body).await
+            }
+        }
     }
 
     /// Returns the headers of a request, without the credentials. `name` is the tool, prompt or URI for `Mcp-Name`.
@@ -320,10 +351,14 @@ fn build_request(method: &Method, target: Uri, headers: HeaderMap, body: &Bytes)
     request
 }
 
-/// Returns the path and query of a URL, as in a request line.
-fn request_target(url: &Url) -> Option<Uri> {
-    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
-    Uri::try_from(format!("{}{query}", url.path())).ok()
+/// Returns a URL as in a request line (RFC 9112 §3.2): path and query, or the whole URL for a proxy.
+fn request_target(url: &Url, is_proxied: bool) -> Option<Uri> {
+    use url::Position::{AfterQuery, BeforeHost, BeforePath};
+    if is_proxied {
+        Uri::try_from(format!("{}://{}", url.scheme(), &url[BeforeHost..AfterQuery])).ok()
+    } else {
+        Uri::try_from(&url[BeforePath..AfterQuery]).ok()
+    }
 }
 
 /// Waits for the body of an error response; `None` after [`ERROR_BODY_TIMEOUT`].

@@ -1,7 +1,12 @@
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, OnceLock};
+use std::error::Error;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -12,32 +17,54 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
+use tower::ServiceExt;
 use url::Host;
 
+use super::super::local_limit::local_limit_error;
 use super::super::{AttemptStep, ConnectionError};
 use super::connect_error::{describe_tcp_error, describe_tls_error};
+use super::proxy::Proxy;
+use super::resolver::{ResolveError, SystemResolver, is_link_local_or_metadata};
 use crate::resource::{HttpEndpoint, Reason};
 
 /// A socket to a server, encrypted or not.
 pub(super) type ServerSocket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// The timeout for the TCP connection to one address, and for the TLS handshake.
+/// The timeout for the TCP connection, and for the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time after which the addresses of the other family (IPv4 or IPv6) are tried too (Happy Eyeballs, RFC 8305).
+const OTHER_FAMILY_DELAY: Duration = Duration::from_millis(300);
+/// The silence after which TCP checks whether the peer still exists, the interval of these checks and their number.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
 /// The TLS sessions that all servers share: enough for 1,000 servers, each of which keeps up to 8 tickets.
 const TLS_SESSION_TICKETS: usize = 8_000;
+
+/// Opens TCP connections for all servers.
+static TCP: LazyLock<HttpConnector<SystemResolver>> = LazyLock::new(|| {
+    let mut tcp = HttpConnector::new_with_resolver(SystemResolver::new());
+    let (time, interval, retries) = KEEPALIVE;
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    tcp.set_happy_eyeballs_timeout(Some(OTHER_FAMILY_DELAY));
+    tcp.set_keepalive(Some(time));
+    tcp.set_keepalive_interval(Some(interval));
+    tcp.set_keepalive_retries(Some(retries));
+    tcp
+});
 
 /// Opens sockets to one origin.
 #[derive(Debug)]
 pub(super) struct Connector {
     host: Host<String>,
-    port: u16,
+    /// Scheme, host and port.
+    origin: Uri,
+    proxy: Option<Box<Proxy>>,
     tls: Option<Arc<ClientConfig>>,
     /// True if the declaration has a CA of its own.
     has_ca: bool,
     step: AttemptStep,
-    /// The `host:port`, for messages.
-    authority: String,
 }
 
 impl Connector {
@@ -51,61 +78,83 @@ impl Connector {
             ("https", Some(ca)) => Some(Arc::new(custom_ca_tls_config(ca.expose_secret())?)),
             _ => None,
         };
-        let name = format!("{host}:{port}");
-        Ok(Self { host, port, tls, has_ca: endpoint.ca.is_some(), step, authority: name })
+        let origin = Uri::try_from(format!("{}://{host}:{port}/", url.scheme()))
+            .map_err(|_| invalid(format!("{host}:{port} is not valid in an HTTP request")))?;
+        let proxy = Proxy::from_environment(&origin).map(Box::new);
+        Ok(Self { host, origin, proxy, tls, has_ca: endpoint.ca.is_some(), step })
+    }
+
+    /// Returns the proxy that requests are sent to, if there is one. For TLS it only relays bytes.
+    pub(super) fn request_proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_deref().filter(|_| self.tls.is_none())
     }
 
     /// Connects to the first address that accepts. Rejects link-local and metadata service addresses, after the name is
     /// resolved.
     pub(super) async fn connect(&self) -> Result<ServerSocket, ConnectionError> {
-        self.step.record_opening(Some(&self.authority));
+        self.step.record_opening(Some(self.authority()));
         let socket = self.open().await;
         self.step.record_opening(None);
         socket
     }
 
     async fn open(&self) -> Result<ServerSocket, ConnectionError> {
-        let addresses = match &self.host {
-            Host::Ipv4(address) => vec![(*address).into()],
-            Host::Ipv6(address) => vec![(*address).into()],
-            Host::Domain(name) => tokio::net::lookup_host((name.as_str(), self.port))
-                .await
-                .map_err(|error| {
-                    self.connect_error(&format!(
-                        "cannot resolve the name: {error}; check the host in spec.http.url"
-                    ))
-                })?
-                .map(|address| address.ip())
-                .collect(),
+        let address = match &self.host {
+            Host::Ipv4(address) => Some(IpAddr::from(*address)),
+            Host::Ipv6(address) => Some(IpAddr::from(*address)),
+            Host::Domain(_) => None,
         };
-        let mut last_error = self.connect_error("the name has no address");
-        for address in addresses {
-            if is_link_local_or_metadata(address) {
-                last_error = ConnectionError::new(
-                    Reason::PolicyDenied,
-                    format!(
-                        "{} is {address}, a link-local or metadata address, which is not allowed",
-                        self.authority
-                    ),
-                );
-                continue;
+        if let Some(address) = address.filter(|address| is_link_local_or_metadata(*address)) {
+            return Err(self.open_error(&ResolveError::Denied(address)));
+        }
+        let tcp = TCP.clone();
+        let opened = match &self.proxy {
+            None => tcp.oneshot(self.origin.clone()).await.map_err(|error| self.open_error(&error)),
+            Some(proxy) if proxy.uri.scheme_str() != Some("http") => {
+                let scheme = proxy.uri.scheme_str().unwrap_or_default();
+                Err(self.connect_error(&format!("a proxy with {scheme}:// is not supported; use http://")))
             }
-            match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((address, self.port))).await {
-                Ok(Ok(socket)) => return self.wrap_tls(socket).await,
-                Ok(Err(error)) => last_error = self.connect_error(&describe_tcp_error(&error)),
-                Err(_) => {
-                    last_error = self.connect_error(&format!(
-                        "no answer within {} s; check the host in spec.http.url, and whether a firewall drops packets to it",
-                        CONNECT_TIMEOUT.as_secs()
-                    ));
+            Some(proxy) if self.tls.is_none() => {
+                tcp.oneshot(proxy.uri.clone()).await.map_err(|error| self.open_error(&error))
+            }
+            Some(proxy) => {
+                let mut tunnel = Tunnel::new(proxy.uri.clone(), tcp);
+                if let Some(authorization) = proxy.authorization.clone() {
+                    tunnel = tunnel.with_auth(authorization);
+                }
+                let opening = tunnel.oneshot(self.origin.clone());
+                match tokio::time::timeout(CONNECT_TIMEOUT, opening).await {
+                    Ok(opened) => opened.map_err(|error| self.open_error(&error)),
+                    Err(_) => Err(self.connect_error(&no_answer())),
                 }
             }
+        };
+        self.wrap_tls(opened?.into_inner()).await
+    }
+
+    /// Returns the `host:port` of the server.
+    fn authority(&self) -> &str {
+        self.origin.authority().map_or("", http::uri::Authority::as_str)
+    }
+
+    fn open_error(&self, error: &(dyn Error + 'static)) -> ConnectionError {
+        if let Some(error) = causes(error).find_map(|error| error.downcast_ref::<ResolveError>()) {
+            return match error {
+                ResolveError::Denied(_) => {
+                    ConnectionError::new(Reason::PolicyDenied, format!("{}: {error}", self.authority()))
+                }
+                ResolveError::Failed(_) | ResolveError::TimedOut => self.connect_error(&error.to_string()),
+            };
         }
-        Err(last_error)
+        match causes(error).filter_map(|error| error.downcast_ref::<io::Error>()).last() {
+            Some(error) if error.kind() == io::ErrorKind::TimedOut => self.connect_error(&no_answer()),
+            Some(error) => local_limit_error(&format!("a connection to {}", self.authority()), error)
+                .unwrap_or_else(|| self.connect_error(&describe_tcp_error(error))),
+            None => self.connect_error(&causes(error).last().unwrap_or(error).to_string()),
+        }
     }
 
     async fn wrap_tls(&self, socket: TcpStream) -> Result<ServerSocket, ConnectionError> {
-        socket.set_nodelay(true).map_err(|error| self.connect_error(&error.to_string()))?;
         let Some(config) = &self.tls else {
             return Ok(Either::Left(socket));
         };
@@ -127,20 +176,27 @@ impl Connector {
     }
 
     fn connect_error(&self, reason: &str) -> ConnectionError {
-        ConnectionError::new(Reason::ConnectFailed, format!("cannot connect to {}: {reason}", self.authority))
+        let through = self.proxy.as_ref().map(|proxy| {
+            format!(" through the proxy {} (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)", proxy.authority())
+        });
+        let (authority, through) = (self.authority(), through.unwrap_or_default());
+        ConnectionError::new(
+            Reason::ConnectFailed,
+            format!("cannot connect to {authority}{through}: {reason}"),
+        )
     }
 }
 
-/// True for link-local, unspecified and broadcast addresses, and for those of cloud metadata services.
-fn is_link_local_or_metadata(address: IpAddr) -> bool {
-    /// The IPv6 address of EC2's metadata service.
-    const EC2_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.is_link_local() || address.is_unspecified() || address.is_broadcast(),
-        IpAddr::V6(address) => {
-            address.is_unicast_link_local() || address.is_unspecified() || address == EC2_METADATA
-        }
-    }
+/// Returns an error and its causes, the last one being the first to have occurred.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| Error::source(*error))
+}
+
+fn no_answer() -> String {
+    format!(
+        "no answer within {} s; check the host in spec.http.url, and whether a firewall drops packets to it",
+        CONNECT_TIMEOUT.as_secs()
+    )
 }
 
 /// Returns the TLS configuration with the system's trust store. All servers share it: the store is slow to read and its
@@ -183,26 +239,4 @@ fn tls_config_builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::Wa
     ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|error| {
         ConnectionError::new(Reason::ConnectFailed, format!("cannot configure TLS: {error}"))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metadata_and_link_local_addresses_are_recognized() {
-        for (address, refused) in [
-            ("169.254.169.254", true),
-            ("::ffff:169.254.169.254", true),
-            ("fe80::1", true),
-            ("fd00:ec2::254", true),
-            ("0.0.0.0", true),
-            ("127.0.0.1", false),
-            ("10.0.0.1", false),
-            ("::1", false),
-            ("2001:db8::1", false),
-        ] {
-            assert_eq!(is_link_local_or_metadata(address.parse().unwrap()), refused, "{address}");
-        }
-    }
 }

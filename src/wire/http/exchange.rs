@@ -73,7 +73,7 @@ impl HttpClient {
             self.update_template(|template| drop(template.headers.insert(SESSION_ID_HEADER, session)));
         }
         if response.status().is_success() {
-            return Ok(ResponseKind::from_response(response).await);
+            return Ok(ResponseKind::from_response(response, &self.0.notifications).await);
         }
         let (head, body) = response.into_parts();
         let body = with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES))
@@ -134,8 +134,9 @@ impl HttpExchange {
                 }
                 ResponseKind::Sending(_) | ResponseKind::Stream(..) => match self.next_from_stream(id).await?
                 {
-                    ResponseMessage::Response(rpc_response) => rpc_response,
-                    notification => return Ok(notification),
+                    Some(ResponseMessage::Response(rpc_response)) => rpc_response,
+                    Some(notification) => return Ok(notification),
+                    None => continue,
                 },
             };
             match &rpc_response {
@@ -177,8 +178,9 @@ impl HttpExchange {
         })
     }
 
-    /// Returns the next message for the request from an event stream, and dispatches the others. Cancel safe.
-    async fn next_from_stream(&mut self, id: u64) -> Result<ResponseMessage, ConnectionError> {
+    /// Returns the next message for the request from an event stream, and dispatches the others. Returns `None` if the
+    /// stream has ended and another one will continue it. Cancel safe.
+    async fn next_from_stream(&mut self, id: u64) -> Result<Option<ResponseMessage>, ConnectionError> {
         let ResponseKind::Stream(body, events) = &mut self.response else {
             return Err(unusable_response("it is not an event stream"));
         };
@@ -190,7 +192,7 @@ impl HttpExchange {
                     (_, ServerMessage::Response(request_id, rpc_response))
                         if request_id == Some(id) || matches!(rpc_response, RpcResponse::Error(_)) =>
                     {
-                        return Ok(ResponseMessage::Response(rpc_response));
+                        return Ok(Some(ResponseMessage::Response(rpc_response)));
                     }
                     (message, ServerMessage::Unreadable(request_id)) if request_id == Some(id) => {
                         return Err(unreadable_response(&message, notifications.mask()));
@@ -206,18 +208,31 @@ impl HttpExchange {
                         if matches!(kind, ServerMessage::LogMessage) {
                             notifications.record_log_message(&message);
                         }
-                        return Ok(ResponseMessage::Notification(message));
+                        return Ok(Some(ResponseMessage::Notification(message)));
                     }
                     // These concern the whole connection, not only this request.
                     (message, kind) => self.client.dispatch(&kind, &message),
                 }
             }
-            if let Some(chunk) = body.chunk().await? {
-                events.push(&chunk);
-            } else {
-                let message = "the server ended the stream before the response";
-                return Err(ConnectionError::new(Reason::ConnectFailed, message).into_dispatched());
+            let ended = match body.chunk().await {
+                Ok(Some(chunk)) => {
+                    events.push(&chunk);
+                    continue;
+                }
+                Ok(None) => {
+                    let message = "the server ended the stream before the response";
+                    ConnectionError::new(Reason::ConnectFailed, message).into_dispatched()
+                }
+                Err(error) => error,
+            };
+            let position = events.position();
+            if !self.client.is_resumable(&position) {
+                return Err(ended);
             }
+            let client = self.client.clone();
+            let resuming = async move { client.resume_stream(position).await };
+            self.response = ResponseKind::Sending(Box::pin(resuming));
+            return Ok(None);
         }
     }
 

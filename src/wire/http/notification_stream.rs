@@ -1,37 +1,46 @@
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, Method, StatusCode};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::error::{ConnectionError, FailureSource};
 use super::super::server_message::{self, LISTEN_METHOD};
-
-use super::super::{HandshakeResult, JsonEdit, rewrite};
+use super::super::sse::StreamPosition;
+use super::super::{Era, HandshakeResult, JsonEdit, ListKind, rewrite};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, RequestError, with_error_body_timeout};
-use super::response::{MessageEvents, is_event_stream};
+use super::media_type::MediaType;
+use super::response::MessageEvents;
 use super::session::{SessionState, rpc_error, session_lost_error, session_state};
 use super::streaming_body::StreamingBody;
 use crate::net::{Backoff, Delays, jitter};
 use crate::resource::Reason;
-use crate::wire::Era;
 
 /// The shortest and longest delay before a stream that ended or was rejected is reopened.
 const REOPEN_DELAYS: Delays = Delays { initial: Duration::from_millis(500), max: Duration::from_mins(5) };
 /// The lifetime of a stream after which its end resets the backoff. Proxies and serverless platforms end streams after
 /// a fixed time, which is not a failure.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
+const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// The interval at which expired idle connections are closed.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// The silence after which a stream is opened again. It may have been lost without a sign, as by a proxy that lost its
+/// own connection to the server.
+const MAX_SILENCE: Duration = Duration::from_mins(10);
+/// The minimum interval at which lists count as changed because of short gaps. A proxy that ends each stream after a
+/// minute must not cause a read of all lists each minute.
+const GAP_REPORT_INTERVAL: Duration = Duration::from_mins(5);
+/// The failures in a row after which the list changes of the server count as not heard.
+const UNHEARD_AFTER: u32 = 5;
 
 /// The notification stream of a server: GET in the legacy era, `subscriptions/listen` in the modern one.
 ///
-/// Reopens whenever it ends or is rejected, with a backoff that only a stream that stayed open resets. Does not reopen
-/// if the server has no such stream (405, 404 without a session, or an unknown method). After each gap the
-/// lists count as changed. All methods are cancel safe: a delay or a request in flight continues where it was.
+/// Reopens whenever it ends or is rejected, with a backoff that only a stream that stayed open resets, or after the delay
+/// that the server names (`retry`). Does not reopen if the server has no such stream (405, 404 without a session, or an
+/// unknown method). After a gap the lists count as changed, unless the server continues the stream after its last event
+/// (`Last-Event-ID`). All methods are cancel safe: a delay or a request in flight continues where it was.
 #[derive(Debug)]
 pub(in crate::wire) struct NotificationStream {
     client: HttpClient,
@@ -41,6 +50,12 @@ pub(in crate::wire) struct NotificationStream {
     was_open: bool,
     /// True if a change may have been missed because lists were read while the stream was closed.
     changes_missed: bool,
+    /// When the lists last counted as changed because of a gap.
+    gap_reported_at: Option<Instant>,
+    /// The position at which the next stream continues.
+    position: StreamPosition,
+    /// True if the list changes of the server count as not heard.
+    is_unheard: bool,
 }
 
 enum StreamState {
@@ -58,6 +73,8 @@ struct OpenStream {
     body: StreamingBody,
     events: MessageEvents,
     opened_at: Instant,
+    /// When the last bytes arrived.
+    received_at: Instant,
 }
 
 impl NotificationStream {
@@ -65,7 +82,16 @@ impl NotificationStream {
     pub(in crate::wire) fn new(client: HttpClient, handshake: &HandshakeResult) -> Self {
         let is_offered = handshake.era == Era::Legacy || handshake.listen_filter().is_some();
         let state = if is_offered { StreamState::Closed(Instant::now()) } else { StreamState::NotOffered };
-        Self { client, state, backoff: Backoff::default(), was_open: false, changes_missed: false }
+        Self {
+            client,
+            state,
+            backoff: Backoff::default(),
+            was_open: false,
+            changes_missed: false,
+            gap_reported_at: None,
+            position: StreamPosition::default(),
+            is_unheard: false,
+        }
     }
 
     /// Tries once to open the stream, so that no change is missed for lists that are read afterwards. A rejection is
@@ -116,34 +142,35 @@ impl NotificationStream {
                 self.client.retry_after().wait_until_over().await;
                 let request =
                     handshake.listen_filter().map(|filter| listen_request(handshake, &filter, next_id()));
-                self.state = StreamState::Opening(Box::pin(
-                    self.client.open_notification_stream(request, self.was_open),
-                ));
+                let last_event_id = self.position.last_event_id.clone();
+                self.state = StreamState::Opening(Box::pin(self.client.open_notification_stream(
+                    request,
+                    last_event_id,
+                    self.was_open,
+                )));
             }
             StreamState::Opening(opening) => {
                 let result = opening.await;
                 self.handle_open_result(result, handshake)?;
             }
             StreamState::Open(open) => {
-                let OpenStream { body, events, opened_at } = &mut **open;
+                let OpenStream { body, events, received_at, .. } = &mut **open;
                 let chunk = tokio::select! {
                     chunk = body.chunk() => chunk,
                     () = sleep(IDLE_CHECK_INTERVAL) => {
-                        self.client.close_idle_connections(Duration::ZERO);
+                        self.check_open_stream(handshake);
                         return Ok(());
                     }
                 };
                 if let Ok(Some(chunk)) = chunk {
+                    *received_at = Instant::now();
                     events.push(&chunk);
                     match dispatch_events(events, &self.client) {
                         Ok(()) => return Ok(()),
                         Err(error) => tracing::debug!(%error, "the notification stream cannot be used"),
                     }
                 }
-                self.backoff.record_end(opened_at.elapsed(), STABLE_AFTER);
-                // Notifications are lost while the stream is closed: the lists count as changed once it opens.
-                self.changes_missed = true;
-                self.schedule_reopen();
+                self.handle_end(handshake);
             }
             StreamState::NotOffered => {
                 sleep(IDLE_CHECK_INTERVAL).await;
@@ -159,28 +186,105 @@ impl NotificationStream {
         result: Result<Option<StreamingBody>, ConnectionError>,
         handshake: &HandshakeResult,
     ) -> Result<(), ConnectionError> {
+        let failed_before = self.backoff.failures() > 1;
         match result {
             Ok(Some(body)) => {
                 self.was_open = true;
-                let (events, opened_at) = (MessageEvents::new(), Instant::now());
-                self.state = StreamState::Open(Box::new(OpenStream { body, events, opened_at }));
+                let now = Instant::now();
+                let events = MessageEvents::continued_at(self.position.clone());
+                let open = OpenStream { body, events, opened_at: now, received_at: now };
+                self.state = StreamState::Open(Box::new(open));
             }
-            Ok(None) => self.state = StreamState::NotOffered,
+            Ok(None) => {
+                self.state = StreamState::NotOffered;
+                if announces_changes(handshake) && (self.client.has_session() || handshake.era == Era::Modern)
+                {
+                    self.report_unheard(Some(
+                        "the server declares listChanged, but offers no event stream".into(),
+                    ));
+                }
+            }
             Err(error) if error.ends_connection() => return Err(error),
             Err(error) => {
                 tracing::debug!(%error, "the notification stream could not be opened");
+                // A server that does not know the event rejects the request.
+                if let FailureSource::Status(status) = error.failure_source
+                    && status.is_client_error()
+                {
+                    self.position.last_event_id = None;
+                }
                 self.schedule_reopen();
+                self.check_unheard(handshake, &error.problem.message);
                 return Ok(());
             }
         }
         // If the server never had a stream, no notification was lost.
-        if std::mem::take(&mut self.changes_missed) && self.was_open {
-            handshake
-                .capabilities
-                .offered_lists()
-                .for_each(|list| self.client.notifications().mark_list_changed(list));
-        }
+        self.changes_missed &= self.was_open;
+        self.report_gap(handshake, failed_before);
         Ok(())
+    }
+
+    /// Handles the end of an open stream.
+    fn handle_end(&mut self, handshake: &HandshakeResult) {
+        if let StreamState::Open(open) = &self.state {
+            self.position = open.events.position();
+            self.backoff.record_end(open.opened_at.elapsed(), STABLE_AFTER);
+        }
+        // Notifications are lost while the stream is closed, unless the server sends them again.
+        self.changes_missed |= self.position.last_event_id.is_none();
+        if let Some(delay) = self.position.retry_delay() {
+            // The server ends each stream on purpose: the client polls.
+            self.backoff.reset();
+            self.state = StreamState::Closed(Instant::now() + delay.max(REOPEN_DELAYS.initial));
+        } else {
+            self.schedule_reopen();
+            self.check_unheard(handshake, "the server ends it at once");
+        }
+    }
+
+    /// Looks at a stream that has been open for a while without a message.
+    fn check_open_stream(&mut self, handshake: &HandshakeResult) {
+        self.client.close_idle_connections(Duration::ZERO);
+        // It has been open for longer than a stable time.
+        self.backoff.reset();
+        self.report_unheard(None);
+        if let StreamState::Open(open) = &self.state
+            && open.received_at.elapsed() >= MAX_SILENCE
+        {
+            self.position = open.events.position();
+            self.changes_missed = true;
+            self.state = StreamState::Closed(Instant::now());
+        }
+        self.report_gap(handshake, false);
+    }
+
+    /// Reports that all lists may have changed, if notifications were missed in a gap. After a short gap they count as
+    /// changed once in [`GAP_REPORT_INTERVAL`], possibly later.
+    fn report_gap(&mut self, handshake: &HandshakeResult, failed_before: bool) {
+        let is_due = self.gap_reported_at.is_none_or(|at| at.elapsed() >= GAP_REPORT_INTERVAL);
+        if !self.changes_missed || !(is_due || failed_before) {
+            return;
+        }
+        self.changes_missed = false;
+        self.gap_reported_at = Some(Instant::now());
+        for list in handshake.capabilities.offered_lists() {
+            self.client.notifications().mark_list_changed(list);
+        }
+    }
+
+    /// Reports that list changes are not heard, if the stream has failed repeatedly and the server declares them.
+    fn check_unheard(&mut self, handshake: &HandshakeResult, why: &str) {
+        if self.backoff.failures() >= UNHEARD_AFTER && announces_changes(handshake) {
+            self.report_unheard(Some(format!("the event stream cannot be kept open: {why}").into()));
+        }
+    }
+
+    /// Reports once why list changes are not heard, and `None` when they are again.
+    fn report_unheard(&mut self, why: Option<Arc<str>>) {
+        if self.is_unheard != why.is_some() {
+            self.is_unheard = why.is_some();
+            self.client.notifications().report_unheard(why);
+        }
     }
 
     /// Closes the stream until the backoff delay has passed.
@@ -188,6 +292,11 @@ impl NotificationStream {
         let delay = self.backoff.record_failure(REOPEN_DELAYS, jitter(), None);
         self.state = StreamState::Closed(Instant::now() + delay);
     }
+}
+
+/// True if the server declares that it sends list changes.
+fn announces_changes(handshake: &HandshakeResult) -> bool {
+    ListKind::ALL.into_iter().any(|list| handshake.capabilities.list_changed(list) == Some(true))
 }
 
 impl HttpClient {
@@ -199,35 +308,32 @@ impl HttpClient {
     pub(super) fn open_notification_stream(
         &self,
         request: Option<Bytes>,
+        last_event_id: Option<HeaderValue>,
         was_open: bool,
     ) -> impl Future<Output = Result<Option<StreamingBody>, ConnectionError>> + Send + 'static {
         let client = self.clone();
-        async move { client.request_notification_stream(request, was_open).await }
+        async move { client.request_notification_stream(request, last_event_id, was_open).await }
     }
 
     async fn request_notification_stream(
         &self,
         request: Option<Bytes>,
+        last_event_id: Option<HeaderValue>,
         was_open: bool,
     ) -> Result<Option<StreamingBody>, ConnectionError> {
         let (method, headers) = if request.is_some() {
             (Method::POST, self.request_headers(LISTEN_METHOD, None))
         } else {
-            let mut headers = self.request_headers("", None);
-            headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
-            headers.remove(CONTENT_TYPE);
-            (Method::GET, headers)
+            (Method::GET, self.event_stream_headers(last_event_id.as_ref()))
         };
         if let Some(error) = self.0.retry_after.request_error() {
             return Err(error);
         }
-        let target = self.0.template.load().target.clone();
         let socket = self.0.pool.connect().await?;
         let body = request.as_deref().unwrap_or_default();
         let headers = self.authorized_headers(headers);
-        let (head, mut body) =
-            StreamingBody::send_request(socket, (&method, &target, &headers), body).await?.into_parts();
-        if head.status.is_success() && is_event_stream(&head.headers) {
+        let (head, mut body) = self.send_on_socket(socket, &method, &headers, body).await?.into_parts();
+        if head.status.is_success() && MediaType::from_headers(&head.headers) == MediaType::EventStream {
             return Ok(Some(body));
         }
         let body = with_error_body_timeout(body.read_prefix(MAX_ERROR_BODY_BYTES)).await.unwrap_or_default();

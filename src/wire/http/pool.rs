@@ -15,7 +15,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::super::ConnectionError;
+use super::super::response::unusable_response;
 use super::connect::{Connector, ServerSocket};
+use super::content_coding::ContentDecoder;
 use crate::resource::Reason;
 
 /// The time for which an idle connection may be reused. A shorter `Keep-Alive` of the server takes precedence.
@@ -87,7 +89,11 @@ impl ConnectionPool {
 
     async fn open(&self) -> Result<PooledConnection, ConnectionError> {
         let socket = self.connector.connect().await?;
+        // What RFC 9112 §5 lets a client accept.
         let (sender, driver) = http1::Builder::new()
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
             .handshake(TokioIo::new(socket))
             .await
             .map_err(|error| ConnectionError::new(Reason::ConnectFailed, format!("HTTP: {error}")))?;
@@ -193,7 +199,8 @@ impl PooledConnection {
                 } else {
                     self.usable_until = Instant::now() + IDLE_TIMEOUT;
                 }
-                let body = PooledBody { incoming, connection: Some(self), pool: pool.clone() };
+                let decoder = ContentDecoder::from_headers(&head.headers);
+                let body = PooledBody { incoming, decoder, connection: Some(self), pool: pool.clone() };
                 Ok(Response::from_parts(head, body))
             }
             Some(Err(mut error)) => match error.take_message() {
@@ -216,6 +223,8 @@ fn keep_alive_timeout(headers: &http::HeaderMap) -> Option<Duration> {
 #[derive(Debug)]
 pub(super) struct PooledBody {
     incoming: Incoming,
+    /// `None` for a body that is not encoded.
+    decoder: Option<Box<ContentDecoder>>,
     connection: Option<PooledConnection>,
     pool: Arc<ConnectionPool>,
 }
@@ -223,7 +232,14 @@ pub(super) struct PooledBody {
 impl PooledBody {
     /// Returns the next chunk; `None` at the end. Cancel safe.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, ConnectionError> {
-        poll_fn(|context| self.poll_chunk(context)).await
+        loop {
+            let chunk = poll_fn(|context| self.poll_chunk(context)).await?;
+            let (Some(encoded), Some(decoder)) = (&chunk, &mut self.decoder) else { return Ok(chunk) };
+            let decoded = decoder.decode(encoded).map_err(|why| unusable_response(&why))?;
+            if !decoded.is_empty() {
+                return Ok(Some(decoded));
+            }
+        }
     }
 
     fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ConnectionError>> {
@@ -262,7 +278,7 @@ impl PooledBody {
 
     /// Returns the connection to the pool. The rest of the response is skipped before it is reused.
     pub(super) fn recycle(self) {
-        let Self { incoming, connection, pool } = self;
+        let Self { incoming, connection, pool, .. } = self;
         if let Some(mut connection) = connection {
             connection.unread_body = Some(incoming).filter(|incoming| !incoming.is_end_stream());
             pool.put_idle(connection);
@@ -283,6 +299,21 @@ pub(super) struct CollectedBody {
 impl CollectedBody {
     pub(super) fn new(body: PooledBody) -> Self {
         Self { body: Some(body), first_chunk: Bytes::new(), joined: BytesMut::new() }
+    }
+
+    /// Waits for the first bytes of the body and returns them; empty if there are none.
+    pub(super) async fn start(&mut self) -> Result<&[u8], ConnectionError> {
+        if self.first_chunk.is_empty()
+            && let Some(body) = &mut self.body
+        {
+            self.first_chunk = body.chunk().await?.unwrap_or_default();
+        }
+        Ok(&self.first_chunk)
+    }
+
+    /// Returns the rest of the body and the bytes that were read already; `None` if it was read to its end.
+    pub(super) fn into_parts(self) -> Option<(PooledBody, Bytes)> {
+        Some((self.body?, self.first_chunk))
     }
 
     /// Reads and returns the whole body; empty on a second call. Cancel safe: bytes read so far are kept.

@@ -5,13 +5,15 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 
 use super::super::error::ConnectionError;
+use super::super::notifications::NotificationDispatcher;
 use super::super::response::RpcResponse;
-use super::super::{MAX_MESSAGE_BYTES, lenient, sse};
+use super::super::{MAX_MESSAGE_BYTES, ProtocolViolation, lenient, sse};
 use super::body_message::body_message;
 use super::client::{MAX_ERROR_BODY_BYTES, with_error_body_timeout};
+use super::media_type::MediaType;
 use super::pool::{CollectedBody, PooledBody};
 use crate::resource::Reason;
 
@@ -30,24 +32,46 @@ pub(super) enum ResponseKind {
 }
 
 impl ResponseKind {
-    /// Determines the kind of a response with a success status. Reads the start of a body of another media type, such as
-    /// an HTML page to sign in, to quote it.
-    pub(super) async fn from_response(response: Response<PooledBody>) -> Self {
+    /// Determines the kind of a response with a success status. A body without a known media type is judged by its start;
+    /// that of another kind, such as an HTML page to sign in, is quoted.
+    pub(super) async fn from_response(
+        response: Response<PooledBody>,
+        notifications: &NotificationDispatcher,
+    ) -> Self {
         let (head, body) = response.into_parts();
-        let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if is_event_stream(&head.headers) {
-            Self::Stream(body, MessageEvents::new())
-        } else if kind.starts_with("application/json") {
-            Self::Json(CollectedBody::new(body))
-        } else if head.status == StatusCode::ACCEPTED {
-            Self::Unusable("the server accepted the request without a response (HTTP 202)".into())
-        } else {
-            let start = with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES)).await;
-            let start = start.and_then(Result::ok).unwrap_or_default();
-            let quoted = body_message(&String::from_utf8_lossy(&start));
-            let quoted = if quoted.is_empty() { String::new() } else { format!(": {quoted}") };
-            let why = "which is neither JSON nor an event stream";
-            Self::Unusable(format!("the response has content type {kind:?}, {why}{quoted}"))
+        let mut body = match MediaType::from_headers(&head.headers) {
+            MediaType::EventStream => return Self::Stream(body, MessageEvents::new()),
+            MediaType::Json => return Self::Json(CollectedBody::new(body)),
+            MediaType::Other => CollectedBody::new(body),
+        };
+        let start = with_error_body_timeout(body.start()).await.and_then(Result::ok);
+        let media_type = start.map_or(MediaType::Other, MediaType::from_start);
+        if media_type != MediaType::Other {
+            notifications.record_violation(ProtocolViolation::ContentType);
+        }
+        match media_type {
+            MediaType::Json => Self::Json(body),
+            MediaType::EventStream => match body.into_parts() {
+                Some((body, start)) => {
+                    let mut events = MessageEvents::new();
+                    events.push(&start);
+                    Self::Stream(body, events)
+                }
+                None => Self::Unusable("its body is empty".into()),
+            },
+            MediaType::Other if head.status == StatusCode::ACCEPTED => {
+                Self::Unusable("the server accepted the request without a response (HTTP 202)".into())
+            }
+            MediaType::Other => {
+                let text = with_error_body_timeout(body.read_to_end(MAX_ERROR_BODY_BYTES)).await;
+                let text = text.and_then(Result::ok).unwrap_or_default();
+                let quoted = body_message(&String::from_utf8_lossy(&text));
+                let quoted = if quoted.is_empty() { String::new() } else { format!(": {quoted}") };
+                let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+                let kind = kind.unwrap_or_default();
+                let why = "which is neither JSON nor an event stream";
+                Self::Unusable(format!("the response has content type {kind:?}, {why}{quoted}"))
+            }
         }
     }
 }
@@ -64,11 +88,6 @@ impl fmt::Debug for ResponseKind {
     }
 }
 
-/// True for the headers of an event stream.
-pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
-}
-
 /// Decodes an event stream into its messages. An event may hold a batch of them.
 #[derive(Debug)]
 pub(super) struct MessageEvents {
@@ -80,6 +99,17 @@ pub(super) struct MessageEvents {
 impl MessageEvents {
     pub(super) fn new() -> Self {
         Self { events: sse::SseDecoder::new(MAX_MESSAGE_BYTES), batch: Vec::new().into_iter() }
+    }
+
+    /// Returns the messages of a stream that continues another one.
+    pub(super) fn continued_at(position: sse::StreamPosition) -> Self {
+        let events = sse::SseDecoder::continued_at(position, MAX_MESSAGE_BYTES);
+        Self { events, batch: Vec::new().into_iter() }
+    }
+
+    /// Returns the position after the last complete event.
+    pub(super) fn position(&self) -> sse::StreamPosition {
+        self.events.position()
     }
 
     /// Adds received bytes.

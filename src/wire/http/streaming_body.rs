@@ -10,7 +10,9 @@ use memchr::memchr;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use super::super::ConnectionError;
+use super::super::response::unusable_response;
 use super::connect::ServerSocket;
+use super::content_coding::ContentDecoder;
 use crate::resource::Reason;
 
 /// The maximum size of a response's head, and of a chunk's size line.
@@ -28,6 +30,8 @@ pub(super) struct StreamingBody {
     socket: ServerSocket,
     unread: BytesMut,
     framing: Framing,
+    /// `None` for a body that is not encoded.
+    decoder: Option<Box<ContentDecoder>>,
 }
 
 /// The framing of a body (RFC 9112 §6.3) and the position in it.
@@ -86,7 +90,8 @@ impl StreamingBody {
             }
         };
         let framing = Framing::from_head(&head);
-        Ok(Response::from_parts(head, Self { socket, unread, framing }))
+        let decoder = ContentDecoder::from_headers(&head.headers);
+        Ok(Response::from_parts(head, Self { socket, unread, framing, decoder }))
     }
 
     /// Returns the next chunk; `None` at the end. Cancel safe.
@@ -97,7 +102,14 @@ impl StreamingBody {
         };
         loop {
             match self.framing.next_piece(&mut self.unread) {
-                Ok(BodyPiece::Data(data)) => return Ok(Some(data)),
+                Ok(BodyPiece::Data(data)) => {
+                    let Some(decoder) = &mut self.decoder else { return Ok(Some(data)) };
+                    let decoded = decoder.decode(&data).map_err(|why| unusable_response(&why))?;
+                    if !decoded.is_empty() {
+                        return Ok(Some(decoded));
+                    }
+                    continue;
+                }
                 Ok(BodyPiece::End) => return Ok(None),
                 Ok(BodyPiece::Incomplete) => {}
                 Err(InvalidFraming) => return Err(broken(&"invalid chunk framing")),
@@ -180,8 +192,7 @@ async fn read_available(socket: &mut ServerSocket, into: &mut BytesMut) -> std::
 }
 
 fn encode_request(method: &Method, target: &Uri, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
-    let path = target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let mut request = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
+    let mut request = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
     let mut line = |name: &HeaderName, value: &[u8]| {
         for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
             request.extend_from_slice(part);
@@ -202,7 +213,12 @@ fn encode_request(method: &Method, target: &Uri, headers: &HeaderMap, body: &[u8
 fn parse_head(unread: &mut BytesMut) -> Result<Option<Parts>, String> {
     let mut space = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Response::new(&mut space);
-    let length = match parsed.parse(unread) {
+    let mut parser = httparse::ParserConfig::default();
+    parser
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .ignore_invalid_headers_in_responses(true);
+    let length = match parser.parse_response(&mut parsed, unread) {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) if unread.len() > MAX_HEAD_BYTES => {
             return Err("the response's head is too long".to_owned());
@@ -215,9 +231,12 @@ fn parse_head(unread: &mut BytesMut) -> Result<Option<Parts>, String> {
     head.version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     head.status = StatusCode::from_u16(code).map_err(|_| format!("{code} is not a valid HTTP status"))?;
     for field in parsed.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|error| error.to_string())?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|error| error.to_string())?;
-        head.headers.append(name, value);
+        // A value over several lines is one with spaces (RFC 9112 §5.2).
+        let value = field.value.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte });
+        let value = HeaderValue::from_bytes(&value.collect::<Vec<_>>());
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name.as_bytes()), value) {
+            head.headers.append(name, value);
+        }
     }
     unread.advance(length);
     Ok(Some(head))

@@ -9,6 +9,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::super::ConnectionError;
+use super::super::local_limit::local_limit_error;
 use super::group::signal_group;
 use super::guard::ProcessGuard;
 use super::process_mark::ProcessMark;
@@ -67,7 +68,9 @@ pub(in crate::wire) fn spawn(
                 let message = format!("{name:?} is not executable; make it so (chmod +x)");
                 ConnectionError::new(Reason::CommandNotFound, message)
             }
-            _ => ConnectionError::new(Reason::ConnectFailed, format!("cannot start {name:?}: {error}")),
+            _ => local_limit_error(&format!("the process {name:?}"), &error).unwrap_or_else(|| {
+                ConnectionError::new(Reason::ConnectFailed, format!("cannot start {name:?}: {error}"))
+            }),
         }
     })
 }

@@ -47,6 +47,7 @@ use FaultTransport::{Http as H, Stdio as S};
 
 const BOTH_ERAS: &[ServerEra] = &[ServerEra::Legacy, ServerEra::Modern];
 const LEGACY: &[ServerEra] = &[ServerEra::Legacy];
+const MODERN: &[ServerEra] = &[ServerEra::Modern];
 
 /// Sets the action on the first request of the script's era.
 fn on_first_request(script: Script, then: Action) -> Script {
@@ -341,6 +342,49 @@ pub(super) const FAULTS: &[Fault] = &[
         eras: BOTH_ERAS,
         inject: text_on_stdout,
         status: Degraded("NonCompliant", "evenkeel logs"),
+        agents: Tools,
+    },
+    Fault {
+        name: "odd-content-type",
+        description: "answers a call with the media type `text/plain`",
+        transports: &[H],
+        eras: BOTH_ERAS,
+        inject: |s| {
+            // Any id: it is the only response of its request.
+            let body = r#"{"jsonrpc":"2.0","id":null,"result":{"content":[{"type":"text","text":"fine"}]}}"#;
+            s.on("tools/call", Rule::always(http(200, "text/plain", body)))
+        },
+        status: Degraded("NonCompliant", "Content-Type"),
+        agents: Tools,
+    },
+    Fault {
+        name: "no-stream-in-session",
+        description: "declares `listChanged` and opens a session, but answers GET with HTTP 405",
+        transports: &[H],
+        eras: LEGACY,
+        inject: |s| s.on("GET", Rule::always(Action::status(405))),
+        status: Degraded("NoticesNotHeard", "no event stream"),
+        agents: Tools,
+    },
+    Fault {
+        name: "no-listen",
+        description: "declares `listChanged`, but does not implement `subscriptions/listen`",
+        transports: &[S, H],
+        eras: MODERN,
+        inject: |s| s.on("subscriptions/listen", Rule::always(Action::error(-32601, "Method not found"))),
+        status: Degraded("NoticesNotHeard", "listChanged"),
+        agents: Tools,
+    },
+    Fault {
+        name: "polled-responses",
+        description: "ends the stream of each call at once, and is polled for the response (2025-11-25)",
+        transports: &[H],
+        eras: LEGACY,
+        inject: |mut s| {
+            s.http.polling = Some(200);
+            s
+        },
+        status: Ready,
         agents: Tools,
     },
     Fault {

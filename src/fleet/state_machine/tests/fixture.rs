@@ -74,6 +74,8 @@ pub(super) enum TestEvent {
     PromptsRead(u64),
     ReadFailed(u64, Reason),
     ViolateProtocol(u64),
+    /// The list changes that the server declares are heard, or not.
+    ChangesHeard(u64, bool),
     DescribeOtherwise(u64),
     Unused(u64),
     Used(u64),
@@ -197,6 +199,9 @@ impl TestMachine {
             }
             TestEvent::ViolateProtocol(number) => {
                 Input::ProtocolViolated(id(number), ProtocolViolation::ResponseId)
+            }
+            TestEvent::ChangesHeard(number, heard) => {
+                Input::ChangesUnheard(id(number), (!heard).then(|| "no stream".into()))
             }
             TestEvent::DescribeOtherwise(number) => {
                 let description = ServerDescription { protocol_version: "x".into(), ..Default::default() };

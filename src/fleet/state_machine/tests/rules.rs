@@ -53,6 +53,20 @@ const RULES: &[Rule] = &[
         then: &[],
     },
     Rule {
+        text: "list changes that are not heard are reported",
+        spec: HTTP,
+        given: &[Succeed(1)],
+        when: ChangesHeard(1, false),
+        then: &["report Attached, live 1, degraded"],
+    },
+    Rule {
+        text: "list changes that are heard again end the report",
+        spec: HTTP,
+        given: &[Succeed(1), ChangesHeard(1, false)],
+        when: ChangesHeard(1, true),
+        then: &["report Attached, live 1"],
+    },
+    Rule {
         text: "a new description of the live server is stored and reported",
         spec: HTTP,
         given: &[Succeed(1)],

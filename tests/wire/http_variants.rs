@@ -1,0 +1,119 @@
+//! Tests of responses that HTTP allows, though few servers send them.
+
+use std::time::Duration;
+
+use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, ProtocolMode, Transport};
+use evenkeel::wire::{ConnectionContext, ConnectionEvent, ListKind, open};
+
+use super::{PROBE_TIMEOUT, TestServer, TransportKind, call, connect};
+use crate::rig::{Action, FakeHttpServer, Rule, Script, ServerEra};
+use crate::support::reverse_proxy::{ProxyBehavior, ReverseProxy};
+use crate::support::within;
+
+#[tokio::test]
+async fn media_types_are_read_as_http_spells_them() {
+    const JSON: &str = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"fine"}}"#;
+    let event = format!("event: message\ndata: {JSON}\n\n");
+    for (content_type, body) in [
+        (Some("Application/JSON; Charset=utf-8"), JSON),
+        (Some("application/json;charset=UTF-8"), JSON),
+        (Some("text/plain"), JSON),
+        (None, JSON),
+        (Some("TEXT/EVENT-STREAM;charset=utf-8"), &event),
+        (Some("text/plain; charset=utf-8"), &event),
+        (None, &event),
+    ] {
+        let headers = content_type.map(|value| ("Content-Type".to_owned(), value.to_owned()));
+        let response =
+            Action::Http { status: 200, headers: headers.into_iter().collect(), body: body.into() };
+        let script =
+            Script::new("odd", ServerEra::Legacy).tools(&["echo"]).on("tools/call", Rule::times(1, response));
+        let server = TestServer::start(TransportKind::Http, script).await;
+        let (connection, _events) = connect(&server).await.unwrap();
+        let result = call(&connection, "echo", "{}").await;
+        let error = result.unwrap_or_else(|error| panic!("{content_type:?}: {error}")).unwrap_err();
+        assert!(error.contains("fine"), "{content_type:?}: {error}");
+        connection.close().await;
+    }
+}
+
+#[tokio::test]
+async fn redirect_within_the_origin_is_followed_at_any_time() {
+    for status in [307, 308] {
+        let moved = || Rule::times(1, Action::status_with(status, "Location", "/moved?here=1"));
+        let script = Script::new("moved", ServerEra::Legacy)
+            .tools(&["echo"])
+            .on("tools/call", moved())
+            .on("GET", moved());
+        let server = TestServer::start(TransportKind::Http, script).await;
+        let (connection, mut events) = connect(&server).await.unwrap();
+        events.subscribe().await.unwrap();
+        let counters = server.counters().await;
+        assert_eq!((counters.count("GET"), counters.streams), (2, 1), "{status}");
+        call(&connection, "echo", "{}").await.unwrap().unwrap();
+        connection.close().await;
+    }
+}
+
+#[tokio::test]
+async fn server_behind_a_proxy_that_compresses() {
+    for era in [ServerEra::Legacy, ServerEra::Modern] {
+        let mut script = Script::new("compressed", era).tools(&["echo", "big"]);
+        script.http.priming = era == ServerEra::Legacy;
+        let rig = FakeHttpServer::start(script).await;
+        let url: url::Url = rig.url().parse().unwrap();
+        let address = url.socket_addrs(|| None).unwrap()[0];
+        let proxy = ReverseProxy::start(address, ProxyBehavior::Compress).await;
+        let transport = Transport::Http(HttpEndpoint {
+            url: proxy.url(url.path()).parse().unwrap(),
+            headers: Vec::new(),
+            ca: None,
+        });
+        let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
+        let context = ConnectionContext::default();
+        let opened = open(&endpoint, None, PROBE_TIMEOUT, &context);
+        let (connection, mut events) = within("the connection opens", opened).await.unwrap();
+        events.subscribe().await.unwrap();
+        let big = call(&connection, "big", r#"{"bytes":300000}"#).await.unwrap().unwrap();
+        assert!(big.len() > 300_000, "{era:?}");
+        rig.edit_script(|script| script.tools = Script::new("compressed", era).tools(&["late"]).tools);
+        let change =
+            async { while !matches!(events.next().await, ConnectionEvent::ListChanged(ListKind::Tools)) {} };
+        within("a change is heard through the compressed stream", change).await;
+        connection.close().await;
+    }
+}
+
+/// The proxy ends the notification stream and the kept connections again and again.
+#[tokio::test]
+async fn server_behind_a_proxy_that_cuts_idle_connections() {
+    let rig = FakeHttpServer::start(Script::new("cut", ServerEra::Legacy).tools(&["echo"])).await;
+    let url: url::Url = rig.url().parse().unwrap();
+    let address = url.socket_addrs(|| None).unwrap()[0];
+    let proxy = ReverseProxy::start(address, ProxyBehavior::CutIdle(Duration::from_millis(300))).await;
+    let transport = Transport::Http(HttpEndpoint {
+        url: proxy.url(url.path()).parse().unwrap(),
+        headers: Vec::new(),
+        ca: None,
+    });
+    let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
+    let context = ConnectionContext::default();
+    let opened = open(&endpoint, None, PROBE_TIMEOUT, &context);
+    let (connection, mut events) = within("the connection opens", opened).await.unwrap();
+    events.subscribe().await.unwrap();
+    let reading = tokio::spawn(async move {
+        loop {
+            if let ConnectionEvent::Lost(error) = events.next().await {
+                return error;
+            }
+        }
+    });
+    for _ in 0..4 {
+        call(&connection, "echo", "{}").await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    assert_eq!(rig.counters().initializes(), 1);
+    assert!(!reading.is_finished(), "{:?}", reading.await);
+    reading.abort();
+    connection.close().await;
+}
