@@ -34,6 +34,7 @@ mod passthrough;
 mod process_start;
 mod prompts_and_resources;
 mod protocol_violations;
+mod proxies;
 mod real_servers;
 mod replacement;
 mod restart;
