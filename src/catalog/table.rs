@@ -1,16 +1,13 @@
 //! One list in one view: the items by name, and the names that were removed.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use imbl::OrdMap;
 use tokio::time::Instant;
 
 use super::change::ServerChange;
 use super::conflict::{NameConflict, NameHolderState};
-use super::list_page::{FirstPages, InvalidCursor, ListPage};
+use super::list_page::{FirstPages, InvalidCursor, ListPage, PagePosition, build_page};
 use super::names::{ItemId, NameId, NameScheme};
 use super::reserved_names::{ReservedName, ReservedNames};
 use super::route::Route;
@@ -18,10 +15,6 @@ use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::{Item, Section, ViewName};
 use crate::wire::{Era, ListKind};
 
-/// The number of items after which a page ends with a cursor. Large, since some agents never request a second page.
-const PAGE_ITEMS: usize = 1_000;
-/// The size after which a page ends with a cursor.
-const PAGE_BYTES: usize = 1 << 20;
 /// The most removed names that stay recorded.
 const MAX_REMOVED_NAMES: usize = 4_096;
 /// The most hash suffixes that are tried to find the one that an item has. It is the first unless two items have the
@@ -104,7 +97,7 @@ impl Table {
     }
 
     /// Returns all listed names with their routes, ordered by name.
-    pub(super) fn routes(&self) -> impl Iterator<Item = (&str, &Arc<Route>)> {
+    pub(super) fn routes(&self) -> impl Iterator<Item = (&str, &Arc<Route>)> + Clone {
         self.names.iter().map(|(name, route)| (&**name, route))
     }
 
@@ -123,38 +116,21 @@ impl Table {
         self.names.is_empty()
     }
 
-    /// Returns the page from the beginning or from a cursor, ordered by name, for an agent of an era.
+    /// Returns the page from the beginning or from a cursor, for an agent of an era.
     ///
     /// # Errors
     ///
-    /// Fails if the cursor is not valid base64 of a UTF-8 string.
+    /// Fails if no list returns such a cursor.
     pub fn page(&self, cursor: Option<&str>, era: Era) -> Result<ListPage, InvalidCursor> {
         let Some(cursor) = cursor else {
             return Ok(self.first_pages.get_or_build(era, || self.page_after(None, era)));
         };
-        let name = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| InvalidCursor)?;
-        let name = String::from_utf8(name).map_err(|_| InvalidCursor)?;
-        Ok(self.page_after(Some(&name), era))
+        Ok(self.page_after(Some(&PagePosition::from_cursor(cursor)?), era))
     }
 
-    /// Builds the page that begins after a name.
-    pub(super) fn page_after(&self, name: Option<&str>, era: Era) -> ListPage {
-        let start = name.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut items = String::from("[");
-        let mut last: Option<&str> = None;
-        for (count, (name, route)) in self.names.range::<_, str>((start, Bound::Unbounded)).enumerate() {
-            if let Some(last) = last {
-                if count >= PAGE_ITEMS || items.len() >= PAGE_BYTES {
-                    items.push(']');
-                    return ListPage { items: items.into(), cursor: Some(URL_SAFE_NO_PAD.encode(last)) };
-                }
-                items.push(',');
-            }
-            route.push_json_as(name, era, &mut items);
-            last = Some(name);
-        }
-        items.push(']');
-        ListPage { items: items.into(), cursor: None }
+    /// Builds the page that begins after a position.
+    pub(super) fn page_after(&self, position: Option<&PagePosition>, era: Era) -> ListPage {
+        build_page(self.routes(), position, era)
     }
 
     /// Returns the items of a server that are hash-suffixed because of another server. `pending_claimant` is a server

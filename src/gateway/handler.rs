@@ -1,12 +1,9 @@
 //! Checks and reads one HTTP request of an agent, and dispatches it by HTTP method, era and session.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::ALLOW;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use rmcp::model::ErrorCode;
 
@@ -15,6 +12,7 @@ use super::body::{self, ResponseBody};
 use super::caller::Caller;
 use super::era::request_era;
 use super::notification_stream::{StreamContext, session_stream};
+use super::request_body::{self, RefusedRequest};
 use super::response::{self, ResponseError};
 use super::session::Session;
 use crate::net::{accepts, is_json};
@@ -22,10 +20,6 @@ use crate::upstream::ViewName;
 use crate::wire::{Envelope, Era, JsonRpcId, MalformedMessage, RequestParams};
 
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
-/// The maximum size of a request body.
-const MAX_BODY_BYTES: usize = 4 << 20;
-/// The maximum time for a request body to arrive.
-const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Handles one HTTP request.
 pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -72,21 +66,23 @@ impl ViewHandler {
     async fn post(self, request: Request<Incoming>) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
         let headers = parts.headers;
-        if !is_json(&headers) {
-            return body::plain_text(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "Content-Type must be application/json",
-            );
-        }
-        let accepts_stream = accepts(&headers, "text", "event-stream");
-        if !accepts_stream && !accepts(&headers, "application", "json") {
-            let text = "Accept must include application/json and text/event-stream";
-            return body::plain_text(StatusCode::NOT_ACCEPTABLE, text);
-        }
-        let bytes = match read_body(body).await {
+        let bytes = match request_body::read(body).await {
             Ok(bytes) => bytes,
-            Err(response) => return response,
+            Err(RefusedRequest { error, id }) => return error_response(&error, id.as_ref()),
         };
+        let accepts_stream = accepts(&headers, "text", "event-stream");
+        let refusal = if !is_json(&headers) {
+            Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"))
+        } else if !accepts_stream && !accepts(&headers, "application", "json") {
+            let message = "Accept must include application/json and text/event-stream";
+            Some((StatusCode::NOT_ACCEPTABLE, message))
+        } else {
+            None
+        };
+        if let Some((status, message)) = refusal {
+            let RefusedRequest { error, id } = RefusedRequest::new(status, message, &bytes);
+            return error_response(&error, id.as_ref());
+        }
         let envelope = match Envelope::parse(&bytes) {
             Ok(envelope) => envelope,
             Err(error) => return error_response(&malformed_error(&error), None),
@@ -185,19 +181,6 @@ impl ViewHandler {
 
     pub(super) fn stream_context(&self) -> StreamContext {
         StreamContext { gateway: self.gateway.clone(), view: self.view.clone() }
-    }
-}
-
-async fn read_body(body: Incoming) -> Result<Bytes, Response<ResponseBody>> {
-    match tokio::time::timeout(BODY_READ_TIMEOUT, Limited::new(body, MAX_BODY_BYTES).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(body::plain_text(StatusCode::PAYLOAD_TOO_LARGE, "the request body is larger than 4 MiB"))
-        }
-        Ok(Err(_)) => Err(body::plain_text(StatusCode::BAD_REQUEST, "the request body could not be read")),
-        Err(_) => {
-            Err(body::plain_text(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive within 30 s"))
-        }
     }
 }
 

@@ -128,10 +128,9 @@ impl ViewHandler {
         let opened = self.gateway.sessions.open(&sealed, |list| view.version(list));
         let session_id = opened.ok().and_then(|session_id| HeaderValue::from_str(&session_id).ok());
         let Some(session_id) = session_id else {
-            return body::plain_text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the random number generator of the system failed",
-            );
+            let message = "the random number generator of the system failed";
+            let error = ResponseError::bad_request(ErrorCode::INTERNAL_ERROR, message);
+            return error_response(&error.with_status(StatusCode::INTERNAL_SERVER_ERROR), Some(id));
         };
         self.gateway.update_session_gauge();
         tracing::debug!(client = %sealed.client, version = %sealed.version, view = ?self.view, "session opened");

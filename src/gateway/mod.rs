@@ -18,6 +18,7 @@ mod methods;
 mod metrics;
 mod notification_stream;
 mod outcome;
+mod request_body;
 mod response;
 mod route_target;
 mod routed_method;

@@ -48,11 +48,12 @@ async fn unexpected_hosts_origins_and_media_types_are_rejected() {
         (&[CONTENT_TYPE_JSON, ("Origin", "https://evil.example.com")], 403),
         (&[CONTENT_TYPE_JSON, ("Origin", "null")], 403),
     ] {
-        assert_eq!(
-            status(&fixture, Method::POST, "/mcp", headers, INITIALIZE).await,
-            expected,
-            "{headers:?}"
-        );
+        let response = send_to(&fixture, Method::POST, "/mcp", headers, INITIALIZE).await;
+        assert_eq!(response.status, expected, "{headers:?}");
+        if matches!(expected, 406 | 415) {
+            let error: serde_json::Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+            assert!(error["error"]["code"] == -32600 && error["id"] == 1, "{error}");
+        }
     }
     // The helper sends the address as Host, so this request with another Host is written by hand.
     let rebound =
@@ -81,10 +82,11 @@ async fn mcp_is_served_only_at_its_two_paths() {
 #[tokio::test]
 async fn body_must_be_a_bounded_json_rpc_message() {
     let fixture = GatewayFixture::start().await;
-    let long = format!(r#"{{"jsonrpc":"2.0","method":"x","params":{{"a":"{}"}}}}"#, "x".repeat(5 << 20));
+    let long =
+        format!(r#"{{"method":"x","params":{{"a":"{}"}},"jsonrpc":"2.0","id":"e-1"}}"#, "x".repeat(5 << 20));
     let deep = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":{{"a":{}}}}}"#, "[".repeat(100_000));
     for (body, expected, code) in [
-        (&*long, 413, ""),
+        (&*long, 413, r#""id":"e-1""#),
         ("", 400, "-32700"),
         ("{", 400, "-32700"),
         (&*deep, 400, "-3"),

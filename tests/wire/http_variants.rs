@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, ProtocolMode, Transport};
 use evenkeel::wire::{ConnectionContext, ConnectionEvent, ListKind, open};
 
-use super::{PROBE_TIMEOUT, TestServer, TransportKind, call, connect};
+use super::{PROBE_TIMEOUT, TestServer, TransportKind, call, connect, request};
 use crate::rig::{Action, FakeHttpServer, Rule, Script, ServerEra};
 use crate::support::reverse_proxy::{ProxyBehavior, ReverseProxy};
 use crate::support::within;
@@ -115,5 +115,23 @@ async fn server_behind_a_proxy_that_cuts_idle_connections() {
     assert_eq!(rig.counters().initializes(), 1);
     assert!(!reading.is_finished(), "{:?}", reading.await);
     reading.abort();
+    connection.close().await;
+}
+
+/// The server may have closed a kept connection just before the request arrives.
+#[tokio::test]
+async fn only_a_request_that_reads_is_repeated_when_a_kept_connection_breaks() {
+    let script = Script::new("closing", ServerEra::Legacy)
+        .tools(&["echo"])
+        .on("tools/list", Rule::times(1, Action::Drop))
+        .on("tools/call", Rule::times(1, Action::Drop));
+    let server = TestServer::start(TransportKind::Http, script).await;
+    let (connection, _events) = connect(&server).await.unwrap();
+    request(&connection, "tools/list", "{}").await.unwrap().unwrap();
+    let error = call(&connection, "echo", "{}").await.unwrap_err();
+    assert!(error.dispatched && !error.ends_connection(), "{error}");
+    let counters = server.counters().await;
+    assert_eq!((counters.count("tools/list"), counters.count("tools/call")), (2, 1));
+    call(&connection, "echo", "{}").await.unwrap().unwrap();
     connection.close().await;
 }

@@ -373,17 +373,46 @@ fn table_version_changes_only_when_the_list_changes() {
 }
 
 #[test]
+fn first_page_has_items_of_every_server() {
+    let many: Vec<String> = (0..2_500).map(|number| format!("t{number:04}")).collect();
+    let many: Vec<&str> = many.iter().map(|name| &**name).collect();
+    let servers = generation([
+        publish("default", "a", "a", &many),
+        publish("default", "m", "m", &many[..700]),
+        publish("default", "z", "z", &["x", "y"]),
+    ]);
+    let (mut pages, mut cursor) = (Vec::new(), None);
+    loop {
+        let page =
+            servers.view(&EVERYTHING).table(ListKind::Tools).page(cursor.as_deref(), Era::Legacy).unwrap();
+        let tools: Vec<serde_json::Value> = serde_json::from_slice(&page.items).unwrap();
+        pages.push(tools.iter().map(|tool| tool["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>());
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [1000, 1000, 1000, 202]);
+    let of = |prefix: &str| pages[0].iter().filter(|name| name.starts_with(prefix)).count();
+    assert_eq!([of("a_"), of("m_"), of("z_")], [499, 499, 2]);
+    assert!(pages.iter().all(|page| page.is_sorted()));
+    let all: BTreeSet<_> = pages.iter().flatten().collect();
+    assert_eq!(all.len(), 3_202, "each item once");
+}
+
+#[test]
 fn list_is_paged_and_cursor_survives_removal_of_its_name() {
     let many: Vec<String> = (0..2_500).map(|number| format!("t{number:04}")).collect();
     let many: Vec<&str> = many.iter().map(|name| &**name).collect();
     let first = generation([publish("default", "s", "", &many)]);
     let page = first.view(&EVERYTHING).table(ListKind::Tools).page(None, Era::Modern).unwrap();
     let cursor = page.cursor.unwrap();
-    let next = first.updated([withdraw("default", "s"), publish("default", "z", "", &["t0500", "t1500"])]);
-    let last_page = next.view(&EVERYTHING).table(ListKind::Tools).page(Some(&cursor), Era::Modern).unwrap();
-    let items = String::from_utf8_lossy(&last_page.items);
-    assert!(items.contains("t1500") && !items.contains("t0500"), "{items}");
-    assert_eq!(last_page.cursor, None);
+    let fewer: Vec<&str> = many.iter().copied().filter(|name| !matches!(*name, "t0999" | "t1500")).collect();
+    let next = first.updated([publish("default", "s", "", &fewer)]);
+    let next_page = next.view(&EVERYTHING).table(ListKind::Tools).page(Some(&cursor), Era::Modern).unwrap();
+    let items = String::from_utf8_lossy(&next_page.items);
+    assert!(items.contains("t1000") && items.contains("t1501"), "{items}");
+    assert!(!items.contains("t0998") && !items.contains("t1500"), "{items}");
     assert!(next.view(&EVERYTHING).table(ListKind::Tools).page(Some("*"), Era::Modern).is_err());
 
     let long_text = "x".repeat(600_000);

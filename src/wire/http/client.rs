@@ -167,7 +167,7 @@ impl HttpClient {
 
     /// Posts a notification, or a response to a request of the server.
     pub(in crate::wire) async fn notify(&self, method: &str, message: Bytes) -> Result<(), ConnectionError> {
-        let response = self.send(&Method::POST, self.request_headers(method, None), &message).await?;
+        let response = self.send(&Method::POST, self.request_headers(method, None), &message, true).await?;
         if response.status().is_success() {
             // The status is sufficient. A body, which some servers send, is skipped before the connection is reused.
             response.into_body().recycle();
@@ -185,22 +185,24 @@ impl HttpClient {
     }
 
     /// Sends an HTTP request with the credentials. Fails without sending while a Retry-After is in effect. Follows one
-    /// redirect within the origin.
+    /// redirect within the origin. A repeatable request may reach the server twice.
     pub(super) async fn send(
         &self,
         method: &Method,
         headers: HeaderMap,
         body: &Bytes,
+        is_repeatable: bool,
     ) -> Result<Response<PooledBody>, ConnectionError> {
         if let Some(error) = self.0.retry_after.request_error() {
             return Err(error);
         }
         let headers = self.authorized_headers(headers);
         let target = self.0.template.load().target.clone();
-        let response = self.0.pool.send(build_request(method, target, headers.clone(), body)).await?;
+        let response =
+            self.0.pool.send(build_request(method, target, headers.clone(), body), is_repeatable).await?;
         match self.follow_redirect(response.status(), response.headers()) {
             None => Ok(response),
-            Some(to) => self.0.pool.send(build_request(method, to, headers, body)).await,
+            Some(to) => self.0.pool.send(build_request(method, to, headers, body), is_repeatable).await,
         }
     }
 
@@ -307,7 +309,7 @@ impl HttpClient {
         if self.has_session() {
             let headers = self.request_headers("", None);
             let no_body = Bytes::new();
-            let delete = self.send(&Method::DELETE, headers, &no_body);
+            let delete = self.send(&Method::DELETE, headers, &no_body, true);
             // 405 means that clients cannot end sessions. Other errors are ignored as well.
             if let Ok(Err(error)) = tokio::time::timeout(BACKGROUND_REQUEST_TIMEOUT, delete).await {
                 debug!(%error, "the DELETE of the session failed");

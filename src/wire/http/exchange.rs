@@ -4,11 +4,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use super::super::MAX_MESSAGE_BYTES;
 use super::super::error::{ConnectionEnd, ConnectionError};
 use super::super::lenient;
 use super::super::response::{ResponseMessage, RpcResponse, unreadable_response, unusable_response};
 use super::super::server_message::ServerMessage;
+use super::super::{ListKind, MAX_MESSAGE_BYTES};
 use super::client::{
     HttpClient, MAX_ERROR_BODY_BYTES, RequestError, SESSION_ID_HEADER, with_error_body_timeout,
 };
@@ -41,10 +41,10 @@ impl HttpClient {
         let mut headers = self.request_headers(method, name);
         headers.extend(param_headers);
         let client = self.clone();
-        let is_initialize = method == "initialize";
+        let (is_initialize, is_repeatable) = (method == "initialize", is_repeatable(method));
         let sending = async move {
             let is_handshaking = client.is_handshaking();
-            let result = client.post_request(headers, &message, is_initialize).await;
+            let result = client.post_request(headers, &message, is_initialize, is_repeatable).await;
             if let (Err(error), false) = (&result, is_handshaking)
                 && error.ends_connection()
             {
@@ -61,8 +61,9 @@ impl HttpClient {
         headers: HeaderMap,
         message: &Bytes,
         is_initialize: bool,
+        is_repeatable: bool,
     ) -> Result<ResponseKind, ConnectionError> {
-        let response = self.send(&Method::POST, headers, message).await?;
+        let response = self.send(&Method::POST, headers, message, is_repeatable).await?;
         // Only the response to `initialize` starts a session, not the rejection of the probe before it.
         if is_initialize
             && response.status().is_success()
@@ -93,6 +94,16 @@ impl HttpClient {
             RequestError::Connection(error) => Err(error),
         }
     }
+}
+
+/// True for requests that only read, so that the server may get them twice.
+fn is_repeatable(method: &str) -> bool {
+    let lists = ListKind::ALL.map(ListKind::method);
+    lists.contains(&method)
+        || matches!(
+            method,
+            "ping" | "server/discover" | "resources/read" | "prompts/get" | "completion/complete"
+        )
 }
 
 impl HttpExchange {

@@ -60,16 +60,22 @@ impl ConnectionPool {
     }
 
     /// Sends a request and waits for the head of the response. If an idle connection turns out to be closed before the
-    /// request was sent, another connection is used. A request is never sent twice.
+    /// request was sent, another connection is used. If the server closes it while the request is sent, only a
+    /// repeatable request is sent again (RFC 9110 §9.2.2), on a new connection.
     pub(super) async fn send(
         self: &Arc<Self>,
         mut request: Request<Full<Bytes>>,
+        is_repeatable: bool,
     ) -> Result<Response<PooledBody>, ConnectionError> {
         while let Some(connection) = self.take_idle() {
+            let copy = is_repeatable.then(|| request.clone());
             match connection.send(request, self).await {
                 Ok(response) => return Ok(response),
                 Err(SendError::NotSent(unsent)) => request = *unsent,
-                Err(SendError::Failed(error)) => return Err(error),
+                Err(SendError::Failed(error)) => {
+                    request = copy.ok_or(error)?;
+                    break;
+                }
             }
         }
         match self.open().await?.send(request, self).await {

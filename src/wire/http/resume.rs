@@ -82,7 +82,7 @@ impl HttpClient {
 
     async fn continue_stream(&self, position: &StreamPosition) -> Result<ResponseKind, ConnectionError> {
         let headers = self.event_stream_headers(position.last_event_id.as_ref());
-        let response = self.send(&Method::GET, headers, &Bytes::new()).await?;
+        let response = self.send(&Method::GET, headers, &Bytes::new(), true).await?;
         let (head, body) = response.into_parts();
         if head.status.is_success() && MediaType::from_headers(&head.headers) == MediaType::EventStream {
             return Ok(ResponseKind::Stream(body, MessageEvents::continued_at(position.clone())));
