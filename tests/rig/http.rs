@@ -232,7 +232,9 @@ fn final_chunk(outcome: Outcome) -> Result<String, ConnectionClosed> {
         Outcome::CloseStdin | Outcome::CloseStdout => {
             panic!("the script closes stdin or stdout, but this server has no process of its own")
         }
-        Outcome::Http { .. } | Outcome::Drop | Outcome::Cut | Outcome::Listen(_) => Err(ConnectionClosed),
+        Outcome::Http { .. } | Outcome::Drop | Outcome::Cut | Outcome::Endless | Outcome::Listen(_) => {
+            Err(ConnectionClosed)
+        }
     }
 }
 
@@ -257,6 +259,10 @@ fn plain_response(outcome: Outcome) -> Result<Response<Body>, ConnectionClosed> 
             response
         }
         Outcome::Junk(text) => json_response(200, text),
+        Outcome::Endless => {
+            let opened = stream::once(async { Ok(":\n\n".to_owned()) });
+            stream_response(Box::pin(opened.chain(stream::pending())))
+        }
         Outcome::Cut => {
             let beginning = stream::once(async { Ok("event: message\ndata: {".to_owned()) });
             let end = stream::once(async {

@@ -36,6 +36,7 @@ pub(super) enum Outcome {
     Junk(String),
     Drop,
     Cut,
+    Endless,
     Exit(i32),
     CloseStdin,
     CloseStdout,

@@ -100,6 +100,8 @@ pub enum Action {
     Drop,
     /// Begin a response and close the connection in the middle of it.
     Cut,
+    /// Respond with HTTP 200 and an event stream in which nothing happens and that never ends.
+    Endless,
     /// End the process with this exit code.
     Exit(i32),
     /// Close the process's stdin and keep running.

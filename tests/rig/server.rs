@@ -294,6 +294,7 @@ impl FakeServer {
             Action::Http { status, headers, body } => Outcome::Http { status, headers, body },
             Action::Drop => Outcome::Drop,
             Action::Cut => Outcome::Cut,
+            Action::Endless => Outcome::Endless,
             Action::Exit(code) => Outcome::Exit(code),
             Action::CloseStdin => Outcome::CloseStdin,
             Action::CloseStdout => Outcome::CloseStdout,

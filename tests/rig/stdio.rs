@@ -120,7 +120,9 @@ async fn handle_message(server: Arc<FakeServer>, message: Vec<u8>, out: LineSend
         Outcome::Response { text, .. } | Outcome::Junk(text) => send_line(&out, &text),
         Outcome::Accepted | Outcome::NoResponse => {}
         Outcome::Listen(listen) => run_listen_stream(&server, listen, &out).await,
-        Outcome::Http { .. } => panic!("the script has an HTTP response for a server over stdio"),
+        Outcome::Http { .. } | Outcome::Endless => {
+            panic!("the script has an HTTP response for a server over stdio")
+        }
         Outcome::Cut => {
             let mut stdout = tokio::io::stdout();
             let _ = stdout.write_all(b"{\"jsonrpc\":").await;

@@ -24,6 +24,8 @@ pub enum ProxyBehavior {
     Compress,
     /// Closes a connection on which nothing was sent for this time.
     CutIdle(Duration),
+    /// Sends 103 Early Hints before each response.
+    EarlyHints,
 }
 
 /// A reverse proxy in front of one server. Ends when it is dropped.
@@ -42,7 +44,8 @@ impl ReverseProxy {
                 tokio::spawn(async move {
                     match behavior {
                         ProxyBehavior::Compress => compress(client, server).await,
-                        ProxyBehavior::CutIdle(idle) => relay(client, server, idle).await,
+                        ProxyBehavior::CutIdle(idle) => relay(client, server, idle, "").await,
+                        ProxyBehavior::EarlyHints => relay(client, server, NEVER, EARLY_HINTS).await,
                     }
                 });
             }
@@ -85,17 +88,31 @@ async fn compress(client: TcpStream, server: SocketAddr) {
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service).await;
 }
 
-async fn relay(mut client: TcpStream, server: SocketAddr, idle: Duration) {
+const NEVER: Duration = Duration::from_hours(1);
+const EARLY_HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
+
+/// Relays bytes in both directions, with `before_response` before the response to each request.
+async fn relay(mut client: TcpStream, server: SocketAddr, idle: Duration, before_response: &str) {
     let Ok(mut server) = TcpStream::connect(server).await else { return };
+    let mut responds = false;
     let (mut from_client, mut from_server) = (vec![0; 16 << 10], vec![0; 16 << 10]);
     loop {
         let sent = tokio::select! {
             read = client.read(&mut from_client) => match read {
-                Ok(length) if length > 0 => server.write_all(&from_client[..length]).await,
+                Ok(length) if length > 0 => {
+                    responds = false;
+                    server.write_all(&from_client[..length]).await
+                }
                 _ => return,
             },
             read = server.read(&mut from_server) => match read {
-                Ok(length) if length > 0 => client.write_all(&from_server[..length]).await,
+                Ok(length) if length > 0 => {
+                    let before = if std::mem::replace(&mut responds, true) { "" } else { before_response };
+                    match client.write_all(before.as_bytes()).await {
+                        Ok(()) => client.write_all(&from_server[..length]).await,
+                        error => error,
+                    }
+                }
                 _ => return,
             },
             () = tokio::time::sleep(idle) => return,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, ProtocolMode, Transport};
-use evenkeel::wire::{ConnectionContext, ConnectionEvent, ListKind, open};
+use evenkeel::wire::{
+    Connection, ConnectionContext, ConnectionEvent, ConnectionEvents, HealthRequest, ListKind, open,
+};
 
 use super::{PROBE_TIMEOUT, TestServer, TransportKind, call, connect, request};
 use crate::rig::{Action, FakeHttpServer, Rule, Script, ServerEra};
@@ -55,32 +57,46 @@ async fn redirect_within_the_origin_is_followed_at_any_time() {
     }
 }
 
+/// Connects to the fake server through a proxy.
+async fn connect_through(proxy: &ReverseProxy, rig: &FakeHttpServer) -> (Connection, ConnectionEvents) {
+    let url: url::Url = rig.url().parse().unwrap();
+    let url = proxy.url(url.path()).parse().unwrap();
+    let transport = Transport::Http(HttpEndpoint { url, headers: Vec::new(), ca: None });
+    let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
+    let context = ConnectionContext::default();
+    let (connection, mut events) =
+        within("the connection opens", open(&endpoint, None, PROBE_TIMEOUT, &context)).await.unwrap();
+    events.subscribe().await.unwrap();
+    (connection, events)
+}
+
+async fn start_proxy(rig: &FakeHttpServer, behavior: ProxyBehavior) -> ReverseProxy {
+    let url: url::Url = rig.url().parse().unwrap();
+    ReverseProxy::start(url.socket_addrs(|| None).unwrap()[0], behavior).await
+}
+
+/// Compressed responses, and 103 Early Hints before each response: calls, lists, checks and streams work.
 #[tokio::test]
-async fn server_behind_a_proxy_that_compresses() {
-    for era in [ServerEra::Legacy, ServerEra::Modern] {
-        let mut script = Script::new("compressed", era).tools(&["echo", "big"]);
-        script.http.priming = era == ServerEra::Legacy;
-        let rig = FakeHttpServer::start(script).await;
-        let url: url::Url = rig.url().parse().unwrap();
-        let address = url.socket_addrs(|| None).unwrap()[0];
-        let proxy = ReverseProxy::start(address, ProxyBehavior::Compress).await;
-        let transport = Transport::Http(HttpEndpoint {
-            url: proxy.url(url.path()).parse().unwrap(),
-            headers: Vec::new(),
-            ca: None,
-        });
-        let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
-        let context = ConnectionContext::default();
-        let opened = open(&endpoint, None, PROBE_TIMEOUT, &context);
-        let (connection, mut events) = within("the connection opens", opened).await.unwrap();
-        events.subscribe().await.unwrap();
-        let big = call(&connection, "big", r#"{"bytes":300000}"#).await.unwrap().unwrap();
-        assert!(big.len() > 300_000, "{era:?}");
-        rig.edit_script(|script| script.tools = Script::new("compressed", era).tools(&["late"]).tools);
-        let change =
-            async { while !matches!(events.next().await, ConnectionEvent::ListChanged(ListKind::Tools)) {} };
-        within("a change is heard through the compressed stream", change).await;
-        connection.close().await;
+async fn server_behind_a_proxy_that_changes_responses() {
+    for behavior in [ProxyBehavior::Compress, ProxyBehavior::EarlyHints] {
+        for era in [ServerEra::Legacy, ServerEra::Modern] {
+            let mut script = Script::new("changed", era).tools(&["echo", "big"]);
+            script.http.priming = era == ServerEra::Legacy;
+            let rig = FakeHttpServer::start(script).await;
+            let proxy = start_proxy(&rig, behavior).await;
+            let (connection, mut events) = connect_through(&proxy, &rig).await;
+            let big = call(&connection, "big", r#"{"bytes":300000}"#).await.unwrap().unwrap();
+            assert!(big.len() > 300_000, "{behavior:?} {era:?}");
+            for _ in 0..2 {
+                connection.check_health(HealthRequest::Ping).await.unwrap();
+            }
+            rig.edit_script(|script| script.tools = Script::new("changed", era).tools(&["late"]).tools);
+            let change = async {
+                while !matches!(events.next().await, ConnectionEvent::ListChanged(ListKind::Tools)) {}
+            };
+            within("a change is heard", change).await;
+            connection.close().await;
+        }
     }
 }
 
@@ -88,19 +104,8 @@ async fn server_behind_a_proxy_that_compresses() {
 #[tokio::test]
 async fn server_behind_a_proxy_that_cuts_idle_connections() {
     let rig = FakeHttpServer::start(Script::new("cut", ServerEra::Legacy).tools(&["echo"])).await;
-    let url: url::Url = rig.url().parse().unwrap();
-    let address = url.socket_addrs(|| None).unwrap()[0];
-    let proxy = ReverseProxy::start(address, ProxyBehavior::CutIdle(Duration::from_millis(300))).await;
-    let transport = Transport::Http(HttpEndpoint {
-        url: proxy.url(url.path()).parse().unwrap(),
-        headers: Vec::new(),
-        ca: None,
-    });
-    let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
-    let context = ConnectionContext::default();
-    let opened = open(&endpoint, None, PROBE_TIMEOUT, &context);
-    let (connection, mut events) = within("the connection opens", opened).await.unwrap();
-    events.subscribe().await.unwrap();
+    let proxy = start_proxy(&rig, ProxyBehavior::CutIdle(Duration::from_millis(300))).await;
+    let (connection, mut events) = connect_through(&proxy, &rig).await;
     let reading = tokio::spawn(async move {
         loop {
             if let ConnectionEvent::Lost(error) = events.next().await {
@@ -115,6 +120,24 @@ async fn server_behind_a_proxy_that_cuts_idle_connections() {
     assert_eq!(rig.counters().initializes(), 1);
     assert!(!reading.is_finished(), "{:?}", reading.await);
     reading.abort();
+    connection.close().await;
+}
+
+#[tokio::test]
+async fn long_headers_are_read() {
+    let long = "x".repeat(32 << 10);
+    let body = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32603,"message":"fine"}}"#;
+    let headers = [("Content-Type", "application/json"), ("X-Policy", &long)];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let response = Action::Http { status: 200, headers, body: body.into() };
+    let script = Script::new("long", ServerEra::Legacy)
+        .tools(&["echo"])
+        .on("tools/call", Rule::times(1, response.clone()))
+        .on("ping", Rule::times(1, response));
+    let server = TestServer::start(TransportKind::Http, script).await;
+    let (connection, _events) = connect(&server).await.unwrap();
+    assert!(call(&connection, "echo", "{}").await.unwrap().unwrap_err().contains("fine"));
+    connection.check_health(HealthRequest::Ping).await.unwrap();
     connection.close().await;
 }
 

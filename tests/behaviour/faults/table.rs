@@ -358,6 +358,18 @@ pub(super) const FAULTS: &[Fault] = &[
         agents: Tools,
     },
     Fault {
+        name: "endless-notification",
+        description: "answers each notification with HTTP 200 and a body that never ends",
+        transports: &[H],
+        eras: LEGACY,
+        inject: |s| {
+            s.on("notifications/initialized", Rule::always(Action::Endless))
+                .on("notifications/cancelled", Rule::always(Action::Endless))
+        },
+        status: Ready,
+        agents: Tools,
+    },
+    Fault {
         name: "no-stream-in-session",
         description: "declares `listChanged` and opens a session, but answers GET with HTTP 405",
         transports: &[H],
