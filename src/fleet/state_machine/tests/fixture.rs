@@ -39,8 +39,13 @@ pub(super) const OTHER_STDIO: &str = r#""stdio": {"command": "b"}"#;
 pub(super) const RECREATED: &str = r#""stdio": {"command": "a"}, "update": "Recreate""#;
 pub(super) const RECREATED_OTHER: &str = r#""stdio": {"command": "b"}, "update": "Recreate""#;
 pub(super) const ON_DEMAND: &str = r#""stdio": {"command": "a"}, "activation": "OnDemand""#;
+pub(super) const ON_DEMAND_WITHOUT_PROMPTS: &str =
+    r#""stdio": {"command": "a"}, "activation": "OnDemand", "expose": {"prompts": {"deny": ["*"]}}"#;
 pub(super) const EARLY_EXIT: FailureSource = FailureSource::Exit(Duration::from_secs(1));
 pub(super) const LATE_EXIT: FailureSource = FailureSource::Exit(Duration::from_hours(1));
+
+/// The most wake-ups while time passes in a test. A machine that asks for more never waits.
+const MAX_WAKES: usize = 1_000;
 
 /// An event of a table.
 #[derive(Clone, Copy, Debug)]
@@ -235,7 +240,10 @@ impl TestMachine {
 
     fn pass(&mut self, duration: Duration) -> Vec<String> {
         let (until, mut effects) = (self.now + duration, Vec::new());
+        let mut wakes = 0;
         while let Some(at) = self.machine.next_wake_at(self.now).filter(|at| *at <= until) {
+            wakes += 1;
+            assert!(wakes <= MAX_WAKES, "{}: the machine is woken without end", self.spec);
             self.now = at.max(self.now);
             effects.extend(self.step(Input::TimeReached));
         }
@@ -244,10 +252,25 @@ impl TestMachine {
     }
 
     fn step(&mut self, input: Input) -> Vec<String> {
+        let effects = self.machine.step(input, self.time());
+        effects.iter().map(|effect| self.format(effect)).collect()
+    }
+
+    fn time(&self) -> StepTime {
         let elapsed = jiff::SignedDuration::try_from(self.now.duration_since(self.start)).unwrap();
         let wall_clock = Timestamp::UNIX_EPOCH.saturating_add(elapsed).unwrap();
-        let effects = self.machine.step(input, StepTime { now: self.now, wall_clock, jitter: 0.0 });
-        effects.iter().map(|effect| self.format(effect)).collect()
+        StepTime { now: self.now, wall_clock, jitter: 0.0 }
+    }
+
+    /// Detaches the server, and returns the message that calls get from now on.
+    pub(super) fn detach_message(&mut self, reason: Reason) -> Option<String> {
+        let effects = self.machine.step(Input::Ordered(ServerOrder::Detach(reason)), self.time());
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::RouteCalls(CallRouting::Refuse(CallRefusal::Removed(problem)), _) => {
+                Some(problem.message)
+            }
+            _ => None,
+        })
     }
 
     /// Returns the message of the problem that was reported last.

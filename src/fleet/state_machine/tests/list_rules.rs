@@ -1,5 +1,10 @@
 //! When lists are read, and what follows.
 
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::super::StepTime;
+use super::super::lists::next_lists_check;
 use super::fixture::TestEvent::*;
 use super::fixture::{HTTP, MOVED, Rule};
 use crate::resource::Reason;
@@ -56,6 +61,19 @@ pub(super) const LIST_RULES: &[Rule] = &[
         then: &[],
     },
     Rule {
+        text: "a list of a replaced connection does not count as the list that is being read",
+        spec: HTTP,
+        given: &[
+            Succeed(1),
+            ListChanged(1, ListKind::Tools),
+            Apply(MOVED),
+            Succeed(2),
+            ListChanged(2, ListKind::Tools),
+        ],
+        when: Read(1, &["a", "b"]),
+        then: &[],
+    },
+    Rule {
         text: "the read of a list is cancelled with its connection",
         spec: HTTP,
         given: &[Succeed(1), ListChanged(1, ListKind::Tools)],
@@ -67,6 +85,35 @@ pub(super) const LIST_RULES: &[Rule] = &[
             "calls fail for good; drain 1 30 s",
             "report Draining(Removed)",
         ],
+    },
+    // Lists that become wanted or unwanted.
+    Rule {
+        text: "lists that a new declaration adds are read",
+        spec: HTTP,
+        given: &[Succeed(1)],
+        when: Apply(r#""http": {"url": "http://a"}, "capabilities": {"resources": true}"#),
+        then: &["store", "read Resources of 1", "report Attached, live 2"],
+    },
+    Rule {
+        text: "a list that a new filter hides is read, which empties it",
+        spec: HTTP,
+        given: &[Succeed(1)],
+        when: Apply(r#""http": {"url": "http://a"}, "expose": {"prompts": {"deny": ["*"]}}"#),
+        then: &["store", "read Prompts of 1", "report Attached, live 2"],
+    },
+    Rule {
+        text: "a list with a problem is read at once when its filter changes",
+        spec: HTTP,
+        given: &[SucceedWithoutPrompts(1)],
+        when: Apply(r#""http": {"url": "http://a"}, "expose": {"prompts": {"deny": ["other"]}}"#),
+        then: &["store", "read Prompts of 1", "report Attached, live 2, degraded"],
+    },
+    Rule {
+        text: "a list with a problem is not read at once when the filter of another list changes",
+        spec: HTTP,
+        given: &[SucceedWithoutPrompts(1)],
+        when: Apply(r#""http": {"url": "http://a"}, "expose": {"tools": {"deny": ["other"]}}"#),
+        then: &["store", "report Attached, live 2, degraded"],
     },
     // Lists that change without a notification. Without jitter they are checked after 12 minutes.
     Rule {
@@ -121,15 +168,23 @@ pub(super) const LIST_RULES: &[Rule] = &[
     Rule {
         text: "the lists of a server that becomes OnDemand are no longer checked",
         spec: HTTP,
-        given: &[
-            Succeed(1),
-            Apply(r#""http": {"url": "http://a"}, "activation": "OnDemand""#),
-            Used(1),
-            Pass(5),
-            Used(1),
-        ],
-        when: Pass(4),
-        then: &[],
+        given: &[Succeed(1), Apply(r#""http": {"url": "http://a"}, "activation": "OnDemand""#)],
+        when: Pass(3_600),
+        then: &["close 1 if unused 900 s"],
+    },
+    Rule {
+        text: "a new declaration does not defer the next check",
+        spec: HTTP,
+        given: &[Succeed(1), Pass(600), Apply(HTTP)],
+        when: Pass(120),
+        then: &["read Tools of 1"],
+    },
+    Rule {
+        text: "the lists of a server that is no longer OnDemand are checked",
+        spec: r#""http": {"url": "http://a"}, "activation": "OnDemand""#,
+        given: &[Succeed(1), Apply(HTTP)],
+        when: Pass(720),
+        then: &["read Tools of 1"],
     },
     Rule {
         text: "an answer that a tool is unknown starts a check of its list",
@@ -179,3 +234,13 @@ pub(super) const LIST_RULES: &[Rule] = &[
         then: &[],
     },
 ];
+
+#[test]
+fn checks_of_lists_differ_by_up_to_a_fifth_of_the_interval() {
+    let now = Instant::now();
+    for (jitter, minutes) in [(0.0, 12.0), (0.5, 15.0), (1.0, 18.0)] {
+        let time = StepTime { now, wall_clock: Timestamp::UNIX_EPOCH, jitter };
+        let found = next_lists_check(time).duration_since(now).as_secs_f64() / 60.0;
+        assert!((found - minutes).abs() < 1e-6, "{jitter}: {found} minutes");
+    }
+}

@@ -1,9 +1,11 @@
 //! When a failed attempt is followed by the next.
 
+use http::StatusCode;
+
 use super::fixture::TestEvent::*;
 use super::fixture::{EARLY_EXIT, HTTP, MOVED, Rule, STDIO};
 use crate::resource::Reason;
-use crate::wire::ListKind;
+use crate::wire::{FailureSource, ListKind};
 
 pub(super) const RETRY_RULES: &[Rule] = &[
     Rule {
@@ -31,6 +33,13 @@ pub(super) const RETRY_RULES: &[Rule] = &[
         given: &[Fail(1, Reason::ConnectFailed), RetryAfter(60, 0)],
         when: RequestReconcile,
         then: &["calls fail, ConnectFailed", "report ConnectFailed then 1 at 60"],
+    },
+    Rule {
+        text: "an attempt starts when the server's Retry-After is over",
+        spec: HTTP,
+        given: &[Fail(1, Reason::AuthRequired), RetryAfter(60, 0), Pass(60)],
+        when: RequestReconcile,
+        then: &["attempt 2", "report Connecting 1"],
     },
     Rule {
         text: "Retry-After of an endpoint does not apply to another one",
@@ -171,6 +180,20 @@ pub(super) const RETRY_RULES: &[Rule] = &[
         given: &[FailWith(1, EARLY_EXIT), Closed(1)],
         when: Pass(1),
         then: &["attempt 2 Legacy", "report Connecting 2"],
+    },
+    Rule {
+        text: "a server that answers the probe with an internal error is opened in the legacy era next",
+        spec: HTTP,
+        given: &[FailWith(1, FailureSource::Status(StatusCode::INTERNAL_SERVER_ERROR))],
+        when: Pass(1),
+        then: &["attempt 2 Legacy", "report Connecting 2"],
+    },
+    Rule {
+        text: "a server that is unavailable is probed again",
+        spec: HTTP,
+        given: &[FailWith(1, FailureSource::Status(StatusCode::SERVICE_UNAVAILABLE))],
+        when: Pass(1),
+        then: &["attempt 2", "report Connecting 2"],
     },
     Rule {
         text: "a retry waits until the failed process and its children have exited",

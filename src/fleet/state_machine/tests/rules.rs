@@ -1,7 +1,7 @@
 use super::fixture::TestEvent::*;
 use super::fixture::{
-    EARLY_EXIT, HTTP, LATE_EXIT, MOVED, ON_DEMAND, OTHER_STDIO, RECREATED, RECREATED_OTHER, Rule, STDIO,
-    TestMachine,
+    EARLY_EXIT, HTTP, LATE_EXIT, MOVED, ON_DEMAND, ON_DEMAND_WITHOUT_PROMPTS, OTHER_STDIO, RECREATED,
+    RECREATED_OTHER, Rule, STDIO, TestMachine,
 };
 use super::list_rules::LIST_RULES;
 use super::retry_rules::RETRY_RULES;
@@ -132,6 +132,13 @@ const RULES: &[Rule] = &[
         then: &["store", "report Attached, live 2"],
     },
     Rule {
+        text: "an equal declaration keeps the connection also with Recreate",
+        spec: RECREATED,
+        given: &[Succeed(1)],
+        when: Apply(RECREATED),
+        then: &["store", "report Attached, live 2"],
+    },
+    Rule {
         text: "an equal declaration does not disturb the attempt in flight",
         spec: HTTP,
         given: &[],
@@ -194,6 +201,13 @@ const RULES: &[Rule] = &[
         given: &[Succeed(1), RequestReconnect],
         when: WithdrawReconnect,
         then: &["end attempt 2", "store", "report Attached, live 1"],
+    },
+    Rule {
+        text: "a reconnect request that was carried out does not replace the connection again",
+        spec: HTTP,
+        given: &[Succeed(1), RequestReconnect, Succeed(2)],
+        when: Apply(HTTP),
+        then: &["store", "report Attached, live 2"],
     },
     Rule {
         text: "a rotated secret replaces the connection",
@@ -466,6 +480,27 @@ const RULES: &[Rule] = &[
         then: &["close 1 if unused 900 s"],
     },
     Rule {
+        text: "an OnDemand connection in use is not checked earlier",
+        spec: ON_DEMAND,
+        given: &[Succeed(1), Pass(15 * 60), Used(1)],
+        when: Pass(4),
+        then: &[],
+    },
+    Rule {
+        text: "an OnDemand connection is not checked before its time",
+        spec: ON_DEMAND,
+        given: &[SucceedWithoutPrompts(1)],
+        when: Pass(1),
+        then: &["read Prompts of 1"],
+    },
+    Rule {
+        text: "an OnDemand connection is not closed while it is replaced",
+        spec: ON_DEMAND,
+        given: &[Succeed(1), Apply(r#""stdio": {"command": "b"}, "activation": "OnDemand""#)],
+        when: Pass(15 * 60),
+        then: &[],
+    },
+    Rule {
         text: "an unused OnDemand server is idle",
         spec: ON_DEMAND,
         given: &[Succeed(1), Pass(15 * 60)],
@@ -513,6 +548,36 @@ const RULES: &[Rule] = &[
         given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
         when: Apply(r#""stdio": {"command": "b"}, "activation": "OnDemand""#),
         then: &["reset Retry-After", "calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
+    },
+    Rule {
+        text: "an idle server that is declared again stays idle",
+        spec: ON_DEMAND,
+        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
+        when: Apply(ON_DEMAND),
+        then: &["store", "report Idle, live 2"],
+    },
+    Rule {
+        text: "an idle server connects when its declaration adds lists",
+        spec: ON_DEMAND,
+        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
+        when: Apply(
+            r#""stdio": {"command": "a"}, "activation": "OnDemand", "capabilities": {"resources": true}"#,
+        ),
+        then: &["store", "calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
+    },
+    Rule {
+        text: "an idle server connects when its filter no longer hides a list",
+        spec: ON_DEMAND_WITHOUT_PROMPTS,
+        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
+        when: Apply(ON_DEMAND),
+        then: &["store", "calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
+    },
+    Rule {
+        text: "an idle server stays idle when its filter hides a list",
+        spec: ON_DEMAND,
+        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
+        when: Apply(ON_DEMAND_WITHOUT_PROMPTS),
+        then: &["store", "report Idle, live 2"],
     },
     // Slow starts
     Rule {
@@ -587,4 +652,16 @@ fn messages_say_what_serves_and_what_helps() {
         machine.apply(Pass(10));
     }
     assert_eq!(machine.reported_message(), "3 times in a row: it failed");
+}
+
+#[test]
+fn callers_are_told_why_a_server_is_detached() {
+    for (reason, expected) in [
+        (Reason::Suspended, "s was suspended; do not retry"),
+        (Reason::Removed, "s was removed; do not retry"),
+        (Reason::Detached, "evenkeel is shutting down and detached s"),
+    ] {
+        let (mut machine, _) = TestMachine::start(HTTP, None);
+        assert_eq!(machine.detach_message(reason).as_deref(), Some(expected));
+    }
 }
