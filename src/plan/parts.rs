@@ -217,13 +217,15 @@ fn differing_names<V: PartialEq>(first: &BTreeMap<String, V>, second: &BTreeMap<
 
 #[cfg(test)]
 mod tests {
+    use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::resource::bundle::Bundle;
     use crate::resource::{DeclaredMeta, ObjectKey, Origin, Reason};
 
-    fn parts_of(spec: Value, file: &str) -> DeclarationParts {
-        let declared = DeclaredObject {
+    fn declared_object<S: DeserializeOwned>(spec: Value, file: &str) -> DeclaredObject<S> {
+        DeclaredObject {
             meta: DeclaredMeta {
                 key: ObjectKey::new("default", "a"),
                 uid: "u".into(),
@@ -235,11 +237,15 @@ mod tests {
                 revision: "r".into(),
                 last_commit: None,
             },
-            spec: Some(Arc::new(serde_json::from_value::<McpServerSpec>(spec).unwrap())),
+            spec: Some(Arc::new(serde_json::from_value(spec).unwrap())),
             spec_digest: None,
             rejected: None,
             endpoint: None,
-        };
+        }
+    }
+
+    fn parts_of(spec: Value, file: &str) -> DeclarationParts {
+        let declared = declared_object(spec, file);
         let base = WorkingDirectory { root: "/srv/fleet".into(), default_cwd: None };
         DeclarationParts::declared(&declared, Some(&base)).unwrap().into_digests(&DigestKey::new(b"k"))
     }
@@ -396,5 +402,47 @@ mod tests {
         }
         let json = serde_json::to_string(&before).unwrap();
         assert!(!json.contains("hunter2"), "{json}");
+    }
+
+    #[test]
+    fn differing_parts_of_a_skill_are_named() {
+        let parts_of = |spec: Value, description: Option<&str>| {
+            let content = description.map(|description| {
+                let text = format!("---\nname: a\ndescription: {description}\n---\n");
+                Ok(Arc::new(Bundle::from_text("a", &text).unwrap()))
+            });
+            let skill = declared_object(spec, "a.yaml");
+            let parts = DeclarationParts::declared_skill(&skill, content.as_ref()).unwrap();
+            parts.into_digests(&DigestKey::new(b"k"))
+        };
+        let refiltered = |names: &[&str]| {
+            DeclarationChange::Refilter((), names.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let before = parts_of(json!({ "inline": "x" }), Some("one"));
+        for (after, description, expected) in [
+            (json!({ "inline": "x" }), Some("one"), DeclarationChange::Stay(())),
+            (json!({ "inline": "y" }), Some("one"), refiltered(&["inline"])),
+            (json!({ "inline": "x" }), Some("two"), refiltered(&["content"])),
+            (json!({ "inline": "x" }), None, refiltered(&["content"])),
+            (json!({ "path": "p" }), Some("one"), refiltered(&["inline", "path"])),
+            (
+                json!({ "configMapRef": { "name": "m" } }),
+                Some("one"),
+                refiltered(&["configMapRef", "inline"]),
+            ),
+            (
+                json!({ "inline": "x", "serverRefs": [{ "name": "s" }] }),
+                Some("one"),
+                refiltered(&["serverRefs"]),
+            ),
+            (
+                json!({ "inline": "x", "suspend": true }),
+                Some("one"),
+                DeclarationChange::Detach(Reason::Suspended),
+            ),
+        ] {
+            let found = change_between(Some(&before), Some(&parts_of(after.clone(), description)));
+            assert_eq!(found, expected, "{after} {description:?}");
+        }
     }
 }
