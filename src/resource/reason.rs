@@ -43,6 +43,7 @@ pub enum Reason {
     ResolvedRefs,
     SecretNotFound,
     VariableNotFound,
+    EnvFileNotFound,
     ConfigMapNotFound,
     ServerNotFound,
     NotPermitted,

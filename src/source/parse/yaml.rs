@@ -8,10 +8,11 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_yaml::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Options};
 
 use super::documents::{YamlDocument, split_documents};
-use super::excerpt::{ParseError, describe_yaml_error, did_you_mean, excerpt};
+use super::excerpt::{ParseError, describe_yaml_error, did_you_mean, error_position, excerpt};
 use super::file::FileParser;
 use super::lists::{ItemList, parse_list};
 use super::object::{ObjectSpec, ParsedObject, object_key};
+use super::path::mentions_declarations;
 use super::positions::{Node, Position, find_position, parse_nodes};
 use crate::resource::{API_VERSION, GROUP, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation};
 
@@ -53,19 +54,41 @@ fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
         Err(_) if is_foreign(yaml) => {
             return file.add_foreign(Some(nothing_declared(yaml, "it is not a Kubernetes object")));
         }
+        Err(_) if has_template_actions(yaml.text) => {
+            return file.add_foreign(Some(nothing_declared(
+                yaml,
+                "it is a template, such as those of Helm; render it first",
+            )));
+        }
+        Err(_) if !mentions_declarations(yaml.text.as_bytes()) => {
+            return file.add_foreign(Some(nothing_declared(yaml, "it is not valid YAML")));
+        }
         Err(error) => return file.report_unidentified(error),
     };
     let (api_version, kind) = match (outline.api_version.as_deref(), outline.kind.as_deref()) {
         (None, None) if document.list_kind.is_some() => (Some(API_VERSION), document.list_kind),
         given => given,
     };
+    let is_known_kind = kind.is_some_and(|kind| KNOWN_KINDS.contains(&kind));
+    let is_misspelled = |group: &str| !did_you_mean(group, [GROUP]).is_empty();
+    match api_version {
+        None if is_known_kind => {
+            let message = format!("apiVersion is missing; write apiVersion: {API_VERSION}");
+            return report_unknown(file, yaml, "kind", message);
+        }
+        Some(text) if is_known_kind && !is_evenkeel_group(api_version) && is_misspelled(group_of(text)) => {
+            let message = format!("unknown apiVersion {text:?}; write {API_VERSION}");
+            return report_unknown(file, yaml, "apiVersion", message);
+        }
+        _ => {}
+    }
     if !is_evenkeel_group(api_version) {
         let reason = match (api_version, kind) {
             (None, _) => Some("it has no apiVersion"),
             (_, None) => Some("it has no kind"),
             // It may contain evenkeel objects, or a typo may have changed its API group.
-            (_, Some(kind)) if KNOWN_KINDS.contains(&kind) || yaml.text.contains(GROUP) => {
-                Some("its apiVersion belongs to another API group")
+            _ if is_known_kind || yaml.text.contains(GROUP) => {
+                Some("its apiVersion belongs to another API group than evenkeel.dev/v1alpha1")
             }
             _ => None,
         };
@@ -74,12 +97,7 @@ fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
     let api_version = api_version.unwrap_or_default();
     if api_version != API_VERSION {
         let message = format!("unknown apiVersion {api_version:?}; use {API_VERSION}");
-        return file.report_unidentified(error_at(
-            yaml,
-            &parse_nodes(yaml.text, yaml.first_line),
-            "apiVersion",
-            message,
-        ));
+        return report_unknown(file, yaml, "apiVersion", message);
     }
     let metadata = outline.metadata.unwrap_or_default();
     match kind.unwrap_or_default() {
@@ -94,14 +112,15 @@ fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
         kind => {
             let suggestion = did_you_mean(kind, [McpServerSpec::KIND, SkillSpec::KIND]);
             let message = format!("unknown kind {kind:?} of {API_VERSION}{suggestion}");
-            file.report_unidentified(error_at(
-                yaml,
-                &parse_nodes(yaml.text, yaml.first_line),
-                "kind",
-                message,
-            ));
+            report_unknown(file, yaml, "kind", message);
         }
     }
+}
+
+/// Reports a document that is meant for evenkeel and whose type is not known, at one of its fields.
+fn report_unknown(file: &mut FileParser<'_>, yaml: &YamlDocument<'_>, field: &str, message: String) {
+    let nodes = parse_nodes(yaml.text, yaml.first_line);
+    file.report_unidentified(error_at(yaml, &nodes, field, message));
 }
 
 /// The kinds that evenkeel reads.
@@ -217,13 +236,17 @@ fn parse_manifest<S: ObjectSpec>(
         }
     };
     let violations = manifest.spec.check(file.target);
-    if violations.is_empty() && !may_contain_booleans(yaml.text) {
+    let advice = manifest.spec.advice(false);
+    if violations.is_empty() && advice.is_empty() && !may_contain_booleans(yaml.text) {
         return (manifest.metadata, Ok(manifest.spec));
     }
     let nodes = parse_nodes(yaml.text, yaml.first_line);
     let to_error =
         |Violation { path, message }: &Violation| error_at(yaml, &nodes, path, format!("{path}: {message}"));
     let errors: Vec<_> = violations.iter().map(to_error).chain(unquoted_booleans(yaml, &nodes)).collect();
+    for warning in advice.iter().map(to_error) {
+        file.warn(ParseError { message: format!("{} {key}: {}", S::KIND, warning.message), ..warning });
+    }
     if errors.is_empty() {
         return (manifest.metadata, Ok(manifest.spec));
     }
@@ -261,8 +284,21 @@ fn unquoted_booleans(yaml: &YamlDocument<'_>, nodes: &[Node<'_>]) -> Vec<ParseEr
         .collect()
 }
 
+fn group_of(api_version: &str) -> &str {
+    api_version.split('/').next().unwrap_or_default()
+}
+
 fn is_evenkeel_group(api_version: Option<&str>) -> bool {
-    api_version.and_then(|text| text.split('/').next()) == Some(GROUP)
+    api_version.map(group_of) == Some(GROUP)
+}
+
+/// True if a value of the text is an action of a template (`{{ … }}`) without quotes, which no manifest holds.
+fn has_template_actions(text: &str) -> bool {
+    text.lines().any(|line| {
+        let value = line.trim_start_matches([' ', '-', '\t']);
+        value.starts_with("{{")
+            || value.split_once(": ").is_some_and(|(_, value)| value.trim_start().starts_with("{{"))
+    })
 }
 
 /// True if a document that does not have the outline of an object is valid YAML for another program.
@@ -287,7 +323,23 @@ fn deserialize_yaml<T: DeserializeOwned>(
     strictness: Strictness,
 ) -> Result<T, ParseError> {
     serde_yaml::from_str_with_options(yaml.text, parser_options(strictness))
-        .map_err(|error| describe_yaml_error(&error, yaml.text, yaml.first_line))
+        .map_err(|error| describe_yaml_error(&error, yaml.text, yaml.first_line, &path_at(yaml, &error)))
+}
+
+/// Returns the path of the field that an error is about; empty if it is about the whole document.
+fn path_at(yaml: &YamlDocument<'_>, error: &serde_yaml::Error) -> String {
+    let position = error_position(error, yaml.first_line);
+    let nodes = parse_nodes(yaml.text, yaml.first_line);
+    let before = nodes
+        .into_iter()
+        .take_while(|node| (node.position.line, node.position.column) <= (position.line, position.column));
+    let Some(node) = before.last() else { return String::new() };
+    // A missing field is reported at the first field beside it.
+    let is_beside = matches!(error.without_snippet(), serde_yaml::Error::SerdeMissingField { .. })
+        && node.position == position
+        && !node.path.ends_with(']');
+    let outer = node.path.rfind('.').and_then(|end| node.path.get(..end));
+    if is_beside { outer.unwrap_or_default().to_owned() } else { node.path }
 }
 
 /// Parses as an API server would: `yes` is not a boolean, and a bare number is not a string. The budget is bounded,

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
+use super::ignore_rules::IgnoreRules;
 use super::read::{FileId, FileStamp, OPEN_FLAGS, file_id, read_open_file};
 use crate::resource::bundle::SKILL_FILE;
 use crate::source::parse::{is_declaration_name, is_declaration_path, is_skipped};
@@ -77,6 +78,22 @@ impl TreeRoot {
         self.fd.try_clone()
     }
 
+    /// Reads a file of at most `limit` bytes. A link is followed if its target is below the root.
+    ///
+    /// Errors: those of the system; `InvalidInput` if the target is outside the root or is not a regular file;
+    /// `FileTooLarge`.
+    pub fn read_file(&self, relative_path: &Path, limit: u64) -> io::Result<(FileStamp, Vec<u8>)> {
+        let target = std::fs::canonicalize(self.path.join(relative_path))?;
+        let Ok(relative_target) = target.strip_prefix(&self.path) else {
+            let message = "is a link to a target outside the directory; it is not followed";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        };
+        let Some((folder, name, _)) = self.locate(relative_target)? else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
+        };
+        read_open_file(openat(folder, name, OPEN_FLAGS | OFlags::NOFOLLOW, Mode::empty())?, limit)
+    }
+
     /// True if this is the same folder at the same path.
     pub fn is_same(&self, other: &Self) -> bool {
         self.path == other.path && self.id == other.id
@@ -100,10 +117,11 @@ impl TreeRoot {
     }
 }
 
-/// Visits the tree. The targets of links are visited last, in the order of the names of the links.
-pub fn walk(root: &TreeRoot, visitor: &mut impl TreeVisitor) {
+/// Visits the tree without what the rules ignore. The targets of links are visited last, in the order of the names of the links.
+pub fn walk(root: &TreeRoot, rules: &IgnoreRules, visitor: &mut impl TreeVisitor) {
     let mut walk = Walk {
         root,
+        rules,
         visitor,
         links: BTreeMap::new(),
         visited_through_links: None,
@@ -128,6 +146,7 @@ const OPEN_FOLDER_FLAGS: OFlags = OPEN_FLAGS.union(OFlags::DIRECTORY).union(OFla
 
 struct Walk<'a, V> {
     root: &'a TreeRoot,
+    rules: &'a IgnoreRules,
     visitor: &'a mut V,
     links: BTreeMap<PathBuf, PendingLink>,
     /// The files and folders that were visited through links, so that each is visited once.
@@ -225,6 +244,9 @@ impl<V: TreeVisitor> Walk<'_, V> {
                 Ok(stat) => kind = FileType::from_raw_mode(stat.st_mode),
                 Err(_) => return,
             }
+        }
+        if self.rules.ignores(path, kind == FileType::Directory) {
+            return;
         }
         match kind {
             FileType::Directory if depth == MAX_DEPTH => {
