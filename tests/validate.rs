@@ -317,7 +317,7 @@ fn manifests_are_judged_as_a_cluster_would() {
         (
             "env",
             "1 server",
-            "env/a.yaml:9:35: error: McpServer team/github: spec.stdio.env[1].valueFrom.env: ",
+            "env/a.yaml:9:37: error: McpServer team/github: spec.stdio.env[1].valueFrom.env: ",
         ),
     ] {
         let (_, out, _) = run_validate(folder.path(), &[dir], &[("PROXY", "p")]);
@@ -336,7 +336,7 @@ fn entries_of_agents_are_judged_one_by_one() {
         r#"{ "mcpServers": {
   "ok": { "command": "x", "disabled": "true", "envFile": ".env", "timeout": 60 },
   "prompted": { "command": "x", "env": { "T": "${input:api-key}" } },
-  "old": { "type": "sse", "url": "http://a" },
+  "old": { "type": "ws", "url": "ws://a" },
   "split": { "command": "npx -y server" }
 } }"#,
     )]);
@@ -344,8 +344,8 @@ fn entries_of_agents_are_judged_one_by_one() {
     assert_eq!(code, 1, "{out}");
     for expected in [
         "fleet/.mcp.json:2: note: McpServer default/ok: envFile: .env was not found",
-        "fleet/.mcp.json:3: error: McpServer default/prompted: variable T: ${input:api-key} is filled in by VS Code",
-        "fleet/.mcp.json:4:3: error: McpServer default/old: type sse ",
+        "fleet/.mcp.json:3:47: error: McpServer default/prompted: env: ${input:api-key} is filled in by VS Code",
+        "fleet/.mcp.json:4:3: error: McpServer default/old: unknown type \"ws\"",
         "fleet/.mcp.json:5:14: warning: McpServer default/split: command: this is taken as the name of one program",
         "4 servers and 0 skills in 1 file: 2 errors, 1 warning, 1 note\n",
     ] {

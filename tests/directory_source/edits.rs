@@ -249,7 +249,7 @@ async fn mcp_json_files_declare_servers() {
             "a/1 x",
             "b/1 x",
             "claude-s/1 ${CMD:-c}",
-            "prompted/1 c",
+            "prompted/1 - InvalidSpec",
             "sse/1 - UnsupportedTransport",
             "unset/1 -",
         ])
@@ -262,8 +262,7 @@ async fn mcp_json_files_declare_servers() {
     assert!(!format!("{desired:?}").contains("http://proxy"));
     let unset = directory.server("unset").endpoint.clone().unwrap().unwrap_err();
     assert_eq!(unset.reason, Reason::VariableNotFound);
-    let prompted = directory.server("prompted").endpoint.clone().unwrap().unwrap_err();
-    assert_eq!(prompted.reason, Reason::InvalidSpec);
+    let prompted = directory.server("prompted").rejected.clone().unwrap();
     assert!(prompted.message.contains("write ${TOKEN} and set"), "{prompted}");
     // The file of an agent is no fault of the source; each entry has its own status.
     assert_eq!(desired.source.problems, []);

@@ -238,10 +238,11 @@ fn sort_findings(findings: &mut [Finding]) {
 }
 
 /// Returns a finding if a reference of the server cannot be resolved here. A variable, or a file of variables, may be
-/// set where the instance runs, so it is only a note.
+/// set where the instance runs, and a suspended server needs none, so it is only a note.
 fn unresolved_reference(server: &DeclaredObject<McpServerSpec>) -> Option<Finding> {
     let problem = server.endpoint.as_ref()?.as_ref().err()?;
     let severity = match problem.reason {
+        _ if server.spec.as_ref().is_some_and(|spec| spec.suspend) => Severity::Note,
         Reason::VariableNotFound | Reason::EnvFileNotFound => Severity::Note,
         _ => Severity::Error,
     };

@@ -56,7 +56,7 @@ impl EnvFiles {
         cache.retain(|path, _| referenced.contains(path));
         let mut changed = false;
         for (path, cached) in &mut cache {
-            let stamp = rustix::fs::stat(&self.root.join(path)).ok().map(|stat| FileStamp::of(&stat));
+            let stamp = rustix::fs::stat(self.root.join(path)).ok().map(|stat| FileStamp::of(&stat));
             if stamp.is_some() && stamp == cached.stamp {
                 continue;
             }

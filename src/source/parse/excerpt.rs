@@ -115,6 +115,7 @@ fn yaml_error_message(error: &Error, path: &str) -> String {
         Error::QuotingRequired { .. } => {
             at_path("expected a string; quote numbers, true and false to use them as strings")
         }
+        Error::InvalidScalar { ty, .. } if ty.starts_with(['u', 'i']) => at_path("write a whole number"),
         Error::InvalidBooleanStrict { .. } => at_path("write true or false"),
         Error::DuplicateMappingKey { key: Some(key), .. } => format!("duplicate key {key:?}"),
         Error::UnsupportedTag { .. } => "YAML tags (!…) are not supported".to_owned(),

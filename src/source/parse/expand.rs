@@ -7,6 +7,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::env_file::parse_env_file;
+use super::excerpt::printable;
 use super::path::{is_json, join_within_root};
 use crate::resource::{
     Endpoint, EnvVar, Literal, McpServerSpec, Problem, Reason, StdioTransport, check_server,
@@ -165,9 +166,6 @@ fn expand_text<'a>(
 }
 
 fn variable_not_found(field: &str, name: &str) -> Problem {
-    if let Some(advice) = editor_variable_advice(name) {
-        return Problem::new(Reason::InvalidSpec, format!("{field}: {advice}"));
-    }
     let message = format!(
         "{field}: the variable {name:?} is not set in evenkeel's environment; set it and restart evenkeel, or \
          add a default as in ${{NAME:-default}}"
@@ -175,34 +173,33 @@ fn variable_not_found(field: &str, name: &str) -> Problem {
     Problem::new(Reason::VariableNotFound, message)
 }
 
-/// Returns what to write in place of a variable that only an editor or another agent can fill in.
-pub fn editor_variable_advice(name: &str) -> Option<String> {
-    let (editor, instead) = match name.split_once(':') {
-        Some(("input", id)) => (
-            "VS Code, which asks a person for it",
-            format!("write ${{{}}} and set that variable in evenkeel's environment", variable_name(id)),
-        ),
-        Some(("command" | "config" | "file" | "secret", _)) => (
-            "the editor that it was written for",
-            "write the value, or ${NAME} for a variable of evenkeel's environment".to_owned(),
-        ),
-        _ => match name.split(':').next().unwrap_or_default() {
-            "workspaceFolder" | "workspaceRoot" | "fileWorkspaceFolder" => (
+/// Returns what to write in place of the first variable in a text that only an editor can fill in.
+pub fn editor_variable_advice(text: &str) -> Option<String> {
+    let expressions = text.split("${").skip(1).filter_map(|after| after.split_once('}'));
+    let mut without_default = expressions.filter(|(expression, _)| !expression.contains(":-"));
+    without_default.find_map(|(expression, _)| {
+        let (editor, instead) = match expression.split_once(':').unwrap_or((expression, "")) {
+            ("input", id) => (
+                "VS Code, which asks a person for it",
+                format!("write ${{{}}} and set that variable in evenkeel's environment", variable_name(id)),
+            ),
+            ("workspaceFolder" | "workspaceRoot" | "fileWorkspaceFolder", _) => (
                 "VS Code and Cursor",
                 "write a path relative to the folder of this file, or an absolute path".to_owned(),
             ),
-            "workspaceFolderBasename" => ("VS Code and Cursor", "write the name of the folder".to_owned()),
-            "userHome" => ("VS Code and Cursor", "write ${HOME}".to_owned()),
-            "pathSeparator" | "/" => ("VS Code and Cursor", "write /".to_owned()),
-            "CLAUDE_PROJECT_DIR" | "CLAUDE_PLUGIN_ROOT" => (
-                "Claude Code",
-                "write a path relative to the folder of this file, or set the variable in evenkeel's environment"
-                    .to_owned(),
+            ("workspaceFolderBasename", _) => {
+                ("VS Code and Cursor", "write the name of the folder".to_owned())
+            }
+            ("userHome", _) => ("VS Code and Cursor", "write ${HOME}".to_owned()),
+            ("pathSeparator" | "/", _) => ("VS Code and Cursor", "write /".to_owned()),
+            ("command" | "config" | "file" | "secret", argument) if !argument.is_empty() => (
+                "the editor that it was written for",
+                "write the value, or ${NAME} for a variable of evenkeel's environment".to_owned(),
             ),
             _ => return None,
-        },
-    };
-    Some(format!("${{{name}}} is filled in by {editor}, not by evenkeel; {instead}"))
+        };
+        Some(format!("${{{}}} is filled in by {editor}, not by evenkeel; {instead}", printable(expression)))
+    })
 }
 
 /// Returns a name for the variable that replaces an input of VS Code.
@@ -316,36 +313,31 @@ mod tests {
 
     #[test]
     fn variables_of_editors_name_what_to_write_instead() {
-        for (name, expected) in [
+        for (text, expected) in [
             (
-                "input:github-token",
-                Some("VS Code, which asks a person for it, not by evenkeel; write ${GITHUB_TOKEN} and"),
+                "Bearer ${input:github-token}",
+                Some(
+                    "${input:github-token} is filled in by VS Code, which asks a person for it, not by evenkeel; write ${GITHUB_TOKEN} and",
+                ),
             ),
-            ("input:1", Some("write ${INPUT_1} and")),
-            ("workspaceFolder", Some("write a path relative to the folder of this file")),
-            ("workspaceFolder:api", Some("write a path relative to the folder of this file")),
-            ("workspaceFolderBasename", Some("write the name of the folder")),
-            ("userHome", Some("write ${HOME}")),
-            ("command:ext.token", Some("write the value, or ${NAME}")),
-            ("TOKEN", None),
+            ("${input:1}", Some("write ${INPUT_1} and")),
+            ("${HOME}/${workspaceFolder}", Some("write a path relative to the folder of this file")),
+            ("${workspaceFolder:api}", Some("write a path relative to the folder of this file")),
+            ("${workspaceFolderBasename}", Some("write the name of the folder")),
+            ("${userHome}/x", Some("write ${HOME}")),
+            ("${command:ext.token}", Some("write the value, or ${NAME}")),
+            ("${file:-default} ${workspaceFolder:-/srv}", None),
+            ("${TOKEN} ${env:TOKEN} ${input", None),
             ("", None),
         ] {
-            let problem = variable_not_found("variable A", name);
+            let advice = editor_variable_advice(text);
             match expected {
                 Some(expected) => {
-                    assert_eq!(problem.reason, Reason::InvalidSpec, "{name}");
-                    assert!(problem.message.starts_with("variable A: ${"), "{name}: {}", problem.message);
-                    assert!(problem.message.contains(expected), "{name}: {}", problem.message);
+                    assert!(advice.as_ref().is_some_and(|advice| advice.contains(expected)), "{advice:?}");
                 }
-                None => assert_eq!(problem.reason, Reason::VariableNotFound, "{name}"),
+                None => assert_eq!(advice, None, "{text}"),
             }
         }
-        // A variable that is set is used, whatever its name.
-        let environment = Environment::from_iter([("workspaceFolder", "/srv")]);
-        assert_eq!(
-            expand_text("${workspaceFolder}/x", &environment, &mut Vec::new()),
-            Ok("/srv/x".to_owned())
-        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod excerpt;
 mod expand;
 mod file;
 mod lists;
+mod manifest;
 mod mcp_json;
 mod names;
 mod object;

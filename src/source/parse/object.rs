@@ -96,9 +96,8 @@ fn env_file_violation(spec: &McpServerSpec) -> Option<Violation> {
     let message = if path.is_empty() {
         "envFile must not be empty".to_owned()
     } else {
-        let (_, after) = path.split_once("${")?;
-        let name = after.split('}').next().unwrap_or_default();
-        editor_variable_advice(name).unwrap_or_else(|| {
+        path.split_once("${")?;
+        editor_variable_advice(path).unwrap_or_else(|| {
             "no variable is expanded in this path; write it relative to the folder of this file".to_owned()
         })
     };

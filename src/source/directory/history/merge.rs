@@ -12,13 +12,13 @@ use imbl::OrdMap;
 use jiff::Timestamp;
 
 use super::next_state::{LatestDeclaration, MergeContext, next_object};
+use super::problems::{duplicate_problem, in_file_order, is_in_agent_file};
 use crate::resource::{
-    Commit, DeclaredMeta, DeclaredObject, Digest, McpServerSpec, ObjectKey, Origin, Problem, Reason,
-    SecretKeyRef, SkillSpec, SourceProblem, same_endpoint,
+    Commit, DeclaredMeta, DeclaredObject, Digest, McpServerSpec, ObjectKey, Origin, Problem, SecretKeyRef,
+    SkillSpec, SourceProblem, same_endpoint,
 };
 use crate::source::parse::{
-    EndpointResolver, ObjectSpec, ParsedFile, ParsedObject, display_path, is_json, is_skill_file,
-    referenced_env_file,
+    EndpointResolver, ObjectSpec, ParsedFile, ParsedObject, is_json, is_skill_file, referenced_env_file,
 };
 use crate::source::resolve::secret_references;
 
@@ -422,34 +422,6 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         }
         stale
     }
-}
-
-fn is_in_agent_file(problem: &SourceProblem) -> bool {
-    problem.origin.as_ref().and_then(Origin::file).is_some_and(|(path, _)| is_json(path))
-}
-
-fn in_file_order<'a>(problems: impl Iterator<Item = &'a SourceProblem>) -> Vec<SourceProblem> {
-    let mut problems: Vec<_> = problems.cloned().collect();
-    problems.sort_by_key(|problem| {
-        let file = problem.origin.as_ref().and_then(Origin::file);
-        file.map(|(path, line)| (Arc::clone(path), line))
-    });
-    problems
-}
-
-fn duplicate_problem<S: ObjectSpec>(
-    key: &ObjectKey,
-    path: &Arc<PathBuf>,
-    line: u32,
-    in_force_path: &Arc<PathBuf>,
-) -> SourceProblem {
-    let message = format!(
-        "{} {key} is already declared in {}, which stays in force; rename or remove one of them",
-        S::KIND,
-        display_path(in_force_path)
-    );
-    let origin = Origin::File { path: Arc::clone(path), line };
-    SourceProblem::new(Some(origin), Problem::new(Reason::DuplicateName, message))
 }
 
 #[cfg(test)]

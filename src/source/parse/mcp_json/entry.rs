@@ -5,14 +5,15 @@ use jsonc_parser::common::Ranged;
 use serde_json::{Map, json};
 
 use super::super::excerpt::{ParseError, did_you_mean};
-use super::super::expand::has_variables;
+use super::super::expand::{editor_variable_advice, has_variables};
 use super::super::file::FileParser;
 use super::super::names::expose_prefix;
 use super::super::object::ObjectSpec;
 use super::json_text::JsonText;
 use super::time_limits::{TimeLimits, time_limit_keys};
 use super::values::{
-    TypeMismatch, flag, is_absent, is_comment, name_value_pairs, text, texts, unexpanded_reference,
+    TypeMismatch, find_in_texts, flag, has_unexpanded_reference, is_absent, is_comment, name_value_pairs,
+    text, texts,
 };
 use crate::resource::{McpServerSpec, ObjectKey, Problem, Reason, Violation, is_reserved_header};
 
@@ -73,6 +74,9 @@ pub fn parse_entry(
     for property in &fields.properties {
         draft.add_property(property, json);
     }
+    // A server that is not started needs no values.
+    let editor_variables = std::mem::take(&mut draft.editor_variables);
+    if draft.suspend { &mut draft.warnings } else { &mut draft.errors }.extend(editor_variables);
     let built = draft.build_spec().map(|mut spec| {
         let warnings = draft.apply_settings(&mut spec, entry.name.as_str());
         draft.warnings.extend(warnings.into_iter().map(entry_error));
@@ -135,6 +139,8 @@ struct ServerDraft {
     allowed_tools: Option<Vec<String>>,
     denied_tools: Vec<String>,
     limits: TimeLimits,
+    /// The variables that only an editor can fill in.
+    editor_variables: Vec<ParseError>,
     errors: Vec<ParseError>,
     warnings: Vec<ParseError>,
     seen_keys: Vec<String>,
@@ -165,7 +171,15 @@ impl ServerDraft {
         if let Err((range, expected)) = result {
             return self.errors.push(json.error_at(range, format!("{key}: expected {expected}")));
         }
-        if let Some(range) = unexpanded_reference(value) {
+        let is_expanded = setting_of(key).is_some_and(|setting| setting != "envFile");
+        let advice = find_in_texts(value, &editor_variable_advice).filter(|_| is_expanded);
+        if let Some((range, advice)) = advice {
+            self.editor_variables.push(json.error_at(range, format!("{key}: {advice}")));
+        }
+        // An argument with blanks may be a script, whose shell expands it.
+        let is_script = |text: &str| key == "args" && text.contains(char::is_whitespace);
+        let unexpanded = |text: &str| (has_unexpanded_reference(text) && !is_script(text)).then_some(());
+        if let Some((range, ())) = find_in_texts(value, &unexpanded) {
             let message = format!(
                 "{key}: $NAME and {{env:NAME}} are passed on as written; write ${{NAME}} for the variable NAME of \
                  evenkeel's environment"

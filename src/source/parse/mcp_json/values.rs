@@ -63,20 +63,21 @@ pub fn name_value_pairs(value: &Value<'_>) -> Result<Vec<serde_json::Value>, Typ
         .collect()
 }
 
-/// Returns the first text in the value, or in the members of a list or object, that holds a reference to a variable in a
-/// notation that is not expanded here: `$NAME` or `{env:NAME}`.
-pub fn unexpanded_reference(value: &Value<'_>) -> Option<Range> {
+/// Returns what `find` finds in the first text in the value, or in the members of a list or object, with the range of
+/// that text.
+pub fn find_in_texts<T>(value: &Value<'_>, find: &impl Fn(&str) -> Option<T>) -> Option<(Range, T)> {
     match value {
-        Value::StringLit(text) => has_unexpanded_reference(&text.value).then_some(text.range),
-        Value::Array(list) => list.elements.iter().find_map(unexpanded_reference),
+        Value::StringLit(text) => find(&text.value).map(|found| (text.range, found)),
+        Value::Array(list) => list.elements.iter().find_map(|element| find_in_texts(element, find)),
         Value::Object(fields) => {
-            fields.properties.iter().find_map(|property| unexpanded_reference(&property.value))
+            fields.properties.iter().find_map(|property| find_in_texts(&property.value, find))
         }
         _ => None,
     }
 }
 
-fn has_unexpanded_reference(text: &str) -> bool {
+/// True if a text holds a reference to a variable in a notation that is not expanded here: `$NAME` or `{env:NAME}`.
+pub fn has_unexpanded_reference(text: &str) -> bool {
     let is_reference =
         |word: &str| is_unbraced_variable(word) || word.starts_with("{env:") && word.ends_with('}');
     text.split_whitespace().any(is_reference)
@@ -148,6 +149,9 @@ mod tests {
         ] {
             assert_eq!(has_unexpanded_reference(text), expected, "{text}");
         }
-        assert!(with_value(r#"{ "A": ["x", "$X"] }"#, |value| unexpanded_reference(value).is_some()));
+        assert!(with_value(r#"{ "A": ["x", "$X"] }"#, |value| find_in_texts(value, &|text| {
+            has_unexpanded_reference(text).then_some(())
+        })
+        .is_some()));
     }
 }

@@ -91,6 +91,14 @@ fn invalid_entry_does_not_affect_others() {
         ("{ \"type\": \"http\", \"command\": \"c\" }", "a server of type http needs a url"),
         ("{ \"url\": \"ftp://a\" }", "team/.mcp.json:3:14: url: url must start with http:// or https://"),
         (
+            "{ \"command\": \"c\", \"args\": [\"${workspaceFolder}/x\"] }",
+            "InvalidSpec: team/.mcp.json:3:39: args: ${workspaceFolder} is filled in by VS Code and Cursor",
+        ),
+        (
+            "{ \"command\": \"c\", \"envFile\": \"${workspaceFolder}/.env\" }",
+            "InvalidSpec: team/.mcp.json:3:30: envFile: ${workspaceFolder} is filled in by VS Code and Cursor",
+        ),
+        (
             "{ \"type\": \"sse\", \"url\": \"http://a\" }",
             "UnsupportedTransport: team/.mcp.json:3:5: type sse",
         ),
@@ -169,6 +177,10 @@ fn settings_are_read_as_tools_write_them() {
         (r#"{ "command": "c", "tools": ["*"] }"#, r#"{ "command": "c", "includeTools": ["*"] }"#),
         (r#"{ "command": "c", "tools": { "a": { "approval_mode": "auto" } } }"#, r#"{ "command": "c" }"#),
         (r#"{ "command": "c", "tool_timeout_sec": 60 }"#, r#"{ "command": "c", "toolTimeoutMs": "60000" }"#),
+        (
+            r#"{ "command": ["sh", "-c"], "args": ["x $HOME"] }"#,
+            r#"{ "command": "sh", "args": ["-c", "x $HOME"] }"#,
+        ),
         (r#"{ "command": "c", "//": "why", "_comment": ["x"], "trust": true }"#, r#"{ "command": "c" }"#),
     ] {
         let (as_written, expected) = (parse_entry(as_written), parse_entry(expected));

@@ -300,7 +300,7 @@ fn rotated_secret_changes_only_servers_that_use_it() {
     fixture.secret.set("");
     resolve_again(&mut fixture);
     let problem = fixture.server("b").unwrap().endpoint.clone().unwrap().unwrap_err();
-    assert_eq!(problem.reason, Reason::SecretNotFound);
+    assert_eq!(problem.reason, crate::resource::Reason::SecretNotFound);
 }
 
 #[test]
