@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use super::walk::TreeRoot;
+use super::root::TreeRoot;
 use crate::resource::{Origin, Problem, Reason, SourceProblem};
 
 /// The file of the rules, in the root. Its syntax is that of `.gitignore`.
