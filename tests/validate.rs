@@ -82,7 +82,7 @@ fn valid_declarations_pass_wherever_they_are_checked() {
     assert_eq!(
         out,
         "fleet: note: references to secrets were not checked; set --secrets-dir to check them\n\
-         1 server and 0 skills in 2 files: 1 note\n"
+         1 server and 0 skills in 2 files: 1 note; 1 document of other programs passed over\n"
     );
     // The variable may be set where evenkeel runs, so this is not an error.
     let (code, out, _) = run_validate(folder.path(), &["fleet/a.yaml"], &[]);
@@ -115,9 +115,10 @@ fn printed_lists_validate_and_unknown_documents_are_noted() {
     assert_eq!(
         (code, out.as_str()),
         (
-            0,
-            "other/b.yaml:1: note: nothing is declared here: it has no apiVersion\n\
-             0 servers and 0 skills in 1 file: 1 note\n"
+            1,
+            "other/b.yaml:1:1: error: apiVersion is missing; write apiVersion: evenkeel.dev/v1alpha1\n     \
+             1 | kind: McpServer\n       | ^\n     2 | metadata: …\n\
+             0 servers and 0 skills in 1 file: 1 error\n"
         )
     );
 }
@@ -150,7 +151,7 @@ fn mistakes_are_reported_with_positions_and_without_values() {
     for expected in [
         "fleet/b.yaml:7:5: error: McpServer default/web: spec.http.url: url must start with http:// or https://\n     6 |   http:\n     7 |     url: …\n       |     ^\n",
         "fleet/b.yaml:8:13: error: McpServer default/web: spec.health.failures: failures must be from 1 to 20\n",
-        "fleet/b.yaml:14:26: error: McpServer default/typo: unknown field \"argz\"; did you mean \"args\"?\n",
+        "fleet/b.yaml:14:26: error: McpServer default/typo: unknown field \"spec.stdio.argz\"; did you mean \"args\"?\n",
         "fleet/c.yaml:1: error: Skill default/notes: server \"githb\" is not declared; did you mean \"github\"?\n",
         "fleet/d/a.yaml:1: error: McpServer default/github is already declared in a.yaml, which stays in force; rename or remove one of them\n",
         "3 servers and 1 skill in 4 files: 5 errors, 1 note\n",
@@ -213,4 +214,141 @@ fn unreadable_files_are_reported_as_errors() {
     assert!(err.starts_with("error: nowhere: No such file"), "{err}");
     assert_eq!(run_validate(folder.path(), &[], &[]).0, 2);
     assert_eq!(run_validate(folder.path(), &["fleet", "-o", "xml"], &[]).0, 2);
+}
+
+#[test]
+fn files_of_other_programs_are_passed_over() {
+    let folder = temp_dir_with(&[
+        ("fleet/a.yaml", VALID_SERVER),
+        ("fleet/chart/templates/deployment.yaml", "{{- if .Values.on }}\napiVersion: apps/v1\n{{- end }}\n"),
+        (
+            "fleet/chart/templates/server.yaml",
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata:\n  name: {{ .Release.Name }}\n",
+        ),
+        ("fleet/broken.yaml", "a: [\n"),
+    ]);
+    fs::write(folder.path().join("fleet/data.yaml"), b"\xff\xfe\xfd").unwrap();
+    let env = [("PROXY", "p")];
+    let (code, out, _) = run_validate(folder.path(), &["fleet"], &env);
+    assert_eq!(code, 0, "{out}");
+    let template = "fleet/chart/templates/server.yaml:1: note: nothing is declared here: it is a template";
+    assert!(out.contains(template), "{out}");
+    let summary = "1 server and 0 skills in 5 files: 2 notes; 4 documents of other programs passed over\n";
+    assert!(out.ends_with(summary), "{out}");
+}
+
+#[test]
+fn files_are_excluded_by_patterns_and_by_the_ignore_file() {
+    let folder = temp_dir_with(&[
+        ("fleet/a.yaml", VALID_SERVER),
+        ("fleet/drafts/b.yaml", INVALID_SERVERS),
+        ("fleet/c.yaml", INVALID_SERVERS),
+    ]);
+    let env = [("PROXY", "p")];
+    let run = |args: &[&str]| run_validate(folder.path(), args, &env);
+    assert_eq!(run(&["fleet"]).0, 1);
+    let (code, out, _) = run(&["fleet", "--exclude", "drafts/", "--exclude", "c.yaml"]);
+    assert!(code == 0 && out.contains("1 server and 0 skills in 1 file"), "{out}");
+    assert_eq!(run(&["fleet", "--exclude", "drafts/"]).0, 1);
+    let (code, _, err) = run(&["fleet", "--exclude", "[z-a]"]);
+    assert!(code == 2 && err.contains("--exclude"), "{err}");
+    let (code, out, _) = run(&["fleet/a.yaml", "fleet/c.yaml", "--exclude", "c.yaml"]);
+    assert!(code == 0 && out.contains("in 1 file"), "{out}");
+    fs::write(folder.path().join("fleet/.evenkeelignore"), "# not ready\n/drafts/\nc.*\n").unwrap();
+    let (code, out, _) = run(&["fleet"]);
+    assert!(code == 0 && out.contains("1 server and 0 skills in 1 file"), "{out}");
+    fs::write(folder.path().join("fleet/.evenkeelignore"), "/drafts/\n[z-a]\nc.*\n").unwrap();
+    let (code, out, _) = run(&["fleet"]);
+    assert!(
+        code == 0 && out.contains("fleet/.evenkeelignore:2: warning: this pattern has no effect"),
+        "{out}"
+    );
+}
+
+#[test]
+fn files_of_other_agents_are_named() {
+    let folder = temp_dir_with(&[
+        ("fleet/.mcp.json", "{ \"mcpServers\": { \"a\": { \"command\": \"x\" } } }"),
+        ("fleet/.cursor/mcp.json", "{ \"mcpServers\": { \"b\": { \"command\": \"x\" } } }"),
+        ("fleet/team/.codex/config.toml", "[mcp_servers.a]\n"),
+        ("fleet/.gemini/settings.json", "{ \"theme\": \"dark\" }"),
+    ]);
+    fs::write(folder.path().join("fleet/team/b.yaml"), "a: 1\n").unwrap();
+    let (code, out, _) = run_validate(folder.path(), &["fleet"], &[]);
+    assert_eq!(code, 0);
+    for expected in [
+        "fleet/.cursor/mcp.json:1: note: this file of an agent is not read; copy its entries into a .mcp.json, or",
+        "fleet/team/.codex/config.toml:1: note: this file of an agent is not read; declare its servers in YAML",
+        "1 server and 0 skills in 2 files: 2 notes; 1 document of other programs passed over\n",
+    ] {
+        assert!(out.contains(expected), "{expected} in {out}");
+    }
+    // Named on the command line, it is checked.
+    let (_, out, _) = run_validate(folder.path(), &["fleet/.cursor/mcp.json"], &[]);
+    assert!(out.starts_with("1 server and 0 skills in 1 file: no findings"), "{out}");
+}
+
+#[test]
+fn manifests_are_judged_as_a_cluster_would() {
+    let skill = |spec: &str| {
+        format!(
+            "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: {{ name: s }}\nspec: {{ {spec} }}\n"
+        )
+    };
+    let stdio = |fields: &str| VALID_SERVER.split("    env:").next().unwrap().to_owned() + fields;
+    let folder = temp_dir_with(&[
+        ("skill/a.yaml", &skill("configMapRef: { name: m }, serverRefs: [{ name: elsewhere }]")),
+        ("cwd/a.yaml", &stdio("    cwd: x\n")),
+        ("env-file/a.yaml", &stdio("    envFile: .env\n")),
+        ("env/a.yaml", VALID_SERVER),
+    ]);
+    for (dir, in_directory, in_cluster) in [
+        (
+            "skill",
+            "a.yaml:4:9: error: Skill default/s: spec.configMapRef: ",
+            "note: Skill team/s: server \"elsewhere\"",
+        ),
+        (
+            "cwd",
+            "1 server",
+            "cwd/a.yaml:7:5: error: McpServer team/github: spec.stdio.cwd: cwd is not supported",
+        ),
+        ("env-file", "envFile: .env was not found", "error: McpServer team/github: spec.stdio.envFile: "),
+        (
+            "env",
+            "1 server",
+            "env/a.yaml:9:37: error: McpServer team/github: spec.stdio.env[1].valueFrom.env: ",
+        ),
+    ] {
+        let (_, out, _) = run_validate(folder.path(), &[dir], &[("PROXY", "p")]);
+        assert!(out.contains(in_directory), "{dir}: {out}");
+        let (code, out, _) = run_validate(folder.path(), &[dir, "--kubernetes", "-n", "team"], &[]);
+        assert!(out.contains(in_cluster), "{dir}: {out}");
+        assert_eq!(code, i32::from(dir != "skill"), "{dir}: {out}");
+    }
+    assert_eq!(run_validate(folder.path(), &["env", "-n", "team"], &[]).0, 2);
+}
+
+#[test]
+fn entries_of_agents_are_judged_one_by_one() {
+    let folder = temp_dir_with(&[(
+        "fleet/.mcp.json",
+        r#"{ "mcpServers": {
+  "ok": { "command": "x", "disabled": "true", "envFile": ".env", "timeout": 60 },
+  "prompted": { "command": "x", "env": { "T": "${input:api-key}" } },
+  "old": { "type": "ws", "url": "ws://a" },
+  "split": { "command": "npx -y server" }
+} }"#,
+    )]);
+    let (code, out, _) = run_validate(folder.path(), &["fleet"], &[]);
+    assert_eq!(code, 1, "{out}");
+    for expected in [
+        "fleet/.mcp.json:2: note: McpServer default/ok: envFile: .env was not found",
+        "fleet/.mcp.json:3:47: error: McpServer default/prompted: env: ${input:api-key} is filled in by VS Code",
+        "fleet/.mcp.json:4:3: error: McpServer default/old: unknown type \"ws\"",
+        "fleet/.mcp.json:5:14: warning: McpServer default/split: command: this is taken as the name of one program",
+        "4 servers and 0 skills in 1 file: 2 errors, 1 warning, 1 note\n",
+    ] {
+        assert!(out.contains(expected), "{expected} in {out}");
+    }
 }

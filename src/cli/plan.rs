@@ -115,8 +115,14 @@ async fn plan_for_directory(args: &Args) -> Result<(Plan, String), CommandError>
     };
     let environment = dirs::environment();
     let (check_key, target_mode) = (key.clone(), TargetMode::Directory);
-    let context =
-        CheckContext { secrets_dir: None, environment, digest_key: check_key, policy, target: target_mode };
+    let context = CheckContext {
+        secrets_dir: None,
+        environment,
+        digest_key: check_key,
+        policy,
+        target: target_mode,
+        exclude: Vec::new(),
+    };
     let checked = check_directory(&dir, &context)
         .map_err(|error| CommandError::Failed(format!("{}: {error}", dir.display())))?;
     let target =

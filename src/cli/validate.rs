@@ -6,11 +6,12 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::error::CommandError;
+use super::namespace::parse_namespace;
 use super::{dirs, output};
 use crate::resource::{DigestKey, Origin, Reason};
 use crate::source::StdioPolicy;
 use crate::source::directory::{
-    CheckContext, CheckResult, Finding, Severity, TargetMode, check_directory, check_files,
+    CheckContext, CheckResult, Finding, Severity, TargetMode, check_directory, check_files, exclude_error,
 };
 use crate::text::is_invisible;
 
@@ -24,6 +25,24 @@ pub(super) struct Args {
     /// [default: $XDG_CONFIG_HOME/evenkeel-secrets, if it exists]
     #[arg(long, env = "EVENKEEL_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
+    /// Check manifests for a cluster, by the rules of a cluster: configMapRef is allowed; cwd, envFile, path and
+    /// valueFrom.env are not
+    #[arg(long)]
+    kubernetes: bool,
+    /// Namespace of manifests that set none
+    #[arg(
+        long,
+        short,
+        value_name = "NAMESPACE",
+        value_parser = parse_namespace,
+        default_value = "default",
+        requires = "kubernetes"
+    )]
+    namespace: String,
+    /// Do not check the files that match this pattern, in the syntax of .gitignore; may be repeated. A file
+    /// .evenkeelignore in a directory has the same effect, and run follows it too
+    #[arg(long, value_name = "GLOB", value_parser = parse_exclude)]
+    exclude: Vec<String>,
     /// Output format; github prints annotations of a GitHub Actions run
     #[arg(long, short, value_name = "FORMAT", value_enum, default_value = "text")]
     output: Format,
@@ -87,8 +106,20 @@ impl Args {
             environment,
             digest_key: key,
             policy,
-            target: TargetMode::Directory,
+            target: if self.kubernetes {
+                TargetMode::Cluster { namespace: self.namespace.clone() }
+            } else {
+                TargetMode::Directory
+            },
+            exclude: self.exclude.clone(),
         })
+    }
+}
+
+fn parse_exclude(pattern: &str) -> Result<String, String> {
+    match exclude_error(pattern) {
+        Some(error) => Err(error),
+        None => Ok(pattern.to_owned()),
     }
 }
 
@@ -173,7 +204,11 @@ impl ValidationReport {
         let found = if found.is_empty() { "no findings".to_owned() } else { found.join(", ") };
         let files = count(self.files, "file");
         let (servers, skills) = (count(self.servers, "server"), count(self.skills, "skill"));
-        format!("{servers} and {skills} in {files}: {found}\n")
+        let foreign = match self.foreign_documents {
+            0 => String::new(),
+            documents => format!("; {} of other programs passed over", count(documents, "document")),
+        };
+        format!("{servers} and {skills} in {files}: {found}{foreign}\n")
     }
 
     fn format_text(&self) -> String {

@@ -223,7 +223,10 @@ fn ready_condition(
         ServerPhase::Suspended => ConditionValue::new_false(Reason::Suspended, "suspended by spec.suspend"),
         // These need a restart or another declaration, as their message explains.
         ServerPhase::Unresolved(problem)
-            if matches!(problem.reason, Reason::VariableNotFound | Reason::NotPermitted) =>
+            if matches!(
+                problem.reason,
+                Reason::VariableNotFound | Reason::NotPermitted | Reason::InvalidSpec
+            ) =>
         {
             ConditionValue::from_problem(problem, "")
         }

@@ -72,7 +72,7 @@ impl<'a> ConnectionParts<'a> {
     /// Returns the parts of a process as declared, with references in place of their values. `location` is the folder
     /// of the declaring file and the directory source that contains it; `None` for an object in a cluster.
     pub fn declared_stdio(stdio: &'a StdioTransport, location: Option<(&Path, &WorkingDirectory)>) -> Self {
-        let StdioTransport { command: _, args, cwd: _, env } = stdio;
+        let StdioTransport { command: _, args, cwd: _, env, env_file } = stdio;
         let location = location
             .map(|(folder, directory)| (directory.root.join(folder), directory.default_cwd.as_deref()));
         let location = location.as_ref().map(|(folder, default_cwd)| (folder.as_path(), *default_cwd));
@@ -81,7 +81,11 @@ impl<'a> ConnectionParts<'a> {
             (name.as_str(), declared_value(value.as_ref(), value_from.as_ref()))
         });
         let bytes = |path: PathBuf| Cow::from(path.into_os_string().into_encoded_bytes());
-        Self::stdio(bytes(command), args, cwd.map(bytes), env)
+        let mut parts = Self::stdio(bytes(command), args, cwd.map(bytes), env);
+        if let Some(env_file) = env_file {
+            parts.0.insert("envFile".to_owned(), PartValue::from_texts([env_file.as_str()]));
+        }
+        parts
     }
 
     /// Returns the parts of an HTTP connection as declared, with references in place of their values.

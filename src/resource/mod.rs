@@ -3,6 +3,7 @@
 //! Promises one model for both sources: the CRDs are generated from these types, and the rules that an API server
 //! enforces with CEL are enforced here for files. Never does I/O and never reads a clock.
 
+mod advice;
 mod annotations;
 pub mod bundle;
 mod connection;
@@ -25,6 +26,7 @@ mod status;
 pub(crate) mod testing;
 mod transport;
 
+pub use advice::{command_line_advice, is_unbraced_variable, server_advice};
 pub use annotations::{
     RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, REQUEST_ANNOTATIONS, RequestedAnnotations, RequestedWork,
 };
@@ -43,8 +45,8 @@ pub use key::{ObjectKey, is_namespace_name, is_object_name};
 pub use literal::Literal;
 pub use reason::{ConditionType, Problem, Reason};
 pub use rules::{
-    Violation, check_cluster_server, check_cluster_skill, check_server, check_skill, is_reserved_header,
-    is_secret_key,
+    Violation, check_cluster_server, check_cluster_skill, check_server, check_skill, is_env_var_name,
+    is_reserved_header, is_secret_key,
 };
 pub use server::{
     Activation, EnvVar, Expose, ExtraCapabilities, Header, HealthCheck, HttpTransport, McpServer,

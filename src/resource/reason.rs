@@ -44,6 +44,7 @@ pub enum Reason {
     ResolvedRefs,
     SecretNotFound,
     VariableNotFound,
+    EnvFileNotFound,
     ConfigMapNotFound,
     ServerNotFound,
     NotPermitted,

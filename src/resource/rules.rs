@@ -132,6 +132,10 @@ pub fn check_cluster_server(spec: &McpServerSpec) -> Vec<Violation> {
         let message = "cwd is not supported for objects in a cluster; remove it";
         violations.add("spec.stdio.cwd", message);
     }
+    if spec.stdio.as_ref().is_some_and(|stdio| stdio.env_file.is_some()) {
+        let message = "envFile is not supported for objects in a cluster; use env with secretKeyRef";
+        violations.add("spec.stdio.envFile", message);
+    }
     let env = spec.stdio.iter().flat_map(|stdio| &stdio.env).map(|var| &var.value_from).enumerate();
     let headers =
         spec.http.iter().flat_map(|http| &http.headers).map(|header| &header.value_from).enumerate();
@@ -263,7 +267,8 @@ fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')
 }
 
-fn is_env_var_name(name: &str) -> bool {
+/// Returns true if a text is a valid name of an environment variable.
+pub fn is_env_var_name(name: &str) -> bool {
     name.len() <= 256
         && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
         && name.bytes().all(|byte| is_name_byte(byte) || byte == b'.')

@@ -119,6 +119,12 @@ pub struct StdioTransport {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub env: Vec<EnvVar>,
+    /// A file with further environment variables, as lines `NAME=value`. The path is relative to the folder of the
+    /// declaring file, and inside the directory of declarations. A variable in `env` takes precedence. Only in a
+    /// directory source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub env_file: Option<String>,
 }
 
 /// An MCP endpoint that is reached over streamable HTTP.

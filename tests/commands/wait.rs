@@ -116,6 +116,28 @@ async fn wait_ignores_state_before_the_first_scan() {
 }
 
 #[tokio::test]
+async fn entries_that_only_an_agent_can_use_are_not_waited_for() {
+    let server = FakeStdioServer::new(Script::default());
+    let instance = TestInstance::start(&[("clock", &server.spec(""))]).await;
+    instance.declared.write(
+        ".mcp.json",
+        r#"{ "mcpServers": {
+            "socket": { "type": "ws", "url": "ws://127.0.0.1:1" },
+            "asks": { "command": "x", "args": ["${input:key}"] },
+            "paused": { "command": "x", "disabled": "true" }
+        } }"#,
+    );
+    let output = instance.run(&["wait", "--all", "--timeout", "60s"]).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    for name in ["socket cannot be used (UnsupportedTransport)", "asks cannot be used (InvalidSpec)"] {
+        assert!(output.stderr.contains(&format!("McpServer/{name}; it is not waited for")), "{output:?}");
+    }
+    instance.run_ok(&["wait", "source/directory"]).await;
+    let output = instance.run(&["wait", "socket", "--timeout", "1s"]).await;
+    assert!(output.code == 1 && output.stderr.contains("Ready=False (UnsupportedTransport)"), "{output:?}");
+}
+
+#[tokio::test]
 async fn wait_uses_the_current_files() {
     let server = FakeStdioServer::new(Script::default());
     let instance = TestInstance::start(&[("clock", &server.spec(""))]).await;

@@ -239,7 +239,9 @@ async fn mcp_json_files_declare_servers() {
             "Claude's": { "command": "${CMD:-c}", "args": ["${PROXY}"], "env": { "T": "${PROXY}" } },
             "unset": { "url": "https://a/", "headers": { "Authorization": "Bearer ${NO_SUCH}" } },
             "a": { "command": "late" },
-            "sse": { "type": "sse", "url": "https://a/" }
+            "sse": { "type": "sse", "url": "https://a/" },
+            "prompted": { "command": "c", "env": { "T": "${input:token}" } },
+            "off": null
         } }"#,
     );
     let desired = directory
@@ -247,6 +249,7 @@ async fn mcp_json_files_declare_servers() {
             "a/1 x",
             "b/1 x",
             "claude-s/1 ${CMD:-c}",
+            "prompted/1 - InvalidSpec",
             "sse/1 - UnsupportedTransport",
             "unset/1 -",
         ])
@@ -259,13 +262,17 @@ async fn mcp_json_files_declare_servers() {
     assert!(!format!("{desired:?}").contains("http://proxy"));
     let unset = directory.server("unset").endpoint.clone().unwrap().unwrap_err();
     assert_eq!(unset.reason, Reason::VariableNotFound);
-    let reasons: Vec<_> = desired.source.problems.iter().map(|fault| fault.problem.reason).collect();
-    assert_eq!(reasons, [Reason::DuplicateName, Reason::UnsupportedTransport]);
+    let prompted = directory.server("prompted").rejected.clone().unwrap();
+    assert!(prompted.message.contains("write ${TOKEN} and set"), "{prompted}");
+    // The file of an agent is no fault of the source; each entry has its own status.
+    assert_eq!(desired.source.problems, []);
+    let reasons: Vec<_> = desired.source.warnings.iter().map(|fault| fault.problem.reason).collect();
+    assert_eq!(reasons, [Reason::DuplicateName]);
 
     // An invalid edit keeps the earlier servers; an edit that drops an entry removes its server.
     directory.write(
         "team/.mcp.json",
-        r#"{ "mcpServers": { "Claude's": { "command": 1 }, "more": { "command": "m" } "#,
+        r#"{ "mcpServers": { "Claude's": { "command": {} }, "more": { "command": "m" } "#,
     );
     directory
         .wait_for(|desired| {
@@ -275,7 +282,7 @@ async fn mcp_json_files_declare_servers() {
     assert_eq!(command_of(&directory.server("claude-s")), Some("${CMD:-c}"));
     directory.write(
         "team/.mcp.json",
-        r#"{ "mcpServers": { "Claude's": { "command": 1 }, "more": { "command": "m" } } }"#,
+        r#"{ "mcpServers": { "Claude's": { "command": {} }, "more": { "command": "m" } } }"#,
     );
     directory.wait_for_servers(&["a/1 x", "b/1 x", "claude-s/1 ${CMD:-c} InvalidSpec", "more/1 m"]).await;
     let uid = directory.server("claude-s").meta.uid.clone();
@@ -293,7 +300,7 @@ async fn yaml_takes_precedence_over_json_only_at_first_start() {
         TestDirectory::new(&[(".mcp.json", json.to_owned()), ("z.yaml", server("a", "yaml"))]);
     directory.start();
     let desired = directory.wait_for_servers(&["a/1 yaml"]).await;
-    assert_eq!(desired.source.problems[0].location().unwrap(), ".mcp.json:1");
+    assert_eq!(desired.source.warnings[0].location().unwrap(), ".mcp.json:1");
     directory.remove("z.yaml");
     directory.wait_for_servers(&["a/2 json"]).await;
     directory.write("a.yaml", &server("a", "late"));

@@ -26,7 +26,10 @@ async fn special_files_neither_block_nor_affect_others() {
     directory.write("bad\n\u{7f}name.yaml", &server("named", "x"));
     directory.write(
         "aliases.yaml",
-        &format!("a0: &a [x]\n{}", "b: [*a, *a, *a, *a, *a, *a, *a, *a]\n".repeat(10_000)),
+        &format!(
+            "apiVersion: evenkeel.dev/v1alpha1\na0: &a [x]\n{}",
+            "b: [*a, *a, *a, *a, *a, *a, *a, *a]\n".repeat(10_000)
+        ),
     );
     let desired =
         directory.wait_for(|desired| desired.servers.len() == 3 && desired.source.problems.len() >= 6).await;

@@ -160,11 +160,40 @@ async fn special_files_do_not_affect_servers() {
     symlink("..", directory.path("up")).unwrap();
     directory.write("huge.yaml", &"#".repeat(2 << 20));
     fs::write(directory.path("junk.yaml"), [0xff, 0xfe, 0, 0x80]).unwrap();
-    directory.write("bad\u{1b}[2Jname.yaml", "kind: [");
+    directory.write("bad\u{1b}[2Jname.yaml", "apiVersion: evenkeel.dev/v1alpha1\nkind: [");
     directory.write("c.yaml", &server("c", "x"));
     let desired =
-        directory.wait_for(|desired| desired.servers.len() == 3 && desired.source.problems.len() == 6).await;
+        directory.wait_for(|desired| desired.servers.len() == 3 && desired.source.problems.len() == 5).await;
+    assert_eq!(desired.source.foreign_documents, 1, "the junk");
     assert_eq!(describe_servers(&desired), ["a/1 x", "b/1 x", "c/1 x"]);
+    directory.stop().await;
+}
+
+#[tokio::test]
+async fn changed_env_file_changes_only_its_server() {
+    let mut directory = TestDirectory::new(&[
+        ("a.yaml", server("a", "x\n    envFile: .conf/.env")),
+        ("b.yaml", server("b", "x")),
+    ]);
+    directory.start();
+    directory.wait_for_servers(&["a/1 x", "b/1 x"]).await;
+    assert_eq!(directory.server("a").endpoint.clone().unwrap().unwrap_err().reason, Reason::EnvFileNotFound);
+    let unrelated = directory.server("b");
+    // The folder is hidden, so no walk visits it.
+    let mut last = None;
+    for text in ["TOKEN=one\n", "TOKEN=two\n"] {
+        directory.write(".conf/.env", text);
+        let digest = |desired: &Desired| {
+            let server = desired.servers.values().find(|server| &*server.meta.key.name == "a")?;
+            server.endpoint.as_ref()?.as_ref().ok().map(|endpoint| endpoint.digest())
+        };
+        let before = last;
+        let desired =
+            directory.wait_for(|desired| digest(desired).is_some() && digest(desired) != before).await;
+        last = digest(&desired);
+        assert!(!format!("{desired:?}").contains("TOKEN"));
+    }
+    assert!(Arc::ptr_eq(&unrelated, &directory.server("b")));
     directory.stop().await;
 }
 

@@ -94,6 +94,7 @@ fn declarations() {
         digest_key: DigestKey::new(b"k"),
         policy: StdioPolicy::allow_all(),
         target,
+        exclude: Vec::new(),
     });
     bolero::check!().for_each(|input: &[u8]| {
         let pieces: String = input

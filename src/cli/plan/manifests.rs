@@ -64,6 +64,7 @@ fn read_manifests(paths: &[PathBuf], namespace: &str, key: &DigestKey) -> Result
         digest_key: key.clone(),
         policy: StdioPolicy::allow_all(),
         target: TargetMode::Cluster { namespace: namespace.to_owned() },
+        exclude: Vec::new(),
     };
     let mut desired = Desired::default();
     for path in paths {

@@ -211,5 +211,5 @@ impl Plan {
 fn endpoint_problem(declared: &DeclaredObject<McpServerSpec>) -> Option<Problem> {
     declared.spec.as_ref().filter(|spec| !spec.suspend)?;
     let problem = declared.endpoint.as_ref()?.as_ref().err()?;
-    (problem.reason != Reason::VariableNotFound).then(|| problem.clone())
+    (!matches!(problem.reason, Reason::VariableNotFound | Reason::EnvFileNotFound)).then(|| problem.clone())
 }

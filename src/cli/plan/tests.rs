@@ -75,6 +75,7 @@ impl PlanFixture {
             digest_key: self.key.clone(),
             policy: self.policy.clone(),
             target: TargetMode::Directory,
+            exclude: Vec::new(),
         };
         check_directory(self.live.path(), &context).unwrap()
     }
@@ -108,6 +109,7 @@ impl PlanFixture {
             digest_key: self.key.clone(),
             policy: self.policy.clone(),
             target: TargetMode::Directory,
+            exclude: Vec::new(),
         };
         let checked = check_directory(self.copy.path(), &context).unwrap();
         let working_directory = WorkingDirectory {

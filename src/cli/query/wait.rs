@@ -43,7 +43,8 @@ pub(in crate::cli) struct Args {
     /// Wait until every server with `required: true` has been attached once, as reported by /readyz
     #[arg(long, conflicts_with_all = ["targets", "all", "goal"])]
     required: bool,
-    /// Wait for every server and skill that is not suspended
+    /// Wait for every server and skill that is not suspended, and that can be used: an entry of .mcp.json may be of use
+    /// to its agent only
     #[arg(long, conflicts_with = "targets")]
     all: bool,
     /// Maximum time to wait
@@ -198,6 +199,16 @@ impl Args {
             let unmet: Vec<_> =
                 not_scanned.iter().cloned().chain(blockers).chain(self.unmet_reasons(&caches)).collect();
             if unmet.is_empty() {
+                drop(progress);
+                let unusable = all_objects(&caches).filter(|(kind, object)| is_unusable(*kind, object));
+                for (kind, object) in unusable.filter(|_| self.all) {
+                    let accepted = condition(object, "Accepted").cloned().unwrap_or_default();
+                    let (kind, name, reason) =
+                        (kind.name(), object_name(object), text_at(&accepted, "/reason"));
+                    output::print_note(&format!(
+                        "{kind}/{name} cannot be used ({reason}); it is not waited for"
+                    ));
+                }
                 return Ok(());
             }
             progress.show(&format!("waiting: {}", unmet.join(", ")));
@@ -242,7 +253,9 @@ impl Args {
     fn unmet_reasons(&self, caches: &[(ObjectKind, WatchCache)]) -> Vec<String> {
         if self.all {
             let declared = all_objects(caches).filter(|(kind, _)| *kind != ObjectKind::Source);
-            let active = declared.filter(|(_, object)| *value_at(object, "/spec/suspend") != true);
+            let active = declared.filter(|(kind, object)| {
+                *value_at(object, "/spec/suspend") != true && !is_unusable(*kind, object)
+            });
             let unmet = active.filter_map(|(kind, object)| {
                 let target = ObjectArg { kind, name: object_name(object).to_owned() };
                 self.goal.unmet_reason(&target, Some(object))
@@ -275,6 +288,17 @@ impl Args {
 
 fn all_objects(caches: &[(ObjectKind, WatchCache)]) -> impl Iterator<Item = (ObjectKind, &Value)> {
     caches.iter().flat_map(|(kind, cache)| cache.objects().map(|object| (*kind, object)))
+}
+
+/// True for a server whose declaration cannot be used. If that is a fault of its file, the source is not ready; the file
+/// of an agent may hold entries that only the agent can use.
+fn is_unusable(kind: ObjectKind, object: &Value) -> bool {
+    let unusable = [Reason::InvalidSpec, Reason::UnsupportedTransport].map(|reason| reason.to_string());
+    kind == ObjectKind::McpServer
+        && condition(object, "Accepted").is_some_and(|accepted| {
+            text_at(accepted, "/status") == "False"
+                && unusable.iter().any(|reason| reason == text_at(accepted, "/reason"))
+        })
 }
 
 /// True once a source has been read, or has failed to be read.

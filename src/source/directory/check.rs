@@ -7,18 +7,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use memchr::memmem;
 
+use super::env_files::EnvFiles;
 use super::history::{AcceptedObjects, MergeContext};
+use super::other_agents::find_other_agent_files;
 use super::secrets::SecretFiles;
 use super::skills::SkillContents;
-use super::tree::{FileId, FoundFile, MAX_FILE_BYTES, TreeRoot, TreeVisitor, read_failure, read_file, walk};
+use super::tree::{
+    FileId, FoundFile, IgnoreRules, MAX_FILE_BYTES, TreeRoot, TreeVisitor, read_failure, read_file, walk,
+};
 use crate::resource::{
-    DeclaredObject, Desired, DigestKey, Endpoint, GROUP, McpServerSpec, Origin, Problem, Reason,
-    SecretKeyRef, SkillSpec, SourceProblem, SourceState,
+    DeclaredObject, Desired, DigestKey, Endpoint, McpServerSpec, Origin, Problem, Reason, SecretKeyRef,
+    SkillSpec, SourceProblem, SourceState,
 };
 use crate::source::parse::{
-    ObjectSpec, ParsedFile, TargetMode, did_you_mean, display_path, parse_for, resolve_endpoint,
+    ObjectSpec, ParsedFile, TargetMode, did_you_mean, display_path, join_within_root, mentions_declarations,
+    parse_for, resolve_endpoint,
 };
 use crate::source::resolve::{ReferenceValues, SecretLookup};
 use crate::source::{Environment, StdioPolicy};
@@ -36,6 +40,9 @@ pub struct CheckContext {
     pub policy: StdioPolicy,
     /// The target of the objects.
     pub target: TargetMode,
+    /// Patterns of files that are not checked, in the syntax of `.gitignore`, in addition to those of
+    /// `.evenkeelignore`.
+    pub exclude: Vec<String>,
 }
 
 /// The severity of a finding.
@@ -78,12 +85,19 @@ pub struct CheckResult {
 
 /// Checks a directory as a source would read it.
 ///
-/// Errors: the directory cannot be opened.
+/// Errors: the directory, or its file of ignore rules, cannot be read.
 pub fn check_directory(root: &Path, context: &CheckContext) -> io::Result<CheckResult> {
-    let mut collector = FileCollector::default();
-    walk(&TreeRoot::open(root)?, &mut collector);
-    let FileCollector { files, unreadable_folders } = collector;
-    Ok(check_contents(root, files, unreadable_folders, true, context))
+    let tree = TreeRoot::open(root)?;
+    let (rules, invalid_rules) = IgnoreRules::read(&tree)?;
+    let (excluded, _) = IgnoreRules::parse(context.exclude.iter().map(String::as_str));
+    let mut collector = FileCollector::new(&tree, &excluded);
+    walk(&tree, &rules, &mut collector);
+    let FileCollector { files, unreadable_folders, other_agent_files, .. } = collector;
+    let mut checked = check_contents(root, files, unreadable_folders, true, context);
+    let findings = invalid_rules.into_iter().map(|fault| Finding { severity: Severity::Warning, fault });
+    checked.findings.extend(findings.chain(other_agent_files));
+    sort_findings(&mut checked.findings);
+    Ok(checked)
 }
 
 /// Checks individually named files; `root` is the folder that their paths are relative to.
@@ -91,7 +105,12 @@ pub fn check_directory(root: &Path, context: &CheckContext) -> io::Result<CheckR
 /// Errors: the first file that cannot be read.
 pub fn check_files(root: &Path, paths: &[PathBuf], context: &CheckContext) -> io::Result<CheckResult> {
     let mut files = BTreeMap::new();
-    for path in paths {
+    let (excluded, _) = IgnoreRules::parse(context.exclude.iter().map(String::as_str));
+    let is_excluded = |path: &Path| {
+        join_within_root(Path::new(""), &path.to_string_lossy())
+            .is_some_and(|path| excluded.ignores_within(&path))
+    };
+    for path in paths.iter().filter(|path| !is_excluded(path)) {
         let (_, bytes) = read_file(&root.join(path), MAX_FILE_BYTES)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", display_path(path))))?;
         files.insert(Arc::new(path.clone()), Ok(bytes));
@@ -99,15 +118,15 @@ pub fn check_files(root: &Path, paths: &[PathBuf], context: &CheckContext) -> io
     Ok(check_contents(root, files, Vec::new(), false, context))
 }
 
+/// Returns what is wrong with a pattern of [`CheckContext::exclude`].
+pub fn exclude_error(pattern: &str) -> Option<String> {
+    IgnoreRules::parse([pattern]).1.pop().map(|(_, message)| message)
+}
+
 /// Checks a text as if it were the content of a file of this name.
 pub fn check_text(path: &Path, text: &[u8], context: &CheckContext) -> CheckResult {
     let files = BTreeMap::from([(Arc::new(path.to_path_buf()), Ok(text.to_vec()))]);
     check_contents(Path::new("/"), files, Vec::new(), false, context)
-}
-
-/// True if a file that declares nothing may have been meant to: it contains a word that occurs in declarations.
-fn mentions_declarations(bytes: &[u8]) -> bool {
-    [GROUP, "McpServer", "mcpServers"].iter().any(|marker| memmem::find(bytes, marker.as_bytes()).is_some())
 }
 
 type FileContents = BTreeMap<Arc<PathBuf>, Result<Vec<u8>, String>>;
@@ -134,6 +153,7 @@ fn check_contents(
         objects.record_file(&path, parsed);
     }
     let secrets = SecretFiles::new(context.secrets_dir.clone().unwrap_or_default());
+    let env_files = EnvFiles::new(root.to_path_buf());
     let now = Timestamp::now();
     let secret = |reference: &SecretKeyRef| match context.secrets_dir {
         Some(_) => secrets.get(reference, now),
@@ -151,7 +171,9 @@ fn check_contents(
             digest_key: &context.digest_key,
         };
         match context.target {
-            TargetMode::Directory => resolve_endpoint(&references, root, spec, file),
+            TargetMode::Directory => {
+                resolve_endpoint(&references, root, &|path| env_files.get(path, now), spec, file)
+            }
             TargetMode::Cluster { .. } => references.resolve(spec, None, Vec::new()),
         }
     };
@@ -167,7 +189,8 @@ fn check_contents(
 
     let mut findings: Vec<_> =
         unreadable_folders.into_iter().map(|fault| Finding { severity: Severity::Error, fault }).collect();
-    findings.extend(objects.faults().into_iter().map(|fault| Finding { severity: Severity::Error, fault }));
+    let errors = objects.faults().into_iter().chain(objects.rejected_entries());
+    findings.extend(errors.map(|fault| Finding { severity: Severity::Error, fault }));
     findings
         .extend(objects.warnings().into_iter().map(|fault| Finding { severity: Severity::Warning, fault }));
     findings.extend(unrecognized.into_iter().map(|fault| Finding { severity: Severity::Note, fault }));
@@ -178,6 +201,8 @@ fn check_contents(
         contents.update(root, &objects.skills.objects, true, now, &mut |_, _| ());
     }
     for (key, skill) in &objects.skills.objects {
+        // In a cluster a server may exist without a manifest here.
+        let is_complete = is_complete && context.target == TargetMode::Directory;
         findings.extend(undeclared_servers(skill, &objects, is_complete));
         if let Some(Err(problem)) = contents.contents.get(key) {
             findings.push(finding(Severity::Error, skill, problem.reason, &problem.message));
@@ -187,10 +212,7 @@ fn check_contents(
         let message = "references to secrets were not checked; set --secrets-dir to check them";
         findings.push(Finding::new(Severity::Note, Reason::SecretNotFound, message));
     }
-    findings.sort_by_key(|finding| {
-        let file = finding.fault.origin.as_ref().and_then(Origin::file);
-        (file.map(|(path, line)| (Arc::clone(path), line)), finding.fault.column)
-    });
+    sort_findings(&mut findings);
     let source = SourceState {
         synced: true,
         skills_synced: true,
@@ -208,11 +230,22 @@ fn check_contents(
     CheckResult { desired, findings, files: file_count }
 }
 
-/// Returns a finding if a reference of the server cannot be resolved here. A variable may be set where the instance
-/// runs, so it is only a note.
+fn sort_findings(findings: &mut [Finding]) {
+    findings.sort_by_key(|finding| {
+        let file = finding.fault.origin.as_ref().and_then(Origin::file);
+        (file.map(|(path, line)| (Arc::clone(path), line)), finding.fault.column)
+    });
+}
+
+/// Returns a finding if a reference of the server cannot be resolved here. A variable, or a file of variables, may be
+/// set where the instance runs, and a suspended server needs none, so it is only a note.
 fn unresolved_reference(server: &DeclaredObject<McpServerSpec>) -> Option<Finding> {
     let problem = server.endpoint.as_ref()?.as_ref().err()?;
-    let severity = if problem.reason == Reason::VariableNotFound { Severity::Note } else { Severity::Error };
+    let severity = match problem.reason {
+        _ if server.spec.as_ref().is_some_and(|spec| spec.suspend) => Severity::Note,
+        Reason::VariableNotFound | Reason::EnvFileNotFound => Severity::Note,
+        _ => Severity::Error,
+    };
     Some(finding(severity, server, problem.reason, &problem.message))
 }
 
@@ -248,25 +281,56 @@ fn finding<S: ObjectSpec>(
 }
 
 /// Collects the contents of the files of a directory.
-#[derive(Default)]
-struct FileCollector {
+struct FileCollector<'a> {
+    root: &'a TreeRoot,
+    excluded: &'a IgnoreRules,
     files: FileContents,
     unreadable_folders: Vec<SourceProblem>,
+    other_agent_files: Vec<Finding>,
 }
 
-impl TreeVisitor for FileCollector {
-    fn visit_folder(&mut self, _: &Path, _: FileId) {}
+impl<'a> FileCollector<'a> {
+    fn new(root: &'a TreeRoot, excluded: &'a IgnoreRules) -> Self {
+        Self {
+            root,
+            excluded,
+            files: FileContents::new(),
+            unreadable_folders: Vec::new(),
+            other_agent_files: Vec::new(),
+        }
+    }
+}
+
+impl TreeVisitor for FileCollector<'_> {
+    fn visit_folder(&mut self, real_path: &Path, _: FileId) {
+        let Ok(folder) = real_path.strip_prefix(&self.root.path) else { return };
+        let found = find_other_agent_files(self.root, folder);
+        let found = found.filter(|(path, _)| !self.excluded.ignores_within(path));
+        self.other_agent_files.extend(found.map(|(path, message)| {
+            let origin = Origin::File { path: Arc::new(path), line: 1 };
+            let problem = Problem::new(Reason::SourceUnavailable, message);
+            Finding { severity: Severity::Note, fault: SourceProblem::new(Some(origin), problem) }
+        }));
+    }
 
     fn visit_file(&mut self, file: &FoundFile<'_>) {
+        if self.excluded.ignores_within(file.path) {
+            return;
+        }
         let content = file.read().map(|(_, bytes)| bytes).map_err(|error| read_failure(&error));
         self.files.insert(Arc::new(file.path.clone()), content);
     }
 
     fn unreadable_file(&mut self, path: &Path, reason: &str) {
-        self.files.insert(Arc::new(path.to_path_buf()), Err(reason.to_owned()));
+        if !self.excluded.ignores_within(path) {
+            self.files.insert(Arc::new(path.to_path_buf()), Err(reason.to_owned()));
+        }
     }
 
     fn unreadable_folder(&mut self, path: &Path, reason: &str) {
+        if self.excluded.ignores_within(path) {
+            return;
+        }
         let folder =
             if path.as_os_str().is_empty() { "the directory".to_owned() } else { display_path(path) };
         self.unreadable_folders.push(SourceProblem::new(

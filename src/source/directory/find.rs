@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::tree::{FileId, FoundFile, TreeRoot, TreeVisitor, walk};
+use super::tree::{FileId, FoundFile, IgnoreRules, TreeRoot, TreeVisitor, walk};
 use crate::resource::ObjectKey;
 use crate::source::parse::{ParsedFile, is_json, parse, parse_list, split_documents};
 
@@ -28,11 +28,12 @@ pub struct ObjectLocation {
 
 /// Returns the location of every object that the files of a directory declare, in the order of the walk.
 ///
-/// Errors: the directory cannot be opened.
+/// Errors: the directory, or its file of ignore rules, cannot be read.
 pub fn find_objects(root: &Path) -> io::Result<Vec<ObjectLocation>> {
     let root = TreeRoot::open(root)?;
+    let (rules, _) = IgnoreRules::read(&root)?;
     let mut finder = ObjectFinder::default();
-    walk(&root, &mut finder);
+    walk(&root, &rules, &mut finder);
     Ok(finder.0)
 }
 

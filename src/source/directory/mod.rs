@@ -8,10 +8,12 @@
 
 mod check;
 mod debounce;
+mod env_files;
 mod find;
 mod git;
 mod history;
 mod options;
+mod other_agents;
 mod scan;
 mod scan_loop;
 mod secrets;
@@ -22,7 +24,7 @@ pub(crate) mod testing;
 mod tree;
 
 pub use self::check::{
-    CheckContext, CheckResult, Finding, Severity, check_directory, check_files, check_text,
+    CheckContext, CheckResult, Finding, Severity, check_directory, check_files, check_text, exclude_error,
 };
 pub use self::find::{ObjectLocation, find_objects};
 pub use self::options::Args;

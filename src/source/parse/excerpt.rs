@@ -27,16 +27,22 @@ impl ParseError {
     }
 }
 
-/// Converts the YAML error of the document `text`, which begins at line `first_line` of its file.
-pub fn describe_yaml_error(error: &Error, text: &str, first_line: u32) -> ParseError {
+/// Returns the position of a YAML error. The document begins at line `first_line` of its file.
+pub fn error_position(error: &Error, first_line: u32) -> Position {
     let to_u32 = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let (line, column) = error
         .location()
         .map_or((1, 1), |location| (to_u32(location.line()).max(1), to_u32(location.column()).max(1)));
-    let position = Position { line: first_line.saturating_add(line - 1), column: Some(column) };
+    Position { line: first_line.saturating_add(line - 1), column: Some(column) }
+}
+
+/// Converts the YAML error of the document `text`, which begins at line `first_line` of its file. `path` is the field
+/// that the error is about.
+pub fn describe_yaml_error(error: &Error, text: &str, first_line: u32, path: &str) -> ParseError {
+    let position = error_position(error, first_line);
     ParseError {
         position,
-        message: yaml_error_message(error),
+        message: yaml_error_message(error, path),
         excerpt: Some(excerpt(text, first_line, position)),
     }
 }
@@ -73,10 +79,16 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
     closest_match(word, candidates).map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"))
 }
 
-fn yaml_error_message(error: &Error) -> String {
+/// Returns the message of an error, which begins with the path of its field if it is about the value of one.
+fn yaml_error_message(error: &Error, path: &str) -> String {
+    let at_path = |message: &str| {
+        if path.is_empty() { message.to_owned() } else { format!("{}: {message}", printable(path)) }
+    };
     match error.without_snippet() {
         Error::SerdeUnknownField { field, expected, .. } => {
             let suggestion = did_you_mean(field, expected.iter().copied());
+            let outer = path.strip_suffix(field.as_str()).unwrap_or_default();
+            let field = format!("{outer}{field}");
             if suggestion.is_empty() {
                 format!("unknown field {field:?}; expected one of {}", expected.join(", "))
             } else {
@@ -85,28 +97,49 @@ fn yaml_error_message(error: &Error) -> String {
         }
         Error::SerdeUnknownVariant { variant, expected, .. } => {
             let suggestion = did_you_mean(variant, expected.iter().copied());
-            format!("{variant:?} is not one of {}{suggestion}", expected.join(", "))
+            at_path(&format!("{variant:?} is not one of {}{suggestion}", expected.join(", ")))
+        }
+        Error::SerdeMissingField { field, .. } => at_path(&format!("{field} is missing")),
+        Error::SerdeInvalidType { .. } | Error::Unexpected { .. } | Error::QuotingRequired { .. }
+            if is_duration(path) =>
+        {
+            at_path("write a duration, such as 30s")
         }
         // The value may be a secret, so the message contains only its kind.
         Error::SerdeInvalidType { unexpected, expected, .. }
         | Error::SerdeInvalidValue { unexpected, expected, .. } => {
             let kind = unexpected.split(['"', '`']).next().unwrap_or_default().trim();
-            format!("expected {expected}, found {kind}")
+            at_path(&format!("expected {}, found {kind}", expectation(expected)))
         }
-        Error::Unexpected { expected, .. } => match *expected {
-            "mapping start" => "expected fields, each as `key: value`".to_owned(),
-            "sequence start" => "expected a list".to_owned(),
-            other => format!("expected {other}"),
-        },
+        Error::Unexpected { expected, .. } => at_path(&format!("expected {}", expectation(expected))),
         Error::QuotingRequired { .. } => {
-            "expected a string; quote numbers, true and false to use them as strings".to_owned()
+            at_path("expected a string; quote numbers, true and false to use them as strings")
         }
+        Error::InvalidScalar { ty, .. } if ty.starts_with(['u', 'i']) => at_path("write a whole number"),
+        Error::InvalidBooleanStrict { .. } => at_path("write true or false"),
         Error::DuplicateMappingKey { key: Some(key), .. } => format!("duplicate key {key:?}"),
         Error::UnsupportedTag { .. } => "YAML tags (!…) are not supported".to_owned(),
         Error::Budget { .. } => "the document is too large or too deeply nested".to_owned(),
-        Error::AliasError { error, .. } => yaml_error_message(error),
-        other => printable(&UserMessageFormatter.format_message(other)),
+        Error::AliasError { error, .. } => yaml_error_message(error, path),
+        other => at_path(&printable(&UserMessageFormatter.format_message(other))),
     }
+}
+
+/// Returns what a parser expects, in words for people.
+fn expectation(expected: &str) -> &str {
+    match expected {
+        "mapping start" => "fields, each as `key: value`",
+        "sequence start" | "a sequence" => "a list",
+        _ if expected.starts_with("struct ") => "fields, each as `key: value`",
+        other => other,
+    }
+}
+
+/// True for the fields that hold a duration.
+fn is_duration(path: &str) -> bool {
+    path.starts_with("spec.timeouts.")
+        || path.starts_with("spec.retry.")
+        || matches!(path, "spec.health.interval" | "spec.gracePeriod")
 }
 
 /// The number of columns of a line that are shown.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::excerpt::{ParseError, truncated};
 use super::object::{ObjectSpec, ParsedObject, TargetMode, object_key};
-use super::path::display_path;
+use super::path::{display_path, is_json};
 use super::positions::Position;
 use crate::resource::{McpServerSpec, ObjectKey, Origin, Problem, Reason, SkillSpec, SourceProblem};
 
@@ -22,6 +22,9 @@ pub struct ParsedFile {
     pub skills: Vec<ParsedObject<SkillSpec>>,
     /// The errors, for the author of the file.
     pub faults: Vec<SourceProblem>,
+    /// The errors of entries of an agent's file. They are told on the objects only, because the file is written for
+    /// another program.
+    pub rejected_entries: Vec<SourceProblem>,
     /// The entries that are read but have no effect.
     pub warnings: Vec<SourceProblem>,
     /// The number of documents of other API groups.
@@ -66,7 +69,8 @@ impl<'a> FileParser<'a> {
     pub fn report_unidentified(&mut self, error: ParseError) {
         let message = format!("{}: {}", self.location(error.position), truncated(&error.message));
         self.parsed.unidentified = Some(Problem::new(Reason::ParseError, message));
-        self.add_fault(Reason::ParseError, error);
+        let fault = self.source_problem(Reason::ParseError, error);
+        push_capped(&mut self.parsed.faults, fault);
     }
 
     /// Counts a document of another API group; with an error, the document may be an evenkeel object after all.
@@ -82,7 +86,8 @@ impl<'a> FileParser<'a> {
         }
     }
 
-    /// Rejects an object: adds each error as a fault of the file, and returns a problem that joins them.
+    /// Rejects an object: adds each error as a fault of the file (in the file of an agent: of the object only), and
+    /// returns a problem that joins them.
     pub fn reject<S: ObjectSpec>(
         &mut self,
         key: &ObjectKey,
@@ -97,7 +102,11 @@ impl<'a> FileParser<'a> {
                 joined = format!("{joined}; line {}: {}", error.position.line, error.message);
             }
             let message = format!("{} {key}: {}", S::KIND, error.message);
-            self.add_fault(reason, ParseError { message, ..error });
+            let fault = self.source_problem(reason, ParseError { message, ..error });
+            let is_agent_file = is_json(self.path) && *self.target == TargetMode::Directory;
+            let faults =
+                if is_agent_file { &mut self.parsed.rejected_entries } else { &mut self.parsed.faults };
+            push_capped(faults, fault);
         }
         Problem::new(reason, truncated(&joined))
     }
@@ -130,11 +139,6 @@ impl<'a> FileParser<'a> {
     pub fn warn(&mut self, error: ParseError) {
         let fault = self.source_problem(Reason::InvalidSpec, error);
         push_capped(&mut self.parsed.warnings, fault);
-    }
-
-    fn add_fault(&mut self, reason: Reason, error: ParseError) {
-        let fault = self.source_problem(reason, error);
-        push_capped(&mut self.parsed.faults, fault);
     }
 
     fn source_problem(

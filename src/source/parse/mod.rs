@@ -5,10 +5,12 @@
 //! any source can use it.
 
 mod documents;
+mod env_file;
 mod excerpt;
 mod expand;
 mod file;
 mod lists;
+mod manifest;
 mod mcp_json;
 mod names;
 mod object;
@@ -22,13 +24,13 @@ use std::sync::Arc;
 
 pub use documents::split_documents;
 pub use excerpt::{closest_match, did_you_mean, printable};
-pub use expand::resolve_endpoint;
+pub use expand::{referenced_env_file, resolve_endpoint};
 pub use file::ParsedFile;
 pub use lists::parse_list;
 pub use object::{EndpointResolver, ObjectSpec, ParsedObject, TargetMode};
 pub use path::{
     display_path, is_declaration_name, is_declaration_path, is_json, is_skill_file, is_skipped, is_visited,
-    join_within_root,
+    join_within_root, mentions_declarations,
 };
 
 use crate::resource::Problem;
@@ -76,10 +78,20 @@ fn parse_bytes(target: &TargetMode, path: &Arc<PathBuf>, bytes: &[u8]) -> Parsed
             }
         }
         Err(error) => {
+            // In UTF-16 every second byte of ASCII text is 0.
+            let without_nul: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).collect();
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = before.split(|byte| *byte == b'\n').count();
             let line = u32::try_from(line).unwrap_or(u32::MAX);
-            file.report_unidentified(ParseError::at_line(line, "the file is not valid UTF-8".to_owned()));
+            let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+            let message =
+                if is_utf16 { "the file is UTF-16; save it as UTF-8" } else { "the file is not valid UTF-8" };
+            let error = ParseError::at_line(line, message.to_owned());
+            if is_json(path) && in_directory || mentions_declarations(&without_nul) {
+                file.report_unidentified(error);
+            } else {
+                file.add_foreign(Some(error));
+            }
         }
     }
     file.parsed

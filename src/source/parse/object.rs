@@ -7,10 +7,11 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::expand::editor_variable_advice;
 use super::path::{is_skill_file, join_within_root};
 use crate::resource::{
     Endpoint, McpServerSpec, ObjectKey, Problem, SkillSpec, Violation, check_cluster_server,
-    check_cluster_skill, check_server, check_skill, is_namespace_name, is_object_name,
+    check_cluster_skill, check_server, check_skill, is_namespace_name, is_object_name, server_advice,
 };
 
 /// The namespace of objects of a directory that do not specify one.
@@ -46,6 +47,10 @@ pub trait ObjectSpec: Clone + PartialEq + Serialize + DeserializeOwned {
     /// Returns every rule that the spec violates.
     fn check(&self, target: &TargetMode) -> Vec<Violation>;
 
+    /// Returns what the valid spec most likely does not mean as it is written. `is_expanded` is true if `${NAME}` in it
+    /// stands for a variable.
+    fn advice(&self, is_expanded: bool) -> Vec<Violation>;
+
     /// Returns the endpoint of the object that `file` declares; `None` if the kind has no endpoint.
     fn endpoint(&self, file: &Path, resolve: &EndpointResolver<'_>)
     -> Option<Result<Arc<Endpoint>, Problem>>;
@@ -62,10 +67,14 @@ impl ObjectSpec for McpServerSpec {
 
     fn check(&self, target: &TargetMode) -> Vec<Violation> {
         let target_violations = match target {
-            TargetMode::Directory => Vec::new(),
+            TargetMode::Directory => env_file_violation(self).into_iter().collect(),
             TargetMode::Cluster { .. } => check_cluster_server(self),
         };
         check_server(self).into_iter().chain(target_violations).collect()
+    }
+
+    fn advice(&self, is_expanded: bool) -> Vec<Violation> {
+        server_advice(self, is_expanded)
     }
 
     fn endpoint(
@@ -79,6 +88,20 @@ impl ObjectSpec for McpServerSpec {
     fn refers_to_file(&self, _: &Path, _: &Path) -> bool {
         false
     }
+}
+
+/// Returns the violation of a path of variables' file that is empty or holds a variable.
+fn env_file_violation(spec: &McpServerSpec) -> Option<Violation> {
+    let path = spec.stdio.as_ref()?.env_file.as_ref()?;
+    let message = if path.is_empty() {
+        "envFile must not be empty".to_owned()
+    } else {
+        path.split_once("${")?;
+        editor_variable_advice(path).unwrap_or_else(|| {
+            "no variable is expanded in this path; write it relative to the folder of this file".to_owned()
+        })
+    };
+    Some(Violation { path: "spec.stdio.envFile".into(), message })
 }
 
 impl ObjectSpec for SkillSpec {
@@ -96,6 +119,10 @@ impl ObjectSpec for SkillSpec {
             TargetMode::Cluster { .. } => check_cluster_skill(self),
         };
         check_skill(self).into_iter().chain(target_violations).collect()
+    }
+
+    fn advice(&self, _: bool) -> Vec<Violation> {
+        Vec::new()
     }
 
     fn endpoint(&self, _: &Path, _: &EndpointResolver<'_>) -> Option<Result<Arc<Endpoint>, Problem>> {

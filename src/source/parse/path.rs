@@ -7,7 +7,10 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use memchr::memmem;
+
 use super::excerpt::printable;
+use crate::resource::GROUP;
 use crate::resource::bundle::SKILL_FILE;
 
 /// The files in which agents declare their servers.
@@ -49,6 +52,12 @@ pub fn is_visited(path: &Path) -> bool {
 /// True if a file or folder of this name is skipped.
 pub fn is_skipped(name: &OsStr) -> bool {
     name.as_bytes().first() == Some(&b'.') && name != AGENT_FILES[0] || name == PACKAGES_FOLDER
+}
+
+/// True if a file that cannot be read as declarations may have been meant to hold some: it contains a word that occurs
+/// in them.
+pub fn mentions_declarations(bytes: &[u8]) -> bool {
+    [GROUP, "McpServer", "mcpServers"].iter().any(|marker| memmem::find(bytes, marker.as_bytes()).is_some())
 }
 
 /// Returns the path for a message.

@@ -1,3 +1,4 @@
+mod foreign;
 mod lists;
 mod mcp_json;
 
@@ -98,57 +99,51 @@ fn cluster_target_applies_the_rules_of_a_cluster() {
     }
 }
 
-#[test]
-fn foreign_documents_are_counted_and_ignored() {
-    for text in [
-        "- a\n- b\n",
-        "just text\n",
-        "1: 2\n",
-        "a: 1e999\n? [x]\n: y\n",
-        "apiVersion: 1\nkind: [x]\n",
-        "apiVersion: [x]\n",
-        "apiVersion: apps/v1\nkind: McpServer\nmetadata: []\n",
-        "kind: McpServer\nmetadata: { name: 1 }\n",
-        "version: '3'\nservices: { web: { command: !custom x } }\n",
-    ] {
-        let parsed = parse_yaml(text);
-        assert_eq!((parsed.foreign_documents, describe_faults(&parsed)), (1, vec![]), "{text}");
-        assert!(describe_objects(&parsed).is_empty() && parsed.unidentified.is_none(), "{text}");
-    }
-    assert_eq!(parse_yaml("---\n# nothing\n").foreign_documents, 0);
-}
-
 /// Each spec is rejected; its problem ends with the expected text.
 #[test]
 fn invalid_spec_is_reported_on_its_object() {
     for (spec, expected) in [
         (
             "  stdio:\n    comand: npx",
-            "InvalidSpec: team/a.yaml:7:5: unknown field \"comand\"; did you mean \"command\"?",
+            "InvalidSpec: team/a.yaml:7:5: unknown field \"spec.stdio.comand\"; did you mean \"command\"?",
         ),
         (
             "  stdio: { command: npx }\n  activation: always",
-            "InvalidSpec: team/a.yaml:7:15: \"always\" is not one of Always, OnDemand; did you mean \"Always\"?",
+            "InvalidSpec: team/a.yaml:7:15: spec.activation: \"always\" is not one of Always, OnDemand; did you mean \"Always\"?",
         ),
-        (
-            "  stdio: { command: npx }\n  suspend: yes",
-            "team/a.yaml:7:12: invalid boolean (true or false expected)",
-        ),
+        ("  stdio: { command: npx }\n  suspend: yes", "team/a.yaml:7:12: spec.suspend: write true or false"),
         (
             "  stdio:\n    command: npx\n    args: [8080]",
-            "team/a.yaml:8:12: expected a string; quote numbers, true and false to use them as strings",
+            "team/a.yaml:8:12: spec.stdio.args[0]: expected a string; quote numbers, true and false to use them as strings",
         ),
         ("  stdio: { command: npx }\n  stdio: { command: npx }", "team/a.yaml:7:3: duplicate key \"stdio\""),
         (
             "  stdio: { command: npx }\n  timeouts: { connect: 5 }",
-            "team/a.yaml:7:24: expected a string; quote numbers, true and false to use them as strings",
+            "team/a.yaml:7:24: spec.timeouts.connect: write a duration, such as 30s",
+        ),
+        (
+            "  stdio: { command: npx }\n  timeouts:\n    call: [30s]",
+            "team/a.yaml:8:11: spec.timeouts.call: write a duration, such as 30s",
+        ),
+        (
+            "  stdio: { command: npx }\n  gracePeriod: {}",
+            "team/a.yaml:7:16: spec.gracePeriod: write a duration, such as 30s",
+        ),
+        (
+            "  stdio: { command: npx }\n  timeouts: 30s",
+            "team/a.yaml:7:13: spec.timeouts: expected fields, each as `key: value`",
+        ),
+        ("  stdio: { command: npx, args: x }", "team/a.yaml:6:32: spec.stdio.args: expected a list"),
+        (
+            "  stdio: { command: npx }\n  health: { failures: many }",
+            "team/a.yaml:7:23: spec.health.failures: write a whole number",
         ),
         (
             "  stdio: { command: npx }\n  timeouts:\n    connect: 2h",
-            "team/a.yaml:8:14: \"2h\" is out of range; must be from 1s to 10m",
+            "team/a.yaml:8:14: spec.timeouts.connect: \"2h\" is out of range; must be from 1s to 10m",
         ),
-        ("  stdio: { args: [] }", "missing field `command`"),
-        ("  stdio: npx", "team/a.yaml:6:10: expected fields, each as `key: value`"),
+        ("  stdio: { args: [] }", "spec.stdio: command is missing"),
+        ("  stdio: npx", "team/a.yaml:6:10: spec.stdio: expected fields, each as `key: value`"),
         ("  {}", "InvalidSpec: team/a.yaml:5:1: spec: exactly one of stdio and http must be set"),
         (
             "  http: { url: \"ftp://a\" }",
@@ -164,7 +159,7 @@ fn invalid_spec_is_reported_on_its_object() {
         ),
         (
             "  stdio: { command: npx, args: [010] }",
-            "team/a.yaml:6:33: expected a string; quote numbers, true and false to use them as strings",
+            "team/a.yaml:6:33: spec.stdio.args[0]: expected a string; quote numbers, true and false to use them as strings",
         ),
         (
             "  stdio:\n    command: npx\n    env: [{ name: A, value: Off }]",
@@ -186,8 +181,17 @@ fn invalid_spec_is_reported_on_its_object() {
 fn document_without_a_valid_name_is_a_fault() {
     let header = "apiVersion: evenkeel.dev/v1alpha1\n";
     for (text, expected) in [
-        ("a: [\n", "team/a.yaml:"),
-        ("a: b: c\n", "team/a.yaml:1:"),
+        (
+            "# forgotten\nkind: McpServer\nmetadata: { name: a }\n",
+            "team/a.yaml:2:1: apiVersion is missing; write apiVersion: evenkeel.dev/v1alpha1",
+        ),
+        ("kind: Skill\nmetadata: { name: a }\n", "team/a.yaml:1:1: apiVersion is missing; write"),
+        (&format!("{header}a: [\n"), "team/a.yaml:"),
+        (&format!("{header}a: b: c\n"), "team/a.yaml:2:"),
+        (
+            "apiVersion: evenkeel.io/v1alpha1\nkind: McpServer\nmetadata: { name: a }\n",
+            "team/a.yaml:1:1: unknown apiVersion \"evenkeel.io/v1alpha1\"; write evenkeel.dev/v1alpha1",
+        ),
         (
             "apiVersion: evenkeel.dev/v1\nkind: McpServer\n",
             "unknown apiVersion \"evenkeel.dev/v1\"; use evenkeel.dev/v1alpha1",
@@ -202,8 +206,11 @@ fn document_without_a_valid_name_is_a_fault() {
             &format!("{header}kind: Skill\nmetadata: {{ name: a, namespace: a.b }}\n"),
             "metadata.namespace \"a.b\" must be",
         ),
-        (&format!("{header}kind: Skill\nmetadata: {{ name: 12 }}\n"), "team/a.yaml:3:19: expected a string"),
-        (&format!("{header}kind: Skill\nmetadata: []\n"), "team/a.yaml:3:11: expected"),
+        (
+            &format!("{header}kind: Skill\nmetadata: {{ name: 12 }}\n"),
+            "team/a.yaml:3:19: metadata.name: expected a string",
+        ),
+        (&format!("{header}kind: Skill\nmetadata: []\n"), "team/a.yaml:3:11: metadata: expected"),
     ] {
         let parsed = parse_yaml(text);
         let faults = describe_faults(&parsed);
@@ -238,17 +245,20 @@ fn each_error_has_its_line() {
 #[test]
 fn invalid_document_does_not_affect_others() {
     let good = server_yaml("good", "  stdio: { command: npx }");
-    let parsed = parse_yaml(&format!("{good}---\nkind: [\n---\n{}", good.replace("good", "better")));
+    let parsed = parse_yaml(&format!(
+        "{good}---\napiVersion: evenkeel.dev/v1\nkind: [\n---\n{}",
+        good.replace("good", "better")
+    ));
     assert_eq!(
         describe_objects(&parsed),
-        ["McpServer default/good 1: ok", "McpServer default/better 10: ok"]
+        ["McpServer default/good 1: ok", "McpServer default/better 11: ok"]
     );
     assert!(parsed.unidentified.unwrap().message.starts_with("team/a.yaml:"));
 }
 
 #[test]
 fn reported_problems_of_one_file_are_bounded() {
-    let parsed = parse_yaml(&"a: [\n---\n".repeat(50));
+    let parsed = parse_yaml(&"# evenkeel.dev\na: [\n---\n".repeat(50));
     assert_eq!(parsed.faults.len(), 21);
     assert!(
         parse_yaml(&"a: 1\n---\n".repeat(10_001)).faults[0]
@@ -261,9 +271,27 @@ fn reported_problems_of_one_file_are_bounded() {
 }
 
 #[test]
-fn file_that_is_not_utf8_is_a_fault() {
-    let parsed = parse(&Arc::new(PathBuf::from("a.yaml")), b"a: 1\nb: \xff\n");
-    assert_eq!(describe_faults(&parsed), ["a.yaml:2: the file is not valid UTF-8"]);
+fn valid_specs_that_look_like_a_mistake_are_warned_of() {
+    for (spec, expected) in [
+        (
+            "  stdio:\n    command: npx -y server",
+            "team/a.yaml:7:5: McpServer default/one: spec.stdio.command: this is taken as the name of one program; \
+             write npx here, and each argument in args",
+        ),
+        (
+            "  stdio:\n    command: npx\n    env: [{ name: T, value: \"${TOKEN}\" }]",
+            "team/a.yaml:8:22: McpServer default/one: spec.stdio.env[0].value: ${NAME} and $NAME are not expanded here",
+        ),
+    ] {
+        let parsed = parse_yaml(&server_yaml("one", spec));
+        assert!(parsed.servers[0].spec.is_ok() && parsed.faults.is_empty(), "{spec}");
+        let warnings: Vec<_> = parsed
+            .warnings
+            .iter()
+            .map(|warning| format!("{}: {}", warning.location().unwrap(), warning.problem.message))
+            .collect();
+        assert!(warnings.len() == 1 && warnings[0].starts_with(expected), "{warnings:?}");
+    }
 }
 
 #[test]

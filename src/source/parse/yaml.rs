@@ -1,17 +1,18 @@
 //! Parses Kubernetes-style YAML documents. Pure.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_yaml::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Options};
+use serde::de::IgnoredAny;
 
 use super::documents::{YamlDocument, split_documents};
-use super::excerpt::{ParseError, describe_yaml_error, did_you_mean, excerpt};
+use super::excerpt::{ParseError, did_you_mean, excerpt};
 use super::file::FileParser;
 use super::lists::{ItemList, parse_list};
+use super::manifest::{
+    ApiVersionField, Manifest, Metadata, ObjectNames, ObjectOutline, Strictness, deserialize_yaml,
+};
 use super::object::{ObjectSpec, ParsedObject, object_key};
+use super::path::mentions_declarations;
 use super::positions::{Node, Position, find_position, parse_nodes};
 use crate::resource::{API_VERSION, GROUP, McpServerSpec, ObjectKey, Problem, Reason, SkillSpec, Violation};
 
@@ -53,19 +54,41 @@ fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
         Err(_) if is_foreign(yaml) => {
             return file.add_foreign(Some(nothing_declared(yaml, "it is not a Kubernetes object")));
         }
+        Err(_) if has_template_actions(yaml.text) => {
+            return file.add_foreign(Some(nothing_declared(
+                yaml,
+                "it is a template, such as those of Helm; render it first",
+            )));
+        }
+        Err(_) if !mentions_declarations(yaml.text.as_bytes()) => {
+            return file.add_foreign(Some(nothing_declared(yaml, "it is not valid YAML")));
+        }
         Err(error) => return file.report_unidentified(error),
     };
     let (api_version, kind) = match (outline.api_version.as_deref(), outline.kind.as_deref()) {
         (None, None) if document.list_kind.is_some() => (Some(API_VERSION), document.list_kind),
         given => given,
     };
+    let is_known_kind = kind.is_some_and(|kind| KNOWN_KINDS.contains(&kind));
+    let is_misspelled = |group: &str| !did_you_mean(group, [GROUP]).is_empty();
+    match api_version {
+        None if is_known_kind => {
+            let message = format!("apiVersion is missing; write apiVersion: {API_VERSION}");
+            return report_unknown(file, yaml, "kind", message);
+        }
+        Some(text) if is_known_kind && !is_evenkeel_group(api_version) && is_misspelled(group_of(text)) => {
+            let message = format!("unknown apiVersion {text:?}; write {API_VERSION}");
+            return report_unknown(file, yaml, "apiVersion", message);
+        }
+        _ => {}
+    }
     if !is_evenkeel_group(api_version) {
         let reason = match (api_version, kind) {
             (None, _) => Some("it has no apiVersion"),
             (_, None) => Some("it has no kind"),
             // It may contain evenkeel objects, or a typo may have changed its API group.
-            (_, Some(kind)) if KNOWN_KINDS.contains(&kind) || yaml.text.contains(GROUP) => {
-                Some("its apiVersion belongs to another API group")
+            _ if is_known_kind || yaml.text.contains(GROUP) => {
+                Some("its apiVersion belongs to another API group than evenkeel.dev/v1alpha1")
             }
             _ => None,
         };
@@ -74,12 +97,7 @@ fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
     let api_version = api_version.unwrap_or_default();
     if api_version != API_VERSION {
         let message = format!("unknown apiVersion {api_version:?}; use {API_VERSION}");
-        return file.report_unidentified(error_at(
-            yaml,
-            &parse_nodes(yaml.text, yaml.first_line),
-            "apiVersion",
-            message,
-        ));
+        return report_unknown(file, yaml, "apiVersion", message);
     }
     let metadata = outline.metadata.unwrap_or_default();
     match kind.unwrap_or_default() {
@@ -94,14 +112,15 @@ fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
         kind => {
             let suggestion = did_you_mean(kind, [McpServerSpec::KIND, SkillSpec::KIND]);
             let message = format!("unknown kind {kind:?} of {API_VERSION}{suggestion}");
-            file.report_unidentified(error_at(
-                yaml,
-                &parse_nodes(yaml.text, yaml.first_line),
-                "kind",
-                message,
-            ));
+            report_unknown(file, yaml, "kind", message);
         }
     }
+}
+
+/// Reports a document that is meant for evenkeel and whose type is not known, at one of its fields.
+fn report_unknown(file: &mut FileParser<'_>, yaml: &YamlDocument<'_>, field: &str, message: String) {
+    let nodes = parse_nodes(yaml.text, yaml.first_line);
+    file.report_unidentified(error_at(yaml, &nodes, field, message));
 }
 
 /// The kinds that evenkeel reads.
@@ -217,13 +236,17 @@ fn parse_manifest<S: ObjectSpec>(
         }
     };
     let violations = manifest.spec.check(file.target);
-    if violations.is_empty() && !may_contain_booleans(yaml.text) {
+    let advice = manifest.spec.advice(false);
+    if violations.is_empty() && advice.is_empty() && !may_contain_booleans(yaml.text) {
         return (manifest.metadata, Ok(manifest.spec));
     }
     let nodes = parse_nodes(yaml.text, yaml.first_line);
     let to_error =
         |Violation { path, message }: &Violation| error_at(yaml, &nodes, path, format!("{path}: {message}"));
     let errors: Vec<_> = violations.iter().map(to_error).chain(unquoted_booleans(yaml, &nodes)).collect();
+    for warning in advice.iter().map(to_error) {
+        file.warn(ParseError { message: format!("{} {key}: {}", S::KIND, warning.message), ..warning });
+    }
     if errors.is_empty() {
         return (manifest.metadata, Ok(manifest.spec));
     }
@@ -261,8 +284,21 @@ fn unquoted_booleans(yaml: &YamlDocument<'_>, nodes: &[Node<'_>]) -> Vec<ParseEr
         .collect()
 }
 
+fn group_of(api_version: &str) -> &str {
+    api_version.split('/').next().unwrap_or_default()
+}
+
 fn is_evenkeel_group(api_version: Option<&str>) -> bool {
-    api_version.and_then(|text| text.split('/').next()) == Some(GROUP)
+    api_version.map(group_of) == Some(GROUP)
+}
+
+/// True if a value of the text is an action of a template (`{{ … }}`) without quotes, which no manifest holds.
+fn has_template_actions(text: &str) -> bool {
+    text.lines().any(|line| {
+        let value = line.trim_start_matches([' ', '-', '\t']);
+        value.starts_with("{{")
+            || value.split_once(": ").is_some_and(|(_, value)| value.trim_start().starts_with("{{"))
+    })
 }
 
 /// True if a document that does not have the outline of an object is valid YAML for another program.
@@ -271,107 +307,4 @@ fn is_foreign(yaml: &YamlDocument<'_>) -> bool {
         Ok(document) => !is_evenkeel_group(document.api_version.as_deref()),
         Err(_) => deserialize_yaml::<IgnoredAny>(yaml, Strictness::Lenient).is_ok(),
     }
-}
-
-/// The strictness with which a document is parsed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Strictness {
-    /// Only the API group and the name; documents of other groups may contain anything.
-    Lenient,
-    /// Every field, strictly.
-    Strict,
-}
-
-fn deserialize_yaml<T: DeserializeOwned>(
-    yaml: &YamlDocument<'_>,
-    strictness: Strictness,
-) -> Result<T, ParseError> {
-    serde_yaml::from_str_with_options(yaml.text, parser_options(strictness))
-        .map_err(|error| describe_yaml_error(&error, yaml.text, yaml.first_line))
-}
-
-/// Parses as an API server would: `yes` is not a boolean, and a bare number is not a string. The budget is bounded,
-/// because a small file can describe a huge document.
-fn parser_options(strictness: Strictness) -> Options {
-    serde_yaml::options! {
-        budget: serde_yaml::budget! {
-            max_depth: 96,
-            max_nodes: 100_000,
-            max_events: 300_000,
-            max_aliases: 1_000,
-            max_anchors: 1_000,
-            max_recorded_anchor_events: 20_000,
-            max_merge_keys: 1_000,
-        },
-        alias_limits: serde_yaml::alias_limits! {
-            max_total_replayed_events: 20_000,
-            max_replay_stack_depth: 16,
-        },
-        duplicate_keys: match strictness {
-            Strictness::Lenient => DuplicateKeyPolicy::FirstWins,
-            Strictness::Strict => DuplicateKeyPolicy::Error,
-        },
-        emit_comments: false,
-        no_schema: true,
-        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
-        reject_unsupported_tags: strictness == Strictness::Strict,
-        strict_booleans: true,
-        with_snippet: false,
-    }
-}
-
-/// A complete manifest, parsed strictly.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "these fields are accepted and ignored")]
-struct Manifest<S> {
-    api_version: Option<IgnoredAny>,
-    kind: Option<IgnoredAny>,
-    metadata: Metadata,
-    spec: S,
-    status: Option<IgnoredAny>,
-}
-
-/// The fields that people write in `metadata`, and those that `kubectl get -o yaml` adds.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "these fields are accepted and ignored")]
-struct Metadata {
-    name: Option<IgnoredAny>,
-    namespace: Option<IgnoredAny>,
-    labels: Option<BTreeMap<String, String>>,
-    annotations: Option<BTreeMap<String, String>>,
-    creation_timestamp: Option<IgnoredAny>,
-    deletion_grace_period_seconds: Option<IgnoredAny>,
-    deletion_timestamp: Option<IgnoredAny>,
-    finalizers: Option<IgnoredAny>,
-    generate_name: Option<IgnoredAny>,
-    generation: Option<IgnoredAny>,
-    managed_fields: Option<IgnoredAny>,
-    owner_references: Option<IgnoredAny>,
-    resource_version: Option<IgnoredAny>,
-    self_link: Option<IgnoredAny>,
-    uid: Option<IgnoredAny>,
-}
-
-/// The fields that identify the object of a document, whatever else the document contains.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ObjectOutline {
-    api_version: Option<String>,
-    kind: Option<String>,
-    metadata: Option<ObjectNames>,
-}
-
-#[derive(Default, Deserialize)]
-struct ObjectNames {
-    name: Option<String>,
-    namespace: Option<String>,
-}
-
-/// The one field that shows the API group of a document.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ApiVersionField {
-    api_version: Option<String>,
 }

@@ -13,7 +13,7 @@ use super::super::local_limit::local_limit_error;
 use super::group::signal_group;
 use super::guard::ProcessGuard;
 use super::process_mark::ProcessMark;
-use crate::resource::{Reason, StdioEndpoint, is_inherited_variable};
+use crate::resource::{Reason, StdioEndpoint, command_line_advice, is_inherited_variable};
 
 /// The time that a child has to exit after its stdin was closed, and again after SIGTERM.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -92,8 +92,11 @@ fn describe_not_found(endpoint: &StdioEndpoint) -> String {
             format!("the interpreter {interpreter:?} in the first line of {name:?} does not exist")
         }
         (Some(None), _) => format!("{name:?} exists, but the dynamic loader that it requires does not"),
-        (None, true) => format!("{name:?} does not exist"),
-        (None, false) => format!("{name:?} was not found on PATH"),
+        (None, has_slash) => {
+            let missing = if has_slash { "does not exist" } else { "was not found on PATH" };
+            let advice = command_line_advice(name).map_or_else(String::new, |advice| format!("; {advice}"));
+            format!("{name:?} {missing}{advice}")
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::merge::AcceptedObjects;
 use crate::resource::Digest;
 use crate::source::directory::git::{BlobId, CommitFiles, blob_id};
-use crate::source::directory::tree::{FileStamp, FoundFile, read_failure};
+use crate::source::directory::tree::{FileStamp, FoundFile, IgnoreRules, read_failure};
 use crate::source::parse::{ParsedFile, display_path, parse};
 
 /// The minimum time between the two scans that must observe the same content.
@@ -27,6 +27,8 @@ pub struct DeclarationFiles {
     files: HashMap<Arc<PathBuf>, FileState>,
     /// The files with content that is not applied yet.
     pending: BTreeSet<Arc<PathBuf>>,
+    /// What the scans do not visit.
+    rules: IgnoreRules,
     scan_number: u64,
     /// The digest of all observed content, until the content changes.
     digest: Option<Digest>,
@@ -117,8 +119,9 @@ impl DeclarationFiles {
         self.pending.insert(Arc::clone(path));
     }
 
-    /// Begins a scan.
-    pub fn begin_scan(&mut self) {
+    /// Begins a scan. What `rules` ignore is not visited.
+    pub fn begin_scan(&mut self, rules: &IgnoreRules) {
+        self.rules = rules.clone();
         self.scan_number += 1;
     }
 
@@ -293,7 +296,8 @@ impl DeclarationFiles {
     pub fn all_committed(&self, commits: &CommitFiles) -> bool {
         let existing = self.files.iter().filter(|(_, file)| !matches!(file.observed, Observation::Gone));
         let existing = existing.map(|(path, _)| path.as_path());
-        let mut paths = existing.chain(commits.paths().map(PathBuf::as_path));
+        let committed = commits.paths().filter(|path| !self.rules.ignores_within(path));
+        let mut paths = existing.chain(committed.map(PathBuf::as_path));
         paths.all(|path| self.is_committed(path, commits))
     }
 

@@ -12,12 +12,13 @@ use imbl::OrdMap;
 use jiff::Timestamp;
 
 use super::next_state::{LatestDeclaration, MergeContext, next_object};
+use super::problems::{duplicate_problem, in_file_order, is_in_agent_file};
 use crate::resource::{
-    Commit, DeclaredMeta, DeclaredObject, Digest, McpServerSpec, ObjectKey, Origin, Problem, Reason,
-    SecretKeyRef, SkillSpec, SourceProblem, same_endpoint,
+    Commit, DeclaredMeta, DeclaredObject, Digest, McpServerSpec, ObjectKey, Origin, Problem, SecretKeyRef,
+    SkillSpec, SourceProblem, same_endpoint,
 };
 use crate::source::parse::{
-    EndpointResolver, ObjectSpec, ParsedFile, ParsedObject, display_path, is_json, is_skill_file,
+    EndpointResolver, ObjectSpec, ParsedFile, ParsedObject, is_json, is_skill_file, referenced_env_file,
 };
 use crate::source::resolve::secret_references;
 
@@ -27,6 +28,7 @@ pub struct AcceptedObjects {
     pub servers: AcceptedKind<McpServerSpec>,
     pub skills: AcceptedKind<SkillSpec>,
     faults: BTreeMap<Arc<PathBuf>, Vec<SourceProblem>>,
+    rejected_entries: BTreeMap<Arc<PathBuf>, Vec<SourceProblem>>,
     warnings: BTreeMap<Arc<PathBuf>, Vec<SourceProblem>>,
     foreign_documents: HashMap<Arc<PathBuf>, usize>,
 }
@@ -35,7 +37,7 @@ impl AcceptedObjects {
     /// Records the current content of a file, which is empty if the file is gone. It takes effect in
     /// [`AcceptedObjects::apply`].
     pub fn record_file(&mut self, path: &Arc<PathBuf>, parsed: ParsedFile) {
-        let mut faults = parsed.faults;
+        let (mut faults, mut warnings) = (parsed.faults, parsed.warnings);
         let unrecognized = parsed.unrecognized.map(|fault| {
             let message =
                 format!("{}; the objects that this file declared stay in force", fault.problem.message);
@@ -46,18 +48,23 @@ impl AcceptedObjects {
             Problem::new(fault.problem.reason, format!("{location}{}", fault.problem.message))
         };
         let unidentified = parsed.unidentified.or_else(|| unrecognized.as_ref().map(to_problem));
+        // The file of an agent is written for another program, so a duplicate in it is no fault of the source.
+        let duplicates = if is_json(path) { &mut warnings } else { &mut faults };
         let mut objects_kept =
-            self.servers.record_file(path, parsed.servers, unidentified.as_ref(), &mut faults);
-        objects_kept |= self.skills.record_file(path, parsed.skills, unidentified.as_ref(), &mut faults);
+            self.servers.record_file(path, parsed.servers, unidentified.as_ref(), duplicates);
+        objects_kept |= self.skills.record_file(path, parsed.skills, unidentified.as_ref(), duplicates);
         // A file that declared nothing before does not concern evenkeel.
         faults.extend(unrecognized.filter(|_| objects_kept));
-        self.faults.remove(path);
-        if !faults.is_empty() {
-            self.faults.insert(Arc::clone(path), faults);
-        }
-        self.warnings.remove(path);
-        if !parsed.warnings.is_empty() {
-            self.warnings.insert(Arc::clone(path), parsed.warnings);
+        let reports = [
+            (&mut self.faults, faults),
+            (&mut self.rejected_entries, parsed.rejected_entries),
+            (&mut self.warnings, warnings),
+        ];
+        for (by_file, reports) in reports {
+            by_file.remove(path);
+            if !reports.is_empty() {
+                by_file.insert(Arc::clone(path), reports);
+            }
         }
         self.foreign_documents.remove(path);
         if parsed.foreign_documents > 0 {
@@ -82,9 +89,9 @@ impl AcceptedObjects {
     /// Resolves again the references of all servers that have any.
     pub fn resolve_references(&mut self, resolve: &EndpointResolver<'_>) {
         let changed = self.servers.objects.values().filter_map(|server| {
-            let spec = server.spec.as_ref()?;
-            secret_references(spec).next()?;
-            let endpoint = spec.endpoint(server.meta.file()?, resolve);
+            let (spec, file) = (server.spec.as_ref()?, server.meta.file()?);
+            secret_references(spec).next().map(drop).or(referenced_env_file(file, spec).map(drop))?;
+            let endpoint = spec.endpoint(file, resolve);
             (!same_endpoint(server.endpoint.as_ref(), endpoint.as_ref())).then(|| DeclaredObject {
                 meta: server.meta.clone(),
                 spec: Some(spec.clone()),
@@ -105,20 +112,32 @@ impl AcceptedObjects {
         specs.flat_map(secret_references).map(name_and_key).collect()
     }
 
-    /// Returns the faults of the files and the duplicate declarations, in the order of the files.
+    /// Returns the files of variables that servers refer to.
+    pub fn env_files(&self) -> HashSet<PathBuf> {
+        let servers = self.servers.objects.values();
+        servers.filter_map(|server| referenced_env_file(server.meta.file()?, server.spec.as_ref()?)).collect()
+    }
+
+    /// Returns the faults of the files and the duplicate declarations, in the order of the files. Those of the files of
+    /// agents are not among them.
     pub fn faults(&self) -> Vec<SourceProblem> {
-        let duplicates = self.servers.duplicates.values().chain(self.skills.duplicates.values());
-        let mut faults: Vec<_> = self.faults.values().chain(duplicates).flatten().cloned().collect();
-        faults.sort_by_key(|fault| {
-            let file = fault.origin.as_ref().and_then(Origin::file);
-            file.map(|(path, line)| (Arc::clone(path), line))
-        });
-        faults
+        let duplicates = self.duplicates().filter(|duplicate| !is_in_agent_file(duplicate));
+        in_file_order(self.faults.values().flatten().chain(duplicates))
+    }
+
+    /// Returns the errors of the entries of agents' files, each of which is also on its object.
+    pub fn rejected_entries(&self) -> Vec<SourceProblem> {
+        self.rejected_entries.values().flatten().cloned().collect()
     }
 
     /// Returns the entries that have no effect, in the order of the files.
     pub fn warnings(&self) -> Vec<SourceProblem> {
-        self.warnings.values().flatten().cloned().collect()
+        let duplicates = self.duplicates().filter(|duplicate| is_in_agent_file(duplicate));
+        in_file_order(self.warnings.values().flatten().chain(duplicates))
+    }
+
+    fn duplicates(&self) -> impl Iterator<Item = &SourceProblem> {
+        self.servers.duplicates.values().chain(self.skills.duplicates.values()).flatten()
     }
 
     /// True if nothing is declared.
@@ -403,21 +422,6 @@ impl<S: ObjectSpec> AcceptedKind<S> {
         }
         stale
     }
-}
-
-fn duplicate_problem<S: ObjectSpec>(
-    key: &ObjectKey,
-    path: &Arc<PathBuf>,
-    line: u32,
-    in_force_path: &Arc<PathBuf>,
-) -> SourceProblem {
-    let message = format!(
-        "{} {key} is already declared in {}, which stays in force; rename or remove one of them",
-        S::KIND,
-        display_path(in_force_path)
-    );
-    let origin = Origin::File { path: Arc::clone(path), line };
-    SourceProblem::new(Some(origin), Problem::new(Reason::DuplicateName, message))
 }
 
 #[cfg(test)]

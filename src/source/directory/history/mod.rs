@@ -7,6 +7,7 @@
 mod files;
 mod merge;
 mod next_state;
+mod problems;
 mod records;
 mod removals;
 

@@ -19,6 +19,7 @@ use tracing::warn;
 use self::checkout::Checkout;
 use self::removal_hold::{RemovalEvidence, RemovalHold, held_message};
 use self::tree_snapshot::take_snapshot;
+use super::env_files::EnvFiles;
 use super::history::{
     AcceptedObjects, DeclarationFiles, DeclarationRecords, MergeContext, ScanContext, record_removals,
 };
@@ -45,6 +46,7 @@ pub struct Scanner {
     files: DeclarationFiles,
     objects: AcceptedObjects,
     secrets: SecretFiles,
+    env_files: EnvFiles,
     contents: SkillContents,
     records: DeclarationRecords,
     /// The last commit at which at least one file existed.
@@ -76,6 +78,7 @@ impl Scanner {
         let mut scanner = Self {
             watcher: FolderWatcher::new(events, options.args.poll_interval.is_some()),
             secrets: SecretFiles::new(options.args.secrets_dir.clone()),
+            env_files: EnvFiles::new(options.args.root.clone()),
             options,
             state_dir: state,
             files: DeclarationFiles::default(),
@@ -144,8 +147,13 @@ impl Scanner {
         if tree.readable {
             let skills = &self.objects.skills.objects;
             let visit = &mut |real_path: &Path, id| self.watcher.watch(real_path, id);
-            let folders = self.contents.update(&self.options.args.root, skills, settled, wall_clock, visit);
-            needs_rescan |= self.watcher.set_skill_folders(folders);
+            let mut referenced =
+                self.contents.update(&self.options.args.root, skills, settled, wall_clock, visit);
+            for path in self.env_files.real_paths() {
+                path.parent().into_iter().for_each(|folder| self.watcher.watch_if_folder(folder));
+                referenced.insert(path);
+            }
+            needs_rescan |= self.watcher.set_referenced_paths(referenced);
         }
         let watch_method = self.watch_method();
         faults.extend(self.objects.faults());
@@ -179,7 +187,7 @@ impl Scanner {
     }
 
     fn restore(&mut self, now: Instant) -> Result<(), StateError> {
-        let resolve = endpoint_resolver(&self.options, &self.secrets, Timestamp::now());
+        let resolve = endpoint_resolver(&self.options, &self.secrets, &self.env_files, Timestamp::now());
         self.records.restore(&self.state_dir, &mut self.objects, &mut self.files, &resolve, now)?;
         let (servers, skills) = (self.objects.servers.objects.clone(), self.objects.skills.objects.clone());
         self.restored = Some(Arc::new(Desired { servers, skills, ..Desired::default() }));
@@ -207,14 +215,16 @@ impl Scanner {
     }
 
     fn apply(&mut self, revision: &Arc<str>, context: &ScanContext<'_>) {
-        if context.settled && !self.secrets.is_empty() {
-            let references = self.objects.secret_references();
-            if self.secrets.refresh(&references, context.wall_clock) {
-                let resolve = endpoint_resolver(&self.options, &self.secrets, context.wall_clock);
+        if context.settled && !(self.secrets.is_empty() && self.env_files.is_empty()) {
+            let secrets_changed = self.secrets.refresh(&self.objects.secret_references(), context.wall_clock);
+            let env_files_changed = self.env_files.refresh(&self.objects.env_files(), context.wall_clock);
+            if secrets_changed || env_files_changed {
+                let resolve =
+                    endpoint_resolver(&self.options, &self.secrets, &self.env_files, context.wall_clock);
                 self.objects.resolve_references(&resolve);
             }
         }
-        let resolve = endpoint_resolver(&self.options, &self.secrets, context.wall_clock);
+        let resolve = endpoint_resolver(&self.options, &self.secrets, &self.env_files, context.wall_clock);
         let stale = self.objects.apply(&MergeContext {
             now: context.wall_clock,
             revision,
@@ -280,6 +290,7 @@ impl Scanner {
 fn endpoint_resolver<'a>(
     options: &'a Options,
     secrets: &'a SecretFiles,
+    env_files: &'a EnvFiles,
     wall_clock: Timestamp,
 ) -> impl Fn(&McpServerSpec, &Path) -> Result<Arc<Endpoint>, Problem> + 'a {
     move |spec, file| {
@@ -292,7 +303,8 @@ fn endpoint_resolver<'a>(
             lookup_secret: &|reference| secrets.get(reference, wall_clock),
             digest_key: &options.digest_key,
         };
-        resolve_endpoint(&references, &options.args.root, spec, file)
+        let read_env_file = |path: &Path| env_files.get(path, wall_clock);
+        resolve_endpoint(&references, &options.args.root, &read_env_file, spec, file)
     }
 }
 

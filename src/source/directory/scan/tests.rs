@@ -1,3 +1,4 @@
+mod env_files_and_ignore_rules;
 mod links_git_and_secrets;
 mod random_edits;
 mod skills;

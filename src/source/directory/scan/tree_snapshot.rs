@@ -7,7 +7,7 @@ use crate::resource::{Problem, Reason, SourceProblem};
 use crate::source::directory::git::GitDirectory;
 use crate::source::directory::history::{DeclarationFiles, ScanContext, UnreadableFolder};
 use crate::source::directory::tree::{
-    FileId, FolderWatcher, FoundFile, TreeRoot, TreeVisitor, resolution_paths, walk,
+    FileId, FolderWatcher, FoundFile, IGNORE_FILE, IgnoreRules, TreeRoot, TreeVisitor, resolution_paths, walk,
 };
 use crate::source::parse::display_path;
 
@@ -52,9 +52,18 @@ pub fn take_snapshot(
                 ));
             }
         };
-        files.begin_scan();
+        let (rules, invalid_rules) = match IgnoreRules::read(&root) {
+            Ok(read) => read,
+            Err(error) => {
+                return unavailable(&format!(
+                    "cannot be read, because of its {IGNORE_FILE}: {error}; the current state is kept until it can \
+                     be read"
+                ));
+            }
+        };
+        files.begin_scan(&rules);
         let mut visitor = SnapshotVisitor { files, watcher, context, unreadable_folders: Vec::new() };
-        walk(&root, &mut visitor);
+        walk(&root, &rules, &mut visitor);
         let unreadable_folders = visitor.unreadable_folders;
         if TreeRoot::open(root_path).is_ok_and(|current| current.is_same(&root)) {
             files.end_scan(&unreadable_folders, context);
@@ -64,7 +73,7 @@ pub fn take_snapshot(
             return TreeSnapshot {
                 git,
                 readable: true,
-                faults: unreadable_folders.iter().map(to_problem).collect(),
+                faults: unreadable_folders.iter().map(to_problem).chain(invalid_rules).collect(),
             };
         }
     }

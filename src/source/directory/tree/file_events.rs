@@ -11,6 +11,7 @@ use notify::{Event, EventKind};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use super::ignore_rules::IGNORE_FILE;
 use crate::resource::bundle::SKILL_FILE;
 use crate::source::SourceMetrics;
 use crate::source::parse::is_declaration_name;
@@ -51,8 +52,8 @@ pub struct WatchScope {
     pub root: PathBuf,
     /// The secrets directory; all events below it matter.
     pub secrets_dir: PathBuf,
-    /// The folders of skills; all events below them matter.
-    pub skill_folders: Arc<HashSet<PathBuf>>,
+    /// The folders of skills and the files of variables; all events at and below them matter.
+    pub referenced_paths: Arc<HashSet<PathBuf>>,
     /// The folders that are watched.
     pub watched_folders: Arc<HashSet<PathBuf>>,
 }
@@ -166,7 +167,8 @@ impl WatchScope {
         if is_declaration_name(name)
             || name == SKILL_FILE
             || name == "..data"
-            || path.ancestors().any(|folder| self.skill_folders.contains(folder))
+            || name == IGNORE_FILE
+            || path.ancestors().any(|part| self.referenced_paths.contains(part))
             || self.watched_folders.contains(path)
         {
             return true;
@@ -205,7 +207,7 @@ mod tests {
             exact_paths: HashSet::from([root.clone(), root.join(".git/HEAD")]),
             root: root.clone(),
             secrets_dir: "/run/secrets/evenkeel".into(),
-            skill_folders: Arc::new(HashSet::from([root.join("sub/skill")])),
+            referenced_paths: Arc::new(HashSet::from([root.join("sub/skill")])),
             watched_folders: Arc::new(HashSet::from([root.clone(), root.join("gone")])),
         };
         let close = EventKind::Access(AccessKind::Close(AccessMode::Write));
@@ -227,6 +229,8 @@ mod tests {
             ("root/a.yaml", open, Relevance::Irrelevant),
             ("root/sub/skill/scripts/a.sh", close, Relevance::Completed),
             ("root/sub/SKILL.md", close, Relevance::Completed),
+            ("root/.evenkeelignore", close, Relevance::Completed),
+            ("root/.evenkeelignore", remove, Relevance::Changed),
             ("root/.a.yaml", close, Relevance::Irrelevant),
             ("root/a.yaml~", create, Relevance::Irrelevant),
             ("root/file.db", data, Relevance::Irrelevant),

@@ -7,14 +7,16 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, openat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
+use super::ignore_rules::IgnoreRules;
 use super::read::{FileId, FileStamp, OPEN_FLAGS, file_id, read_open_file};
+use super::root::{OPEN_FOLDER_FLAGS, TreeRoot};
 use crate::resource::bundle::SKILL_FILE;
 use crate::source::parse::{is_declaration_name, is_declaration_path, is_skipped};
 
@@ -55,62 +57,18 @@ impl FoundFile<'_> {
     }
 }
 
-/// The resolved root. It stays the same directory if links to it are replaced.
-pub struct TreeRoot {
-    /// The path without links.
-    pub path: PathBuf,
-    id: FileId,
-    fd: OwnedFd,
-}
-
-impl TreeRoot {
-    /// Resolves and opens the root.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let path = std::fs::canonicalize(path)?;
-        let fd = openat(CWD, &path, OPEN_FOLDER_FLAGS, Mode::empty())?;
-        let id = file_id(&fstat(&fd)?);
-        Ok(Self { path, id, fd })
-    }
-
-    /// Returns another descriptor of the folder itself.
-    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
-        self.fd.try_clone()
-    }
-
-    /// True if this is the same folder at the same path.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.path == other.path && self.id == other.id
-    }
-
-    /// Resolves a path below the root without following a link: returns the folder of the target, the name of the
-    /// target in it, and its metadata. Returns `None` for the root itself.
-    pub fn locate<'p>(
-        &self,
-        relative_path: &'p Path,
-    ) -> rustix::io::Result<Option<(OwnedFd, &'p OsStr, rustix::fs::Stat)>> {
-        let Some(name) = relative_path.file_name() else {
-            return Ok(None);
-        };
-        let mut folder = self.fd.try_clone().map_err(|_| Errno::MFILE)?;
-        for component in relative_path.parent().into_iter().flatten() {
-            folder = openat(&folder, component, OPEN_FOLDER_FLAGS, Mode::empty())?;
-        }
-        let stat = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(Some((folder, name, stat)))
-    }
-}
-
-/// Visits the tree. The targets of links are visited last, in the order of the names of the links.
-pub fn walk(root: &TreeRoot, visitor: &mut impl TreeVisitor) {
+/// Visits the tree without what the rules ignore. The targets of links are visited last, in the order of the names of the links.
+pub fn walk(root: &TreeRoot, rules: &IgnoreRules, visitor: &mut impl TreeVisitor) {
     let mut walk = Walk {
         root,
+        rules,
         visitor,
         links: BTreeMap::new(),
         visited_through_links: None,
         entry_count: 0,
         file_count: 0,
     };
-    walk.visit_folder(root.fd.as_fd(), &mut PathBuf::new(), &mut root.path.clone(), 0);
+    walk.visit_folder(root.as_fd(), &mut PathBuf::new(), &mut root.path.clone(), 0);
     walk.visited_through_links = Some(HashSet::new());
     while let Some((path, link)) = walk.links.pop_first() {
         if !walk.is_over_limit() {
@@ -124,10 +82,9 @@ pub fn walk(root: &TreeRoot, visitor: &mut impl TreeVisitor) {
     }
 }
 
-const OPEN_FOLDER_FLAGS: OFlags = OPEN_FLAGS.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
-
 struct Walk<'a, V> {
     root: &'a TreeRoot,
+    rules: &'a IgnoreRules,
     visitor: &'a mut V,
     links: BTreeMap<PathBuf, PendingLink>,
     /// The files and folders that were visited through links, so that each is visited once.
@@ -225,6 +182,9 @@ impl<V: TreeVisitor> Walk<'_, V> {
                 Ok(stat) => kind = FileType::from_raw_mode(stat.st_mode),
                 Err(_) => return,
             }
+        }
+        if self.rules.ignores(path, kind == FileType::Directory) {
+            return;
         }
         match kind {
             FileType::Directory if depth == MAX_DEPTH => {

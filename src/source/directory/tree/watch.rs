@@ -49,12 +49,13 @@ impl FolderWatcher {
         self.round += 1;
         self.watched_ids = None;
         self.failure = None;
-        let WatchScope { watched_folders, skill_folders, .. } = WatchScope::clone(&self.events.scope.load());
+        let WatchScope { watched_folders, referenced_paths, .. } =
+            WatchScope::clone(&self.events.scope.load());
         self.events.scope.store(Arc::new(WatchScope {
             exact_paths,
             root,
             secrets_dir,
-            skill_folders,
+            referenced_paths,
             watched_folders,
         }));
         if self.watcher.is_none() && !self.polling_only {
@@ -68,14 +69,14 @@ impl FolderWatcher {
         }
     }
 
-    /// Sets the folders of skills, in which every event matters. Returns true if they differ from the previous ones:
-    /// earlier events in the new ones were then missed.
-    pub fn set_skill_folders(&self, skill_folders: HashSet<PathBuf>) -> bool {
+    /// Sets the folders of skills and the files of variables, of which every event matters. Returns true if they differ
+    /// from the previous ones: earlier events of the new ones were then missed.
+    pub fn set_referenced_paths(&self, referenced_paths: HashSet<PathBuf>) -> bool {
         let scope = self.events.scope.load();
-        let changed = *scope.skill_folders != skill_folders;
+        let changed = *scope.referenced_paths != referenced_paths;
         if changed {
             self.events.scope.store(Arc::new(WatchScope {
-                skill_folders: Arc::new(skill_folders),
+                referenced_paths: Arc::new(referenced_paths),
                 ..WatchScope::clone(&scope)
             }));
         }

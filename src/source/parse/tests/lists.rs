@@ -44,7 +44,7 @@ fn each_list_item_is_an_object() {
         describe_objects(&parsed),
         [
             "McpServer team/good 3: ok",
-            "McpServer team/bad 22: InvalidSpec: team/a.yaml:38:14: unknown field \"comand\"; \
+            "McpServer team/bad 22: InvalidSpec: team/a.yaml:38:14: unknown field \"spec.stdio.comand\"; \
              did you mean \"command\"?",
             "McpServer team/good 48: ok",
             "Skill default/s 44: ok",
@@ -52,7 +52,9 @@ fn each_list_item_is_an_object() {
     );
     assert_eq!(
         describe_faults(&parsed),
-        ["team/a.yaml:38:14: McpServer team/bad: unknown field \"comand\"; did you mean \"command\"?"]
+        [
+            "team/a.yaml:38:14: McpServer team/bad: unknown field \"spec.stdio.comand\"; did you mean \"command\"?"
+        ]
     );
     assert_eq!(
         (parsed.foreign_documents, parsed.unidentified.is_some(), parsed.unrecognized.is_some()),
@@ -121,7 +123,7 @@ fn invalid_list_item_does_not_affect_others() {
         ("apiVersion: v1\nkind: List\nitems: {}\n", "the list has no items"),
         ("apiVersion: evenkeel.dev/v1\nkind: McpServerList\nitems: []\n", "apiVersion"),
         ("apiVersion: evenkeel.dev/v1alpha1\nkind: SourceList\nitems: []\n", "kind \"SourceList\""),
-        ("apiVersion: v1\nkind: List\nitems: [\n", ""),
+        ("apiVersion: v1\nkind: List\nitems: [\n# McpServer", ""),
     ] {
         let parsed = parse_yaml(text);
         let faults = describe_faults(&parsed);
@@ -138,12 +140,11 @@ fn unrecognized_document_is_recorded() {
     for (text, expected) in [
         ("hello\n", "it is not a Kubernetes object"),
         ("- apiVersion: evenkeel.dev/v1alpha1\n", "it is not a Kubernetes object"),
-        ("kind: McpServer\nmetadata: { name: a }\n", "it has no apiVersion"),
         ("a: 1\n", "it has no apiVersion"),
         ("apiVersion: v1\n", "it has no kind"),
         (
-            "apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n",
-            "its apiVersion belongs to another API group",
+            "apiVersion: toolhive.example/v1\nkind: McpServer\n",
+            "its apiVersion belongs to another API group than evenkeel.dev/v1alpha1",
         ),
     ] {
         let unrecognized = parse_yaml(text).unrecognized.unwrap_or_else(|| panic!("{text}"));

@@ -70,9 +70,18 @@ fn invalid_entry_does_not_affect_others() {
     for (fields, expected) in [
         ("{}", "InvalidSpec: team/.mcp.json:3:5: neither command nor url is set"),
         ("[]", "InvalidSpec: team/.mcp.json:3:12: expected an object"),
-        ("{ \"command\": [\"npx\"] }", "team/.mcp.json:3:25: command: expected a string"),
-        ("{ \"command\": \"c\", \"args\": [1] }", "team/.mcp.json:3:39: args: expected a string"),
-        ("{ \"command\": \"c\", \"env\": { \"A\": true } }", "env: expected a string"),
+        ("\"npx\"", "InvalidSpec: team/.mcp.json:3:12: expected an object"),
+        ("{ \"command\": [] }", "team/.mcp.json:3:25: command: expected a command in the list"),
+        ("{ \"command\": {} }", "team/.mcp.json:3:25: command: expected a string"),
+        (
+            "{ \"command\": \"c\", \"args\": \"a b\" }",
+            "team/.mcp.json:3:38: args: expected a list of strings",
+        ),
+        ("{ \"command\": \"c\", \"args\": [[1]] }", "team/.mcp.json:3:39: args: expected a string"),
+        ("{ \"command\": \"c\", \"env\": { \"A\": [] } }", "env: expected a string"),
+        ("{ \"command\": \"c\", \"disabled\": [] }", "disabled: expected true or false"),
+        ("{ \"command\": \"c\", \"includeTools\": \"x\" }", "includeTools: expected a list of strings"),
+        ("{ \"command\": \"c\", \"disabledTools\": [\"[\"] }", "team/.mcp.json:3:30: expose.tools.deny: "),
         (
             "{ \"command\": \"c\", \"env\": { \"1 A\": \"x\" } }",
             "team/.mcp.json:3:30: env[0].name: \"1 A\" must be",
@@ -81,6 +90,14 @@ fn invalid_entry_does_not_affect_others() {
         ("{ \"command\": \"c\", \"url\": \"http://a\" }", "both command and url are set"),
         ("{ \"type\": \"http\", \"command\": \"c\" }", "a server of type http needs a url"),
         ("{ \"url\": \"ftp://a\" }", "team/.mcp.json:3:14: url: url must start with http:// or https://"),
+        (
+            "{ \"command\": \"c\", \"args\": [\"${workspaceFolder}/x\"] }",
+            "InvalidSpec: team/.mcp.json:3:39: args: ${workspaceFolder} is filled in by VS Code and Cursor",
+        ),
+        (
+            "{ \"command\": \"c\", \"envFile\": \"${workspaceFolder}/.env\" }",
+            "InvalidSpec: team/.mcp.json:3:30: envFile: ${workspaceFolder} is filled in by VS Code and Cursor",
+        ),
         (
             "{ \"type\": \"sse\", \"url\": \"http://a\" }",
             "UnsupportedTransport: team/.mcp.json:3:5: type sse",
@@ -94,7 +111,8 @@ fn invalid_entry_does_not_affect_others() {
         let message = parsed.servers[0].spec.as_ref().unwrap_err().to_string();
         assert!(message.contains(expected), "{fields}: {message}");
         assert!(parsed.servers[1].spec.is_ok() && parsed.unidentified.is_none(), "{fields}");
-        assert_eq!(parsed.faults.len(), 1, "{fields}");
+        // The file is written for another program, so it has no fault.
+        assert_eq!((parsed.faults.len(), parsed.rejected_entries.len()), (0, 1), "{fields}");
     }
 }
 
@@ -118,17 +136,97 @@ fn protocol_headers_are_removed() {
     );
 }
 
+/// Each pair of entries means the same.
 #[test]
-fn ineffective_keys_are_warnings() {
-    let parsed = parse_entry("{ \"command\": \"c\", \"arg\": [], \"envFile\": \".env\", \"timeout\": 60 }");
+fn settings_are_read_as_tools_write_them() {
+    for (as_written, expected) in [
+        (
+            r#"{ "type": null, "url": "", "command": "c", "args": null, "env": null, "headers": {}, "cwd": "" }"#,
+            r#"{ "command": "c" }"#,
+        ),
+        (
+            r#"{ "command": "c", "args": ["-p", 8080, true, null], "env": { "A": 1, "B": false, "C": null } }"#,
+            r#"{ "command": "c", "args": ["-p", "8080", "true"], "env": { "A": "1", "B": "false" } }"#,
+        ),
+        (
+            r#"{ "url": "http://a", "headers": { "X": 1, "Y": true, "Z": null } }"#,
+            r#"{ "url": "http://a", "headers": { "X": "1", "Y": "true" } }"#,
+        ),
+        (
+            r#"{ "type": "local", "command": ["npx", "-y", "s"], "environment": { "A": "1" }, "enabled": true }"#,
+            r#"{ "command": "npx", "args": ["-y", "s"], "env": { "A": "1" } }"#,
+        ),
+        (r#"{ "command": ["npx", "-y"], "args": ["s"] }"#, r#"{ "command": "npx", "args": ["-y", "s"] }"#),
+        (
+            r#"{ "url": "http://a", "http_headers": { "X": "1" }, "bearer_token_env_var": "T" }"#,
+            r#"{ "url": "http://a", "headers": { "X": "1", "Authorization": "Bearer ${T}" } }"#,
+        ),
+        (r#"{ "transport": "streamable_http", "serverUrl": "http://a" }"#, r#"{ "url": "http://a" }"#),
+        (r#"{ "transportType": "streamableHttp", "url": "http://a" }"#, r#"{ "url": "http://a" }"#),
+        (r#"{ "type": "Streamable-HTTP", "httpUrl": "http://a" }"#, r#"{ "url": "http://a" }"#),
+        (r#"{ "type": "remote", "url": "http://a" }"#, r#"{ "url": "http://a" }"#),
+        (r#"{ "command": "c", "disabled": "true" }"#, r#"{ "command": "c", "disabled": true }"#),
+        (r#"{ "command": "c", "disabled": 1 }"#, r#"{ "command": "c", "disabled": true }"#),
+        (r#"{ "command": "c", "enabled": "false" }"#, r#"{ "command": "c", "disabled": true }"#),
+        (r#"{ "command": "c", "enabled": 0 }"#, r#"{ "command": "c", "disabled": true }"#),
+        (r#"{ "command": "c", "disabled": "false", "enabled": null }"#, r#"{ "command": "c" }"#),
+        (
+            r#"{ "command": "c", "enabledTools": ["a"], "disabled_tools": ["b"] }"#,
+            r#"{ "command": "c", "includeTools": ["a(x)"], "excludeTools": ["b"] }"#,
+        ),
+        (r#"{ "command": "c", "tools": ["*"] }"#, r#"{ "command": "c", "includeTools": ["*"] }"#),
+        (r#"{ "command": "c", "tools": { "a": { "approval_mode": "auto" } } }"#, r#"{ "command": "c" }"#),
+        (r#"{ "command": "c", "tool_timeout_sec": 60 }"#, r#"{ "command": "c", "toolTimeoutMs": "60000" }"#),
+        (
+            r#"{ "command": ["sh", "-c"], "args": ["x $HOME"] }"#,
+            r#"{ "command": "sh", "args": ["-c", "x $HOME"] }"#,
+        ),
+        (r#"{ "command": "c", "//": "why", "_comment": ["x"], "trust": true }"#, r#"{ "command": "c" }"#),
+    ] {
+        let (as_written, expected) = (parse_entry(as_written), parse_entry(expected));
+        assert_eq!(describe(&as_written.warnings), [""; 0]);
+        let spec = |parsed: &ParsedFile| parsed.servers[0].spec.clone().unwrap();
+        assert_eq!(spec(&as_written), spec(&expected), "{:?}", as_written.servers[0].document);
+    }
+    let spec = spec_json(
+        &parse_entry(r#"{ "command": "c", "includeTools": ["a"], "excludeTools": ["b"] }"#).servers[0],
+    );
+    assert_eq!(spec["expose"]["tools"], serde_json::json!({ "allow": ["a"], "deny": ["b"] }));
+    let text = "\u{feff}{ \"mcpServers\": { \"a\": { \"command\": \"c\" } } }";
+    assert_eq!(parse_json(text).servers.len(), 1, "a file with a byte order mark");
+}
+
+#[test]
+fn entries_that_are_absent_or_have_no_name_declare_nothing() {
+    for (text, warnings) in [
+        ("null", 0),
+        (r#"{ "mcpServers": null }"#, 0),
+        (r#"{ "servers": "" }"#, 0),
+        (r#"{ "mcpServers": { "a": null, "//": "old ones", "_comment": "x" } }"#, 0),
+        (r#"{ "mcpServers": { "": { "command": "c" } } }"#, 1),
+    ] {
+        let parsed = parse_json(text);
+        assert!(parsed.servers.is_empty() && parsed.unidentified.is_none(), "{text}");
+        assert_eq!((parsed.faults.len(), parsed.warnings.len()), (0, warnings), "{text}");
+    }
+}
+
+#[test]
+fn ineffective_values_are_warnings() {
+    let parsed = parse_entry(
+        "{ \"command\": \"c\", \"arg\": [], \"env\": { \"T\": \"$TOKEN\" }, \"timeout\": 1800, \"includeTools\": [] }",
+    );
     assert!(parsed.servers[0].spec.is_ok() && parsed.faults.is_empty());
     assert_eq!(
         describe(&parsed.warnings),
         [
             "team/.mcp.json:3:30: McpServer default/one: the key \"arg\" has no effect here; did you mean \"args\"?",
-            "team/.mcp.json:3:41: McpServer default/one: the key \"envFile\" has no effect here",
-            "team/.mcp.json:3:60: McpServer default/one: timeout: must be from 1000 to 86400000 milliseconds \
-             (1s to 24h); it has no effect",
+            "team/.mcp.json:3:55: McpServer default/one: env: $NAME and {env:NAME} are passed on as written; \
+             write ${NAME} for the variable NAME of evenkeel's environment",
+            "team/.mcp.json:3:67: McpServer default/one: timeout: 1800 is read as milliseconds, but some tools mean \
+             seconds; write toolTimeoutMs or tool_timeout_sec instead",
+            "team/.mcp.json:3:100: McpServer default/one: includeTools: the list is empty, so no tool of this server \
+             is exposed",
         ]
     );
     let typo = parse_json("{ \"mcpServer\": {} }");
@@ -166,7 +264,10 @@ fn errors_never_contain_a_value() {
         "{ \"command\": \"c\", \"env\": { \"A\": \"hunter2\nx\" } }",
     ] {
         let parsed = parse_entry(fields);
-        let text = format!("{:?}{:?}{:?}", parsed.faults, parsed.warnings, parsed.unidentified);
+        let text = format!(
+            "{:?}{:?}{:?}{:?}",
+            parsed.faults, parsed.rejected_entries, parsed.warnings, parsed.unidentified
+        );
         assert!(!text.contains("hunter2"), "{text}");
     }
 }
@@ -179,7 +280,7 @@ fn redacted_value_is_rejected() {
         (r#"{ "url": "https://a?<redacted>" }"#, "url: a part of the URL"),
     ] {
         let parsed = parse_entry(fields);
-        let faults = describe(&parsed.faults);
+        let faults = describe(&parsed.rejected_entries);
         assert!(faults.len() == 1 && faults[0].contains(expected), "{fields}: {faults:?}");
         assert!(parsed.servers[0].spec.is_err());
     }

@@ -18,7 +18,7 @@ struct MergeFixture {
 fn servers_yaml(servers: &[(&str, &str)]) -> String {
     let document = |(name, command): &(&str, &str)| {
         if *name == "!" {
-            return "apiVersion: [\n---\n".to_owned();
+            return "apiVersion: [evenkeel.dev\n---\n".to_owned();
         }
         format!(
             "apiVersion: evenkeel.dev/v1alpha1\nkind: McpServer\nmetadata: {{ name: {name} }}\n\
@@ -300,7 +300,7 @@ fn rotated_secret_changes_only_servers_that_use_it() {
     fixture.secret.set("");
     resolve_again(&mut fixture);
     let problem = fixture.server("b").unwrap().endpoint.clone().unwrap().unwrap_err();
-    assert_eq!(problem.reason, Reason::SecretNotFound);
+    assert_eq!(problem.reason, crate::resource::Reason::SecretNotFound);
 }
 
 #[test]
@@ -353,8 +353,10 @@ fn unrecognized_content_keeps_the_objects_of_its_file() {
     for (text, is_fault) in [
         ("hello\n", false),
         ("- a\n", false),
-        ("kind: McpServer\nmetadata: { name: a }\n", false),
-        ("apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n", false),
+        ("a: [\n", false),
+        ("apiVersion: other.example/v1\nkind: McpServer\n", false),
+        ("kind: McpServer\nmetadata: { name: a }\n", true),
+        ("apiVersion: evenkeel.dv/v1alpha1\nkind: McpServer\n", true),
         ("apiVersion: evenkeel.dev/v1beta1\nkind: McpServer\nmetadata: { name: a }\n", true),
         ("apiVersion: evenkeel.dev/v1alpha1\nkind: McpServers\nmetadata: { name: a }\n", true),
         ("apiVersion: evenkeel.dev/v1alpha1\nmetadata: { name: a }\n", true),

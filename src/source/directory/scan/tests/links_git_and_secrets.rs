@@ -2,6 +2,7 @@
 
 use super::checkout::GIT_LOCK_TIMEOUT;
 use super::*;
+use crate::source::directory::tree::IgnoreRules;
 
 #[test]
 fn nothing_is_applied_while_git_holds_its_lock() {
@@ -146,7 +147,7 @@ fn unreadable_folder_keeps_the_objects_below_it() {
             settled: true,
             completed: &completed,
         };
-        fixture.scanner.files.begin_scan();
+        fixture.scanner.files.begin_scan(&IgnoreRules::default());
         fixture.scanner.files.end_scan(&unreadable_folders, &context);
         fixture.scanner.files.apply(&mut fixture.scanner.objects, &context, true);
         fixture.scanner.apply(&"r".into(), &context);
