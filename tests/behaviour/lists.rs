@@ -108,7 +108,7 @@ async fn unparsable_file_keeps_its_server() {
     let attempts = rig.counters().count("server/discover");
     for (text, why) in [
         ("hello\n", "it is not a Kubernetes object"),
-        ("kind: McpServer\nmetadata: { name: h }\n", "it has no apiVersion"),
+        ("kind: McpServer\nmetadata: { name: h }\n", "apiVersion is missing"),
         ("apiVersion: evenkeel.dev/v1beta1\nkind: McpServerList\nitems: []\n", "unknown apiVersion"),
     ] {
         fixture.declared.write("h.yaml", text);
