@@ -60,7 +60,8 @@ fn parse_document(document: &DocumentOrItem<'_>, file: &mut FileParser<'_>) {
                 "it is a template, such as those of Helm; render it first",
             )));
         }
-        Err(_) if !mentions_declarations(yaml.text.as_bytes()) => {
+        // A manifest that is being edited may not name its kind yet.
+        Err(_) if !mentions_declarations(yaml.text.as_bytes()) && !yaml.text.contains("apiVersion") => {
             return file.add_foreign(Some(nothing_declared(yaml, "it is not valid YAML")));
         }
         Err(error) => return file.report_unidentified(error),
