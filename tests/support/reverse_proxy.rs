@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// What a proxy does to the connections that it relays.
+/// The way in which a proxy changes the responses or connections that it relays.
 #[derive(Clone, Copy, Debug)]
 pub enum ProxyBehavior {
     /// Compresses every response with gzip, though no request asks for it. Streams are flushed after each event.

@@ -166,7 +166,10 @@ impl NotificationStream {
                     *received_at = Instant::now();
                     events.push(&chunk);
                     match dispatch_events(events, &self.client) {
-                        Ok(()) => return Ok(()),
+                        Ok(()) => {
+                            self.check_open_stream(handshake);
+                            return Ok(());
+                        }
                         Err(error) => tracing::debug!(%error, "the notification stream cannot be used"),
                     }
                 }
@@ -242,16 +245,18 @@ impl NotificationStream {
         }
     }
 
-    /// Looks at a stream that has been open for a while without a message.
+    /// Checks a stream that is open: after each message or comment, and at intervals while there are none.
     fn check_open_stream(&mut self, handshake: &HandshakeResult) {
         self.client.close_idle_connections(Duration::ZERO);
-        // It has been open for longer than a stable time.
+        let StreamState::Open(open) = &self.state else { return };
+        if open.opened_at.elapsed() < STABLE_AFTER {
+            return;
+        }
+        let stalled_at = (open.received_at.elapsed() >= MAX_SILENCE).then(|| open.events.position());
         self.backoff.reset();
         self.report_unheard(None);
-        if let StreamState::Open(open) = &self.state
-            && open.received_at.elapsed() >= MAX_SILENCE
-        {
-            self.position = open.events.position();
+        if let Some(position) = stalled_at {
+            self.position = position;
             self.changes_missed = true;
             self.state = StreamState::Closed(Instant::now());
         }

@@ -27,7 +27,7 @@ pub struct DeclarationFiles {
     files: HashMap<Arc<PathBuf>, FileState>,
     /// The files with content that is not applied yet.
     pending: BTreeSet<Arc<PathBuf>>,
-    /// What the scans do not visit.
+    /// The rules for files and folders that scans do not visit.
     rules: IgnoreRules,
     scan_number: u64,
     /// The digest of all observed content, until the content changes.
