@@ -1,6 +1,6 @@
 //! The counters of a fake server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,8 @@ pub struct Counters {
     pub connections: u64,
     /// Requests and notifications by method, and the HTTP methods GET and DELETE.
     pub methods: BTreeMap<String, u64>,
+    /// The paths of all POST requests over HTTP.
+    pub posted_paths: BTreeSet<String>,
     /// Responses of clients to requests of the server.
     pub answers: u64,
     /// Sessions created.

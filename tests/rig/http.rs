@@ -79,6 +79,7 @@ async fn handle_request(
     }
     match parts.method {
         Method::POST => {
+            server.record_posted_path(parts.uri.path());
             check_accept(&server, &parts.headers, "application/json");
             check_accept(&server, &parts.headers, "text/event-stream");
             let bytes = body.collect().await.map_err(|_| ConnectionClosed)?.to_bytes();
@@ -135,11 +136,7 @@ async fn handle_post(
     format: ResponseFormat,
 ) -> Result<Response<Body>, ConnectionClosed> {
     let priming = server.script().http.priming;
-    let (sender, mut events) = mpsc::unbounded_channel();
-    let mut handler: OutcomeFuture = Box::pin({
-        let server = server.clone();
-        async move { server.handle_message(&bytes, Some(&headers), sender).await }
-    });
+    let (mut handler, mut events) = start_handler(&server, headers, bytes);
     let first = tokio::select! {
         biased;
         Some(event) = events.recv() => Ok(event),
@@ -184,11 +181,7 @@ async fn handle_polled_post(
     bytes: Bytes,
     retry: Duration,
 ) -> Result<Response<Body>, ConnectionClosed> {
-    let (sender, mut events) = mpsc::unbounded_channel();
-    let mut handler: OutcomeFuture = Box::pin({
-        let server = server.clone();
-        async move { server.handle_message(&bytes, Some(&headers), sender).await }
-    });
+    let (mut handler, mut events) = start_handler(&server, headers, bytes);
     let first = tokio::select! {
         biased;
         Some(event) = events.recv() => event,
@@ -210,6 +203,17 @@ async fn handle_polled_post(
 }
 
 type OutcomeFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// Returns the handler of a message, which runs as it is polled, and the events before its outcome.
+fn start_handler(
+    server: &Arc<FakeServer>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> (OutcomeFuture, mpsc::UnboundedReceiver<InterimEvent>) {
+    let (sender, events) = mpsc::unbounded_channel();
+    let server = server.clone();
+    (Box::pin(async move { server.handle_message(&bytes, Some(&headers), sender).await }), events)
+}
 
 fn notice_event(event: InterimEvent) -> String {
     match event {

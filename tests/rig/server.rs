@@ -361,6 +361,10 @@ impl FakeServer {
         *self.state().counters.methods.entry(method.to_owned()).or_default() += 1;
     }
 
+    pub(super) fn record_posted_path(&self, path: &str) {
+        self.state().counters.posted_paths.insert(path.to_owned());
+    }
+
     pub(super) fn count_connection(&self) {
         self.state().counters.connections += 1;
     }

@@ -57,6 +57,21 @@ async fn redirect_within_the_origin_is_followed_at_any_time() {
     }
 }
 
+/// A site may send browsers to a page, as with `GET /mcp` to `/docs`.
+#[tokio::test]
+async fn redirect_of_the_stream_does_not_move_the_calls() {
+    let moved = Action::status_with(308, "Location", "/docs");
+    let script = Script::new("site", ServerEra::Legacy).tools(&["echo"]).on("GET", Rule::times(1, moved));
+    let server = TestServer::start(TransportKind::Http, script).await;
+    let (connection, mut events) = connect(&server).await.unwrap();
+    events.subscribe().await.unwrap();
+    call(&connection, "echo", "{}").await.unwrap().unwrap();
+    let TestServer::Http(rig) = &server else { unreachable!() };
+    let paths: Vec<_> = rig.counters().posted_paths.into_iter().collect();
+    assert_eq!(paths, ["/mcp"], "only the GET went to the page");
+    connection.close().await;
+}
+
 /// Connects to the fake server through a proxy.
 async fn connect_through(proxy: &ReverseProxy, rig: &FakeHttpServer) -> (Connection, ConnectionEvents) {
     let url: url::Url = rig.url().parse().unwrap();

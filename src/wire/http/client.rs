@@ -200,15 +200,15 @@ impl HttpClient {
         let target = self.0.template.load().target.clone();
         let response =
             self.0.pool.send(build_request(method, target, headers.clone(), body), is_repeatable).await?;
-        match self.follow_redirect(response.status(), response.headers()) {
+        match self.follow_redirect(method, response.status(), response.headers()) {
             None => Ok(response),
             Some(to) => self.0.pool.send(build_request(method, to, headers, body), is_repeatable).await,
         }
     }
 
-    /// Returns the target of a redirect that stays within the origin and keeps the method (307, 308), and uses it for
-    /// all later requests.
-    pub(super) fn follow_redirect(&self, status: StatusCode, headers: &HeaderMap) -> Option<Uri> {
+    /// Returns the target of a redirect that stays within the origin and keeps the method (307, 308). That of a POST is
+    /// used for all later requests; that of a GET may lead to a page for people.
+    fn follow_redirect(&self, method: &Method, status: StatusCode, headers: &HeaderMap) -> Option<Uri> {
         if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
             return None;
         }
@@ -216,7 +216,9 @@ impl HttpClient {
         let is_proxied = self.0.template.load().target.scheme().is_some();
         let target =
             (to.origin() == self.0.url.origin()).then(|| request_target(&to, is_proxied)).flatten()?;
-        self.update_template(|template| template.target = target.clone());
+        if method == Method::POST {
+            self.update_template(|template| template.target = target.clone());
+        }
         Some(target)
     }
 
@@ -230,7 +232,7 @@ impl HttpClient {
     ) -> Result<Response<StreamingBody>, ConnectionError> {
         let target = self.0.template.load().target.clone();
         let response = StreamingBody::send_request(socket, (method, &target, headers), body).await?;
-        match self.follow_redirect(response.status(), response.headers()) {
+        match self.follow_redirect(method, response.status(), response.headers()) {
             None => Ok(response),
             Some(to) => {
                 let socket = self.0.pool.connect().await?;
