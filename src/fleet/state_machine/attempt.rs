@@ -12,7 +12,7 @@ use super::super::refresh_schedule::RefreshSchedule;
 use super::effect::{CallRouting, Effect};
 use super::input::{AttachedServer, ConnectionId, StepTime};
 use super::lists::next_lists_check;
-use super::state::{AttemptState, LiveState, PendingRetry, Progress, RetryTime, ServerState};
+use super::state::{AttemptState, LiveState, PendingRetry, Progress, RetryTime, ServerState, UseCheck};
 use super::{StateMachine, Step};
 use crate::net::Delays;
 use crate::resource::{Activation, Problem, Reason, UpdateStrategy};
@@ -127,7 +127,7 @@ impl StateMachine {
         let mut refresh_schedule = RefreshSchedule::default();
         let unavailable = degraded.iter().filter(|(_, problem)| problem.reason == Reason::ListUnavailable);
         unavailable.for_each(|(list, _)| refresh_schedule.record_failure(*list, now, step.time.jitter));
-        let on_demand = self.target.spec.activation == Activation::OnDemand;
+        let activation = self.target.spec.activation;
         self.state = ServerState::Live(LiveState {
             id,
             target: self.target.clone(),
@@ -137,9 +137,9 @@ impl StateMachine {
             violations: BTreeSet::new(),
             changes_unheard: None,
             refresh_schedule,
-            lists_check_at: (!on_demand).then(|| next_lists_check(step.time)),
+            lists_check_at: (activation == Activation::Always).then(|| next_lists_check(step.time)),
             reading: None,
-            use_check_at: on_demand.then(|| now + self.target.spec.timeouts.idle.get()),
+            use_check: UseCheck::new(activation, now + self.target.spec.timeouts.idle.get()),
         });
         let cached = Arc::new(CachedServer { description, lists: Arc::new(lists) });
         // The lists come first: a call that waited is checked against them as soon as it gets the connection.

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use super::effect::Effect;
 use super::input::ConnectionId;
-use super::state::ServerState;
+use super::state::{ServerState, UseCheck};
 use super::{StateMachine, Step};
-use crate::resource::Activation;
 
 impl StateMachine {
     /// Closes the live connection if the time of the check has come and it is unused.
@@ -16,20 +15,22 @@ impl StateMachine {
         // While a replacement is being made, the next call could not make the connection.
         let is_replacing = self.state.progress().is_some();
         let Some(live) = self.state.live_mut() else { return };
-        if live.use_check_at.is_none_or(|at| at > step.time.now) {
+        if live.use_check.due_at().is_none_or(|at| at > step.time.now) {
             return;
         }
-        // The answer sets the time of the next check.
-        live.use_check_at = is_replacing.then(|| step.time.now + unused_for);
-        if !is_replacing {
+        if is_replacing {
+            live.use_check = UseCheck::DueAt(step.time.now + unused_for);
+        } else {
+            // The answer sets the time of the next check.
+            live.use_check = UseCheck::InProgress;
             step.push(Effect::CloseIfUnused { id: live.id, unused_for, connect_timeout });
         }
     }
 
     pub(super) fn on_connection_used(&mut self, id: ConnectionId, delay: Duration, step: &Step) {
-        let on_demand = self.target.spec.activation == Activation::OnDemand;
+        let activation = self.target.spec.activation;
         if let Some(live) = self.state.live_mut().filter(|live| live.id == id) {
-            live.use_check_at = on_demand.then(|| step.time.now + delay);
+            live.use_check = UseCheck::new(activation, step.time.now + delay);
         }
     }
 

@@ -12,7 +12,7 @@ use super::super::wanted_lists::{declares_no_tools, filter_of, is_wanted, wanted
 use super::super::{CachedServer, LiveServer};
 use super::effect::{CallRouting, Effect};
 use super::input::{ConnectionId, StepTime};
-use super::state::{LiveState, PublishedState, ServerState};
+use super::state::{LiveState, PublishedState, ServerState, UseCheck};
 use super::{StateMachine, Step};
 use crate::resource::{Activation, Endpoint, McpServerSpec, Problem, Reason};
 use crate::upstream::Section;
@@ -167,9 +167,12 @@ impl StateMachine {
         }
     }
 
-    /// Returns when the next list is to be read; `None` while one is being read.
+    /// Returns when the next list is to be read; `None` while one is being read, and while the connection may be closed
+    /// because it is unused.
     pub(super) fn next_read_at(&self, now: Instant) -> Option<Instant> {
-        let live = self.state.live().filter(|live| live.reading.is_none())?;
+        let may_read =
+            |live: &&LiveState| live.reading.is_none() && !matches!(live.use_check, UseCheck::InProgress);
+        let live = self.state.live().filter(may_read)?;
         let due = live.refresh_schedule.next_refresh_at(now)?;
         Some(self.retry_after.live.as_ref().map_or(due, |period| period.ends_at.max(due)))
     }

@@ -129,7 +129,7 @@ impl StateMachine {
             _ => None,
         };
         let withdraw_at = self.published.as_ref().and_then(|published| published.withdraw_at);
-        let use_check_at = self.state.live().and_then(|live| live.use_check_at);
+        let use_check_at = self.state.live().and_then(|live| live.use_check.due_at());
         let lists_check_at = self.state.live().and_then(|live| live.lists_check_at);
         [retry_at, withdraw_at, use_check_at, lists_check_at, self.next_read_at(now)]
             .into_iter()

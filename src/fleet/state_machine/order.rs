@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::effect::{CallRouting, Effect};
 use super::lists::next_lists_check;
-use super::state::{FailureState, Progress, ServerState};
+use super::state::{FailureState, Progress, ServerState, UseCheck};
 use super::{StateMachine, Step};
 use crate::plan::ConnectionTarget;
 use crate::resource::{Activation, McpServerSpec, Problem, Reason, UpdateStrategy};
@@ -73,10 +73,9 @@ impl StateMachine {
             if current.same_connection(&live.target) {
                 live.target = current.clone();
             }
-            let on_demand = current.spec.activation == Activation::OnDemand;
-            live.use_check_at = on_demand.then_some(step.time.now);
+            live.use_check = UseCheck::new(current.spec.activation, step.time.now);
             let lists_check_at = live.lists_check_at.unwrap_or_else(|| next_lists_check(step.time));
-            live.lists_check_at = (!on_demand).then_some(lists_check_at);
+            live.lists_check_at = (current.spec.activation == Activation::Always).then_some(lists_check_at);
         }
         if let Some(published) = &self.published {
             self.publish(published.cached.clone(), step);

@@ -9,7 +9,7 @@ use super::super::{CachedServer, LiveServer};
 use super::input::ConnectionId;
 use crate::net::Backoff;
 use crate::plan::ConnectionTarget;
-use crate::resource::{Problem, Reason};
+use crate::resource::{Activation, Problem, Reason};
 use crate::upstream::Section;
 use crate::wire::{Era, ListKind, ProtocolViolation, ServerCapabilities};
 
@@ -85,8 +85,38 @@ pub(super) struct LiveState {
     pub(super) lists_check_at: Option<Instant>,
     /// The list that is being read.
     pub(super) reading: Option<ListKind>,
-    /// When to check whether the connection is still in use (`OnDemand`).
-    pub(super) use_check_at: Option<Instant>,
+    /// The check whether the connection is still in use (`OnDemand`).
+    pub(super) use_check: UseCheck,
+}
+
+/// The next check whether a connection is still in use.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum UseCheck {
+    /// The connection is kept whether it is used or not.
+    None,
+    /// The check is due at this time.
+    DueAt(Instant),
+    /// The check was requested, and its answer is the next input. No list is read meanwhile: the connection may be
+    /// closed already.
+    InProgress,
+}
+
+impl UseCheck {
+    /// Returns the check of an `OnDemand` connection, which is due at this time, or of another one.
+    pub(super) fn new(activation: Activation, due_at: Instant) -> Self {
+        match activation {
+            Activation::OnDemand => Self::DueAt(due_at),
+            Activation::Always => Self::None,
+        }
+    }
+
+    /// Returns when the check is due, if it is.
+    pub(super) fn due_at(self) -> Option<Instant> {
+        match self {
+            Self::DueAt(at) => Some(at),
+            Self::None | Self::InProgress => None,
+        }
+    }
 }
 
 /// The server's published section, and the lists that it was made from.

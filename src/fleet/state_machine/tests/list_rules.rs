@@ -166,6 +166,20 @@ pub(super) const LIST_RULES: &[Rule] = &[
         then: &[],
     },
     Rule {
+        text: "a list is not read while the connection may be closed because it is unused",
+        spec: r#""http": {"url": "http://a"}, "activation": "OnDemand", "timeouts": {"idle": "10s"}"#,
+        given: &[SucceedWithoutPrompts(1), RetryAfter(0, 10)],
+        when: Pass(10),
+        then: &["close 1 if unused 10 s"],
+    },
+    Rule {
+        text: "a list that was due during the check is read once the connection is known to be in use",
+        spec: r#""http": {"url": "http://a"}, "activation": "OnDemand", "timeouts": {"idle": "10s"}"#,
+        given: &[SucceedWithoutPrompts(1), RetryAfter(0, 10), Pass(10)],
+        when: Used(1),
+        then: &["read Prompts of 1"],
+    },
+    Rule {
         text: "the lists of a server that becomes OnDemand are no longer checked",
         spec: HTTP,
         given: &[Succeed(1), Apply(r#""http": {"url": "http://a"}, "activation": "OnDemand""#)],
