@@ -12,8 +12,9 @@ use super::logging::{self, LogFormat};
 use super::namespace::parse_namespace;
 use crate::daemon::{Daemon, Telemetry, raise_open_file_limit};
 use crate::net::AllowedHosts;
-use crate::resource::{BoundedDuration, is_object_name, is_secret_key};
+use crate::resource::{BoundedDuration, InheritedVariables, is_object_name, is_secret_key};
 use crate::source::{DEFAULT_ALLOWED_VARIABLES, SourceArgs, StdioPolicy, directory, kubernetes};
+use crate::wire::ChildEnvironment;
 
 /// `--poll`: 500ms to 1h.
 type PollInterval = BoundedDuration<500, 3_600_000>;
@@ -67,6 +68,10 @@ pub(super) struct Args {
         default_values_t = DEFAULT_ALLOWED_VARIABLES.map(String::from),
     )]
     allow_stdio_env: Vec<String>,
+    /// Pass environment variables that match this glob, such as 'AWS_*', to the processes of all servers; may be given
+    /// more than once
+    #[arg(long, env = "EVENKEEL_PASS_ENV", value_name = "GLOB", value_delimiter = ',')]
+    pass_env: Vec<String>,
     /// Address of the MCP endpoint for agents, at /mcp
     #[arg(long, env = "EVENKEEL_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7717")]
     listen: SocketAddr,
@@ -188,6 +193,7 @@ impl Args {
             admin: self.admin,
             probes: self.probes,
             telemetry: Telemetry::new(self.otlp_endpoint.as_deref()).map_err(CommandError::Usage)?,
+            child_environment: self.child_environment()?,
             sync_skills: self.sync_skills_dirs()?,
             allowed: AllowedHosts { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
         })
@@ -228,12 +234,24 @@ impl Args {
             .map_err(|error| CommandError::Usage(format!("POD_NAMESPACE: {error}")))
     }
 
+    /// Returns the variables of evenkeel's environment that the processes of servers inherit.
+    fn child_environment(&self) -> Result<ChildEnvironment, CommandError> {
+        let rules = InheritedVariables::new(self.restricts_stdio(), &self.pass_env)
+            .map_err(|error| CommandError::Usage(format!("--pass-env: {error}")))?;
+        Ok(ChildEnvironment::select(std::env::vars_os(), &rules))
+    }
+
+    /// Returns true if only some commands may run.
+    fn restricts_stdio(&self) -> bool {
+        self.kubernetes || !self.allow_stdio.is_empty()
+    }
+
     fn source_args(&self) -> Result<SourceArgs, CommandError> {
-        let policy = if self.allow_stdio.is_empty() && !self.kubernetes {
-            StdioPolicy::allow_all()
-        } else {
+        let policy = if self.restricts_stdio() {
             StdioPolicy::allow_only(&self.allow_stdio, &self.allow_stdio_env)
                 .map_err(|error| CommandError::Usage(format!("--allow-stdio: {error}")))?
+        } else {
+            StdioPolicy::allow_all()
         };
         if self.kubernetes {
             return Ok(SourceArgs::Kubernetes(kubernetes::Args {

@@ -30,7 +30,7 @@ use crate::resource::{API_VERSION, Digest, DigestKey};
 use crate::skills::{SkillStates, SyncOptions, SyncResults, serve, sync, track_skill_states};
 use crate::source::{SourceArgs, SourceContext, SourceHandle, SourceInfo, SourceMetrics};
 use crate::state_dir::{StateDir, StateLock};
-use crate::wire::ProcessGuard;
+use crate::wire::{ChildEnvironment, ProcessGuard};
 
 /// The longest time for a shutdown after the first signal.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -50,6 +50,8 @@ pub struct Daemon {
     pub probes: Option<SocketAddr>,
     /// The export of spans and metrics.
     pub telemetry: Telemetry,
+    /// The variables that the processes of servers inherit.
+    pub child_environment: ChildEnvironment,
     /// The directories to which skills are written.
     pub sync_skills: Vec<PathBuf>,
     /// Hosts and origins that are allowed in addition to the loopback ones.
@@ -167,6 +169,7 @@ impl Daemon {
         let (observation_sender, observations) = mpsc::unbounded_channel();
         let mut context = FleetContext::new(publisher, observation_sender, cache, Some(guard));
         context.metrics = context.metrics.with_spans(spans.clone());
+        context.child_environment = self.child_environment.clone();
         let (logs, subscriptions, fleet_metrics) =
             (context.logs.clone(), context.subscriptions.clone(), context.metrics.clone());
         let identity = context.instance_id.clone();

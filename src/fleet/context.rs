@@ -4,7 +4,7 @@ use super::slots::AttemptSlots;
 use super::{FleetMetrics, Observation, ServerCache, ServerLogs};
 use crate::catalog::Publisher;
 use crate::upstream::Subscriptions;
-use crate::wire::{InstanceId, ProcessGuard};
+use crate::wire::{ChildEnvironment, InstanceId, ProcessGuard};
 
 /// The dependencies of all actors; one for the whole fleet.
 pub struct FleetContext {
@@ -16,6 +16,8 @@ pub struct FleetContext {
     pub server_cache: ServerCache,
     /// Kills child processes if evenkeel itself is killed.
     pub process_guard: Option<ProcessGuard>,
+    /// The variables that child processes inherit.
+    pub child_environment: ChildEnvironment,
     /// The logs of servers.
     pub logs: ServerLogs,
     /// The notifications that agents requested, and their delivery.
@@ -40,6 +42,7 @@ impl FleetContext {
             observations,
             server_cache,
             process_guard,
+            child_environment: ChildEnvironment::default(),
             logs: ServerLogs::default(),
             subscriptions: Subscriptions::default(),
             instance_id: InstanceId::default(),

@@ -24,7 +24,7 @@ use crate::resource::{DeclaredObject, Desired, McpServerSpec, ObjectKey, Problem
 /// The longest wait of calls of unknown tools for the servers that were declared at startup.
 const STARTUP_SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit for all servers together to drain and close when evenkeel shuts down.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// The delays before an actor that panicked is started again.
 const PANIC_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(5) };

@@ -189,7 +189,9 @@ impl<'a> SpecFields<'a> {
             setting_part("health", health),
             setting_part("gracePeriod", grace_period),
         ];
-        let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let stop = stdio.as_ref().map(|stdio| setting_part("stop", &stdio.stop));
+        let settings = settings.into_iter().chain(stop);
+        let settings = settings.map(|(name, value)| (name.to_owned(), value)).collect();
         Self {
             stdio: stdio.as_ref(),
             http: http.as_ref(),
@@ -368,13 +370,31 @@ mod tests {
                 "team/a.yaml",
                 DeclarationChange::Replace((), named(&["cwd", "timeouts"])),
             ),
+            (
+                replacing(
+                    "/stdio",
+                    json!({ "stop": "1m", "command": "c", "args": ["x"], "env": base["stdio"]["env"] }),
+                ),
+                "a.yaml",
+                DeclarationChange::Refilter((), named(&["stop"])),
+            ),
             (adding("suspend", json!(true)), "a.yaml", DeclarationChange::Detach(Reason::Suspended)),
             (
                 json!({ "http": { "url": "http://a", "headers": [{ "name": "H", "value": "x" }] } }),
                 "a.yaml",
                 DeclarationChange::Replace(
                     (),
-                    named(&["args", "command", "cwd", "env A", "env T", "header h", "transport", "url"]),
+                    named(&[
+                        "args",
+                        "command",
+                        "cwd",
+                        "env A",
+                        "env T",
+                        "header h",
+                        "transport",
+                        "url",
+                        "stop",
+                    ]),
                 ),
             ),
         ] {

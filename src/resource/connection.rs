@@ -72,7 +72,7 @@ impl<'a> ConnectionParts<'a> {
     /// Returns the parts of a process as declared, with references in place of their values. `location` is the folder
     /// of the declaring file and the directory source that contains it; `None` for an object in a cluster.
     pub fn declared_stdio(stdio: &'a StdioTransport, location: Option<(&Path, &WorkingDirectory)>) -> Self {
-        let StdioTransport { command: _, args, cwd: _, env, env_file } = stdio;
+        let StdioTransport { command: _, args, cwd: _, env, env_file, stop: _ } = stdio;
         let location = location
             .map(|(folder, directory)| (directory.root.join(folder), directory.default_cwd.as_deref()));
         let location = location.as_ref().map(|(folder, default_cwd)| (folder.as_path(), *default_cwd));

@@ -18,6 +18,8 @@ pub type ConnectTimeout = BoundedDuration<MILLIS_PER_SECOND, { 10 * MILLIS_PER_M
 pub type StartTimeout = BoundedDuration<MILLIS_PER_SECOND, MILLIS_PER_HOUR>;
 /// `timeouts.call`: 1s to 24h.
 pub type CallTimeout = BoundedDuration<MILLIS_PER_SECOND, { 24 * MILLIS_PER_HOUR }>;
+/// `stdio.stop`: 0s to 10m.
+pub type StopTimeout = BoundedDuration<0, { 10 * MILLIS_PER_MINUTE }>;
 /// `timeouts.drain`: 0s to 10m.
 pub type DrainTimeout = BoundedDuration<0, { 10 * MILLIS_PER_MINUTE }>;
 /// `timeouts.idle`: 10s to 24h.

@@ -14,6 +14,7 @@ mod digest;
 mod duration;
 mod endpoint;
 mod field_reference;
+mod inherited_variables;
 mod key;
 mod literal;
 mod reason;
@@ -37,10 +38,11 @@ pub use desired::{Desired, SkillContent};
 pub use digest::{Digest, DigestKey};
 pub use duration::{
     BoundedDuration, CallTimeout, ConnectTimeout, DrainTimeout, GracePeriod, HealthInterval, IdleTimeout,
-    RetryDelay, StartTimeout,
+    RetryDelay, StartTimeout, StopTimeout,
 };
 pub use endpoint::Endpoint;
 pub use field_reference::{Field, fields};
+pub use inherited_variables::{InheritedVariables, VariableKind, is_public_variable};
 pub use key::{ObjectKey, is_namespace_name, is_object_name};
 pub use literal::Literal;
 pub use reason::{ConditionType, Problem, Reason};
@@ -56,7 +58,7 @@ pub use server::{
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
 pub use source_state::{SourceId, SourceProblem, SourceState, WatchMethod};
 pub use status::{McpServerStatus, ServerInfo, SkillStatus};
-pub use transport::{HttpEndpoint, StdioEndpoint, Transport, is_inherited_variable};
+pub use transport::{HttpEndpoint, StdioEndpoint, Transport};
 
 /// The API group of all kinds.
 pub const GROUP: &str = "evenkeel.dev";

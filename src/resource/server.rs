@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::{
     CallTimeout, ConnectTimeout, DrainTimeout, GracePeriod, HealthInterval, IdleTimeout, RetryDelay,
-    StartTimeout,
+    StartTimeout, StopTimeout,
 };
 use super::{Literal, McpServerStatus};
 
@@ -114,7 +114,8 @@ pub struct StdioTransport {
     #[schemars(length(max = 4096))]
     pub cwd: Option<String>,
     /// Environment variables, in addition to those that every child process inherits: HOME, LANG, `LC_*`, LOGNAME,
-    /// PATH, SHELL, TERM, TMPDIR, TZ and USER. At most 256.
+    /// PATH, SHELL, TERM, TMPDIR, TZ and USER; unless `--allow-stdio` restricts commands also `XDG_*` and the variables
+    /// for proxies and certificates; and those that `--pass-env` names. At most 256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -125,6 +126,10 @@ pub struct StdioTransport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub env_file: Option<String>,
+    /// The time that the processes of the server have to exit after SIGTERM before they are killed, from 0s to 10m. SIGTERM
+    /// follows 2s after stdin was closed. Default: 5s.
+    #[serde(default = "stop_default")]
+    pub stop: StopTimeout,
 }
 
 /// An MCP endpoint that is reached over streamable HTTP.
@@ -417,6 +422,10 @@ impl Default for HealthCheck {
 
 fn allow_all() -> Vec<String> {
     vec!["*".into()]
+}
+
+fn stop_default() -> StopTimeout {
+    StopTimeout::from_millis_clamped(5_000)
 }
 
 fn start_default() -> StartTimeout {

@@ -4,16 +4,6 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use url::Url;
 
-/// The environment variables that every child process inherits, in addition to `LC_*`. Other variables of evenkeel's
-/// environment may contain credentials and are not passed on.
-const INHERITED_VARIABLES: [&str; 9] =
-    ["HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TZ", "TMPDIR"];
-
-/// Returns true if every child process inherits this variable of evenkeel's environment, because it is not a secret.
-pub fn is_inherited_variable(variable: &str) -> bool {
-    INHERITED_VARIABLES.contains(&variable) || variable.starts_with("LC_")
-}
-
 /// The transport of a server, with all references resolved.
 #[derive(Debug)]
 pub enum Transport {

@@ -12,7 +12,7 @@ use url::Url;
 use super::StdioPolicy;
 use crate::resource::{
     DigestKey, Endpoint, HttpEndpoint, HttpTransport, Literal, McpServerSpec, Problem, Reason, SecretKeyRef,
-    StdioEndpoint, StdioTransport, Transport, ValueFrom, is_inherited_variable,
+    StdioEndpoint, StdioTransport, Transport, ValueFrom, is_public_variable,
 };
 
 /// The environment of the evenkeel process at its start, for `valueFrom.env`.
@@ -105,7 +105,7 @@ impl ReferenceValues<'_> {
                     )));
                 }
                 let variable = var.value_from.as_ref().and_then(|from| from.env.as_deref());
-                if var.value.is_none() && !variable.is_some_and(is_inherited_variable) {
+                if var.value.is_none() && !variable.is_some_and(is_public_variable) {
                     referenced.push(value.clone());
                 }
                 env.push((var.name.clone(), value));

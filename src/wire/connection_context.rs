@@ -1,10 +1,11 @@
 use tokio_util::task::TaskTracker;
 
 use super::attempt_step::AttemptStep;
+use super::child_environment::ChildEnvironment;
 use super::log::ServerLog;
 use super::loop_detection::InstanceId;
 use super::notifications::NotificationHandler;
-use super::process::{ProcessActivity, ProcessGuard, StderrTail};
+use super::process::{ProcessActivity, ProcessGuard, SharedStopTimeout, StderrTail};
 use super::retry_after::RetryAfter;
 
 /// The parts of the evenkeel process that a connection uses.
@@ -16,6 +17,10 @@ pub struct ConnectionContext {
     pub tasks: TaskTracker,
     /// Kills the child processes if evenkeel is killed.
     pub guard: Option<ProcessGuard>,
+    /// The variables that child processes inherit.
+    pub child_environment: ChildEnvironment,
+    /// The time that the child process has to exit after SIGTERM.
+    pub stop_timeout: SharedStopTimeout,
     /// Receives the server's log lines.
     pub log: ServerLog,
     /// Receives the notifications that the server sends for agents.

@@ -12,7 +12,6 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::Envelope;
-use super::process::StderrTail;
 use super::secret_mask::SecretMask;
 
 /// The number of lines kept per server.
@@ -49,8 +48,8 @@ struct LineRing {
 pub struct LogLine {
     /// The time at which evenkeel read the line.
     pub time: Timestamp,
-    /// The level of an MCP log message, such as `warning`; `stderr`; or `stdout` or `http` for text there that is not an
-    /// MCP message.
+    /// The level of an MCP log message, such as `warning`; `stderr`; `stdout` or `http` for text there that is not an MCP
+    /// message; or `evenkeel` for what evenkeel did to the process.
     pub level: Arc<str>,
     /// The `logger` of an MCP log message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,6 +140,18 @@ impl ServerLog {
         }
     }
 
+    /// Adds a line of evenkeel about the server's process.
+    pub(super) fn push_process_event(&self, text: &str) {
+        self.push("evenkeel".into(), None, text.as_bytes());
+    }
+
+    /// Adds a redacted line of stderr.
+    pub(super) fn push_stderr_line(&self, line: &[u8]) {
+        for part in split_long_line(line) {
+            self.push("stderr".into(), None, part);
+        }
+    }
+
     fn push(&self, level: Arc<str>, logger: Option<Arc<str>>, text: &[u8]) {
         let text: Arc<str> = String::from_utf8_lossy(text).into();
         let mut guard = self.0.ring.lock();
@@ -164,58 +175,6 @@ impl LineRing {
     }
 }
 
-/// Splits the stderr of one process into log lines.
-#[derive(Debug)]
-pub(super) struct StderrLines {
-    log: ServerLog,
-    level: Arc<str>,
-    /// Redacts the output, and keeps its end for error messages.
-    tail: StderrTail,
-    partial_line: Vec<u8>,
-}
-
-impl StderrLines {
-    pub(super) fn new(log: ServerLog, tail: StderrTail) -> Self {
-        Self { log, level: "stderr".into(), tail, partial_line: Vec::new() }
-    }
-
-    pub(super) fn push(&mut self, bytes: &[u8]) {
-        let redacted = self.tail.push(bytes);
-        self.push_redacted(&redacted);
-    }
-
-    fn push_redacted(&mut self, bytes: &[u8]) {
-        let mut lines = bytes.split(|byte| *byte == b'\n');
-        let last = lines.next_back().unwrap_or_default();
-        for line in lines {
-            self.partial_line.extend_from_slice(line);
-            self.flush();
-        }
-        self.partial_line.extend_from_slice(last);
-        if self.partial_line.len() >= MAX_LINE_BYTES {
-            self.flush();
-        }
-    }
-
-    fn flush(&mut self) {
-        let line = std::mem::take(&mut self.partial_line);
-        for part in split_long_line(line.strip_suffix(b"\r").unwrap_or(&line)) {
-            self.log.push(self.level.clone(), None, part);
-        }
-    }
-}
-
-impl Drop for StderrLines {
-    /// Adds the rest of the output, which often ends without a newline.
-    fn drop(&mut self) {
-        let redacted = self.tail.finish();
-        self.push_redacted(&redacted);
-        if !self.partial_line.is_empty() {
-            self.flush();
-        }
-    }
-}
-
 /// Splits a line into parts of at most [`MAX_LINE_BYTES`]. An empty line is one part.
 fn split_long_line(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let empty = line.is_empty().then_some(line);
@@ -231,28 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn stderr_is_split_into_lines_at_any_chunking() {
-        let log = ServerLog::default();
-        let mut stderr = StderrLines::new(log.clone(), StderrTail::default());
-        for bytes in ["o", "ne\ntwo\r\n\nth", "ree"] {
-            stderr.push(bytes.as_bytes());
-        }
-        assert_eq!(texts(&log.read(0)), ["one", "two", ""]);
-        drop(stderr);
-        assert_eq!(texts(&log.read(3)), ["three"]);
-        assert_eq!(texts(&log.read(log.tail_start(Some(2)))), ["", "three"]);
-    }
-
-    #[test]
     fn full_log_drops_the_oldest_lines_and_counts_them() {
         let log = ServerLog::default();
-        let mut stderr = StderrLines::new(log.clone(), StderrTail::default());
         for number in 0..MAX_LINES + 10 {
-            stderr.push(format!("{number}\n").as_bytes());
+            log.push_stderr_line(number.to_string().as_bytes());
         }
         let page = log.read(4);
         assert_eq!((page.dropped, page.lines.len(), page.next), (6, PAGE_LINES, 110));
-        stderr.push(&vec![b'x'; 2 * MAX_BYTES]);
+        log.push_stderr_line(&vec![b'x'; 2 * MAX_BYTES]);
         let ring = log.0.ring.lock();
         let ring = ring.as_ref().unwrap();
         assert!(ring.bytes <= MAX_BYTES && ring.lines.iter().all(|line| line.text.len() <= MAX_LINE_BYTES));
@@ -278,7 +223,6 @@ mod tests {
     #[tokio::test]
     async fn wait_for_line_returns_once_a_line_is_added() {
         let log = ServerLog::default();
-        let mut stderr = StderrLines::new(log.clone(), StderrTail::default());
         let reader = tokio::spawn({
             let log = log.clone();
             async move {
@@ -287,7 +231,7 @@ mod tests {
             }
         });
         tokio::task::yield_now().await;
-        stderr.push(b"a\n");
+        log.push_stderr_line(b"a");
         assert_eq!(reader.await.unwrap(), 1);
     }
 }

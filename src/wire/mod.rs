@@ -4,6 +4,7 @@
 //! what must change. All sizes are bounded. Never decides which server to connect to or when to retry.
 
 mod attempt_step;
+mod child_environment;
 mod connection;
 mod connection_context;
 mod envelope;
@@ -33,6 +34,7 @@ mod stdio;
 mod subscription;
 
 pub use attempt_step::AttemptStep;
+pub use child_environment::ChildEnvironment;
 pub use connection::{Connection, ConnectionEvent, HealthRequest, UpstreamExchange, UpstreamRequest};
 pub use connection_context::ConnectionContext;
 pub use envelope::{Envelope, JsonRpcId, MalformedMessage};
@@ -48,7 +50,7 @@ pub use log_level::{LogLevel, notification_level};
 pub use loop_detection::{InstanceId, LOOP_KEY, LoopKind, VIA_KEY};
 pub use notifications::{NotificationHandler, ServerNotification};
 pub use open::{ConnectionEvents, open};
-pub use process::{ProcessActivity, ProcessGuard, StderrTail, guard_children};
+pub use process::{ProcessActivity, ProcessGuard, SharedStopTimeout, StderrTail, guard_children};
 pub use protocol_violation::ProtocolViolation;
 pub use response::{ResponseMessage, RpcResponse};
 pub use retry_after::RetryAfter;

@@ -104,6 +104,11 @@ impl NotificationDispatcher {
         (text, kind)
     }
 
+    /// Adds a line about text that could not be read to the server's log.
+    pub(super) fn log_unreadable(&self, text: &str) {
+        self.0.log.push_unreadable(self.0.unreadable_level, text.as_bytes(), &self.0.mask);
+    }
+
     /// Returns the first response in a body. An empty body holds none.
     pub(super) fn read_response(&self, body: Bytes) -> Option<RpcResponse> {
         if body.is_empty() {

@@ -48,7 +48,7 @@ pub async fn open(
         context.log.clone(),
         unreadable_level,
         context.notifications.clone(),
-        SecretMask::for_endpoint(endpoint),
+        SecretMask::for_endpoint(endpoint, &context.child_environment).await,
     );
     let transport = match &endpoint.transport {
         DeclaredTransport::Stdio(endpoint) => {

@@ -10,6 +10,7 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Url, form_urlencoded};
 
+use super::child_environment::ChildEnvironment;
 use crate::resource::{Endpoint, Transport};
 use crate::text;
 
@@ -36,17 +37,26 @@ struct MaskedValues {
 }
 
 impl SecretMask {
-    /// Collects the values that `endpoint` passes to its server.
-    pub(super) fn for_endpoint(endpoint: &Endpoint) -> Self {
+    /// Collects the values that `endpoint` passes to its server, and those that a child process inherits.
+    ///
+    /// A literal variable is not redacted if its value is a number or the path of an existing file, unless its name is
+    /// that of a secret: a log without ports, limits and paths is of little use.
+    pub(super) async fn for_endpoint(endpoint: &Endpoint, inherited: &ChildEnvironment) -> Self {
         let mut values = ValueCollector::default();
         for value in endpoint.referenced_values() {
             values.add(value.expose_secret(), MIN_VALUE_CHARS);
         }
         match &endpoint.transport {
             Transport::Stdio(stdio) => {
-                for (_, value) in &stdio.env {
-                    values.add(value.expose_secret(), MIN_LITERAL_CHARS);
+                for (name, value) in &stdio.env {
+                    if !is_plain_setting(name, value.expose_secret()).await {
+                        values.add(value.expose_secret(), MIN_LITERAL_CHARS);
+                    }
                 }
+                for value in inherited.passed_values() {
+                    values.add(value.expose_secret(), MIN_VALUE_CHARS);
+                }
+                inherited.proxies().iter().for_each(|proxy| values.add_url(proxy));
             }
             Transport::Http(http) => {
                 for (_, value) in &http.headers {
@@ -128,6 +138,37 @@ impl fmt::Debug for SecretMask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretMask")
     }
+}
+
+/// The parts of a variable's name, in upper case, that make its value a secret whatever it looks like.
+const SECRET_NAME_PARTS: [&str; 14] = [
+    "TOKEN",
+    "SECRET",
+    "PASS",
+    "PWD",
+    "KEY",
+    "CREDENTIAL",
+    "AUTH",
+    "COOKIE",
+    "SESSION",
+    "PRIVATE",
+    "SALT",
+    "SIGNATURE",
+    "PIN",
+    "OTP",
+];
+
+/// Returns true if a literal variable is a setting that is no secret: a number or the path of an existing file.
+async fn is_plain_setting(name: &str, value: &str) -> bool {
+    if value.chars().count() < MIN_LITERAL_CHARS {
+        return true;
+    }
+    let name = name.to_ascii_uppercase();
+    if SECRET_NAME_PARTS.iter().any(|part| name.contains(part)) {
+        return false;
+    }
+    let is_path = value.starts_with('/') && !value.contains('\n');
+    value.parse::<f64>().is_ok() || (is_path && tokio::fs::try_exists(value).await.unwrap_or_default())
 }
 
 #[derive(Default)]
@@ -218,14 +259,22 @@ impl SecretMaskStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{DigestKey, HttpEndpoint, ProtocolMode, StdioEndpoint};
+    use crate::resource::{DigestKey, HttpEndpoint, InheritedVariables, ProtocolMode, StdioEndpoint};
 
     fn mask_for(transport: Transport, referenced: &[&str]) -> SecretMask {
+        mask_with_environment(transport, referenced, &ChildEnvironment::default())
+    }
+
+    fn mask_with_environment(
+        transport: Transport,
+        referenced: &[&str],
+        inherited: &ChildEnvironment,
+    ) -> SecretMask {
         let referenced = referenced.iter().map(|value| SecretString::from(*value)).collect();
-        SecretMask::for_endpoint(
-            &Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"k"))
-                .with_referenced_values(referenced),
-        )
+        let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"k"))
+            .with_referenced_values(referenced);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(SecretMask::for_endpoint(&endpoint, inherited))
     }
 
     /// Returns the mask of a stdio server with these literal variables and these referenced values.
@@ -274,6 +323,46 @@ mod tests {
             assert_eq!(mask.redact(text), expected);
             assert!(!format!("{mask:?}").contains("tok"));
         }
+    }
+
+    #[test]
+    fn literal_numbers_and_existing_paths_are_shown_unless_their_name_is_that_of_a_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display().to_string();
+        for (name, value, shown) in [
+            ("MAX_BYTES", "10485760", true),
+            ("RATIO", "0.12345678", true),
+            ("PIN_CODE", "12345678", false),
+            ("api_key", "1234567890", false),
+            ("PHONE", "+49 1234567", false),
+            ("DATA_DIR", &path, true),
+            ("DATA_DIR", "/no/such/path", false),
+            ("TOKEN_FILE", &path, false),
+            ("NAME", "correct horse", false),
+            ("MODE", "true", true),
+        ] {
+            let env = vec![(name.to_owned(), value.into())];
+            let stdio = StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env };
+            let redacted = mask_for(Transport::Stdio(stdio), &[]).redact(value).into_owned();
+            assert_eq!(redacted == value, shown, "{name}={value}: {redacted}");
+        }
+        // A value that is also referenced is a secret.
+        assert_eq!(stdio_mask(&["10485760"], &["10485760"]).redact("10485760"), "<redacted>");
+    }
+
+    #[test]
+    fn inherited_secrets_are_redacted() {
+        let rules = InheritedVariables::new(false, &["GITHUB_TOKEN".to_owned()]).unwrap();
+        let variables =
+            [("GITHUB_TOKEN", "ghp_1"), ("HTTPS_PROXY", "http://name:p%40ss@proxy"), ("HOME", "/home/me")];
+        let inherited =
+            ChildEnvironment::select(variables.map(|(name, value)| (name.into(), value.into())), &rules);
+        let stdio = StdioEndpoint { command: "c".into(), args: Vec::new(), cwd: None, env: Vec::new() };
+        let mask = mask_with_environment(Transport::Stdio(stdio), &[], &inherited);
+        assert_eq!(
+            mask.redact("ghp_1 via http://name:p%40ss@proxy, p@ss, /home/me"),
+            "<redacted> via http://<redacted>:<redacted>@proxy, <redacted>, /home/me"
+        );
     }
 
     #[test]

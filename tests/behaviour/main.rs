@@ -31,6 +31,7 @@ mod memory;
 mod names;
 mod on_demand;
 mod passthrough;
+mod process_end;
 mod process_start;
 mod prompts_and_resources;
 mod protocol_violations;

@@ -14,7 +14,9 @@ use super::pending::sleep_until_some;
 use crate::plan::ConnectionTarget;
 use crate::resource::{Problem, Reason};
 use crate::text;
-use crate::wire::{ConnectionContext, ConnectionError, Era, ProcessActivity, RetryAfter, StderrTail};
+use crate::wire::{
+    ConnectionContext, ConnectionError, Era, ProcessActivity, RetryAfter, SharedStopTimeout, StderrTail,
+};
 
 type AttachFuture = Pin<Box<dyn Future<Output = Result<NewConnection, ConnectionError>> + Send>>;
 
@@ -46,10 +48,12 @@ impl RunningAttempt {
         context: &Arc<FleetContext>,
         target: Arc<ConnectionTarget>,
         opening_era: Option<Era>,
-        retry_after: RetryAfter,
+        (retry_after, stop_timeout): (RetryAfter, SharedStopTimeout),
     ) -> Self {
         let host = ConnectionContext {
             guard: context.process_guard.clone(),
+            child_environment: context.child_environment.clone(),
+            stop_timeout,
             log: context.logs.get_or_create(&target.uid),
             notifications: Some(context.subscriptions.notification_handler(&target.key)),
             instance: context.instance_id.clone(),

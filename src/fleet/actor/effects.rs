@@ -22,8 +22,8 @@ impl Actor {
     pub(super) fn run_effect(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::StartAttempt { id, target, opening_era } => {
-                let retry_after = self.retry_after.clone();
-                self.attempt = Some(RunningAttempt::new(id, &self.context, target, opening_era, retry_after));
+                let shared = (self.retry_after.clone(), self.stop_timeout.clone());
+                self.attempt = Some(RunningAttempt::new(id, &self.context, target, opening_era, shared));
             }
             Effect::EndAttempt(id) => {
                 if let Some(attempt) = self.attempt.take_if(|attempt| attempt.id == id) {

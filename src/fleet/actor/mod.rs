@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -28,11 +29,14 @@ use crate::net::jitter;
 use crate::plan::ConnectionTarget;
 use crate::resource::{Problem, Reason};
 use crate::upstream::{CallRefusal, HandleRequest, UpstreamControl};
-use crate::wire::{Connection, ConnectionEvent, ConnectionEvents, RetryAfter};
+use crate::wire::{Connection, ConnectionEvent, ConnectionEvents, RetryAfter, SharedStopTimeout};
 use attempt::{AttemptEvent, RunningAttempt};
 use drain::{CloseFuture, DrainDeadline};
 use left_out::LeftOutReport;
 use pending::{poll_some, sleep_until_some};
+
+/// The longest time between SIGTERM and SIGKILL when evenkeel itself shuts down.
+const MAX_SHUTDOWN_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 type ReadFuture = Pin<Box<dyn Future<Output = Input> + Send>>;
 /// A task that runs as long as a live connection exists.
@@ -58,6 +62,8 @@ pub(super) struct Actor {
     drain_deadline: watch::Sender<Option<DrainDeadline>>,
     /// The Retry-After of the target's endpoint, shared with its attempts.
     retry_after: RetryAfter,
+    /// The time that the server's processes have to exit, of its latest declaration.
+    stop_timeout: SharedStopTimeout,
     /// Held until the first attempt has ended, for a server that was declared at startup.
     startup_guard: Option<StartupGuard>,
     left_out: LeftOutReport,
@@ -92,6 +98,7 @@ impl Actor {
         let upstream = UpstreamControl::new(target.key.clone(), CallRefusal::Unavailable(connecting));
         let cached = context.server_cache.catalog(target.endpoint.digest());
         let left_out = LeftOutReport::new(target.key.clone(), context.clone());
+        let order = ServerOrder::Apply(target.clone());
         let (machine, effects) = StateMachine::start(target, upstream.handle().clone(), cached, step_time());
         let mut actor = Self {
             context,
@@ -105,9 +112,11 @@ impl Actor {
             closing: Vec::new(),
             drain_deadline: watch::Sender::default(),
             retry_after: RetryAfter::default(),
+            stop_timeout: SharedStopTimeout::default(),
             startup_guard,
             left_out,
         };
+        actor.update_stop_timeout(&order);
         // The first effects need no answer.
         for effect in effects {
             actor.run_effect(effect);
@@ -140,12 +149,28 @@ impl Actor {
 
     /// Applies one input. Returns the answer to an effect.
     fn step(&mut self, input: Input) -> Option<Input> {
+        if let Input::Ordered(order) = &input {
+            self.update_stop_timeout(order);
+        }
         let effects = self.machine.step(input, step_time());
         let mut answer = None;
         for effect in effects {
             answer = self.run_effect(effect).or(answer);
         }
         answer
+    }
+
+    /// Applies the stop timeout of the newest declaration to all processes of the server.
+    fn update_stop_timeout(&self, order: &ServerOrder) {
+        match order {
+            ServerOrder::Apply(target) => {
+                if let Some(stdio) = &target.spec.stdio {
+                    self.stop_timeout.set(stdio.stop.get());
+                }
+            }
+            ServerOrder::Detach(Reason::Detached) => self.stop_timeout.limit(MAX_SHUTDOWN_STOP_TIMEOUT),
+            ServerOrder::Detach(_) => {}
+        }
     }
 
     async fn next_input(&mut self) -> Input {

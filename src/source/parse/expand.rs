@@ -11,7 +11,7 @@ use super::excerpt::printable;
 use super::path::{is_json, join_within_root};
 use crate::resource::{
     Endpoint, EnvVar, Literal, McpServerSpec, Problem, Reason, StdioTransport, check_server,
-    is_inherited_variable,
+    is_public_variable,
 };
 use crate::source::Environment;
 use crate::source::resolve::ReferenceValues;
@@ -152,7 +152,7 @@ fn expand_text<'a>(
         };
         match (environment.get(name), default) {
             (Some(value), _) => {
-                if !is_inherited_variable(name) {
+                if !is_public_variable(name) {
                     values.push(value.into());
                 }
                 output.push_str(value);

@@ -1,187 +1,200 @@
-use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::collections::HashSet;
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::Signal;
-use secrecy::ExposeSecret;
-use tokio::process::{Child, Command};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Child;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-use super::super::ConnectionError;
-use super::super::local_limit::local_limit_error;
-use super::group::signal_group;
+use super::super::log::ServerLog;
+use super::group::{group_exists, signal_group, wait_for_group_end};
 use super::guard::ProcessGuard;
-use super::process_mark::ProcessMark;
-use crate::resource::{Reason, StdioEndpoint, command_line_advice, is_inherited_variable};
+use super::process_mark::{ProcessMark, RemainingProcesses};
+use super::shared_stop_timeout::SharedStopTimeout;
 
-/// The time that a child has to exit after its stdin was closed, and again after SIGTERM.
-const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time that a child has to exit after its stdin was closed, before SIGTERM.
+const STDIN_CLOSED_TIMEOUT: Duration = Duration::from_secs(2);
+/// The interval between scans for remaining processes.
+const SCAN_INTERVAL: Duration = Duration::from_millis(50);
+/// The longest time between two scans while only the process group is left, which is checked without a scan.
+const GROUP_SCAN_INTERVAL: Duration = Duration::from_secs(1);
+/// The maximum number of scans after SIGKILL. Processes that survive it for longer are left. A number and not a time,
+/// because evenkeel itself may be suspended meanwhile.
+const MAX_KILL_SCANS: u32 = 40;
 
-/// A running child process. It leads its own process group.
+/// A child process. It leads its own process group.
 #[derive(Debug)]
 pub(in crate::wire) struct ChildProcess {
-    pid: u32,
-    exit_status: watch::Receiver<Option<ExitStatus>>,
+    state: watch::Receiver<ChildState>,
+    stop: CancellationToken,
 }
 
-/// Starts the child with piped stdio. It leads a new process group, so that its descendants can be killed with it.
-pub(in crate::wire) fn spawn(
-    endpoint: &StdioEndpoint,
-    mark: Option<&ProcessMark>,
-) -> Result<Child, ConnectionError> {
-    let mut command = Command::new(&endpoint.command);
-    command
-        .args(&endpoint.args)
-        .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_inherited_variable)))
-        .envs(endpoint.env.iter().map(|(name, value)| (name, value.expose_secret())))
-        .envs(mark.map(ProcessMark::env_var))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    if let Some(cwd) = &endpoint.cwd {
-        command.current_dir(cwd);
-    }
-    command.spawn().map_err(|error| {
-        let name = &endpoint.command;
-        // The system returns the same error for a missing working directory as for a missing program.
-        let missing_cwd = endpoint.cwd.as_ref().filter(|cwd| !cwd.is_dir());
-        match (error.kind(), missing_cwd) {
-            (ErrorKind::NotFound, Some(cwd)) => ConnectionError::new(
-                Reason::CommandNotFound,
-                format!(
-                    "the working directory {} of {name:?} does not exist; create it or correct spec.stdio.cwd",
-                    cwd.display()
-                ),
-            ),
-            (ErrorKind::NotFound, None) => {
-                ConnectionError::new(Reason::CommandNotFound, describe_not_found(endpoint))
-            }
-            (ErrorKind::PermissionDenied, _) if Path::new(name).is_dir() => ConnectionError::new(
-                Reason::CommandNotFound,
-                format!("{name:?} is a directory, not a program; correct spec.stdio.command"),
-            ),
-            (ErrorKind::PermissionDenied, _) => {
-                let message = format!("{name:?} is not executable; make it so (chmod +x)");
-                ConnectionError::new(Reason::CommandNotFound, message)
-            }
-            _ => local_limit_error(&format!("the process {name:?}"), &error).unwrap_or_else(|| {
-                ConnectionError::new(Reason::ConnectFailed, format!("cannot start {name:?}: {error}"))
-            }),
-        }
-    })
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChildState {
+    Running,
+    /// It got SIGTERM, and has not exited yet.
+    Terminating,
+    Exited(ExitStatus),
 }
 
-/// Describes why the system did not find a program: either the file or its interpreter is missing.
-fn describe_not_found(endpoint: &StdioEndpoint) -> String {
-    let name = &endpoint.command;
-    let file = if name.contains('/') {
-        Some(PathBuf::from(name)).filter(|path| path.is_file())
-    } else {
-        let declared = endpoint.env.iter().rfind(|(name, _)| name == "PATH");
-        let path = declared.map(|(_, path)| path.expose_secret().into()).or_else(|| std::env::var_os("PATH"));
-        std::env::split_paths(&path.unwrap_or_default())
-            .map(|folder| folder.join(name))
-            .find(|path| path.is_file())
-    };
-    match (file.map(|file| shebang_interpreter(&file)), name.contains('/')) {
-        (Some(Some(interpreter)), _) => {
-            format!("the interpreter {interpreter:?} in the first line of {name:?} does not exist")
-        }
-        (Some(None), _) => format!("{name:?} exists, but the dynamic loader that it requires does not"),
-        (None, has_slash) => {
-            let missing = if has_slash { "does not exist" } else { "was not found on PATH" };
-            let advice = command_line_advice(name).map_or_else(String::new, |advice| format!("; {advice}"));
-            format!("{name:?} {missing}{advice}")
-        }
-    }
-}
-
-/// Returns the interpreter in the first line of a script.
-fn shebang_interpreter(script: &Path) -> Option<String> {
-    let mut start = Vec::new();
-    std::fs::File::open(script).ok()?.take(256).read_to_end(&mut start).ok()?;
-    let start = String::from_utf8_lossy(&start);
-    let line = start.strip_prefix("#!")?.split('\n').next()?.trim_start_matches([' ', '\t']);
-    line.split([' ', '\t']).next().map(str::to_owned)
+/// How a child is supervised.
+#[derive(Debug)]
+pub(in crate::wire) struct Supervision {
+    /// The program, for messages.
+    pub(in crate::wire) command: String,
+    /// Kills the processes if evenkeel is killed, and marks those that leave the group.
+    pub(in crate::wire) guard: Option<(ProcessGuard, ProcessMark)>,
+    /// The time between SIGTERM and SIGKILL.
+    pub(in crate::wire) stop_timeout: SharedStopTimeout,
+    /// Receives a line if processes were killed because they did not exit in time.
+    pub(in crate::wire) log: ServerLog,
 }
 
 impl ChildProcess {
-    /// Supervises a child. The returned future reaps it and then kills the rest of its group and the marked processes
-    /// that left the group. It completes when none is left, and must be polled.
+    /// Supervises a child. The returned future reaps it and ends its descendants: those in its process group and the
+    /// marked ones that left it. It completes when none is left, and must be polled.
+    ///
+    /// If the child exits by itself, its descendants get SIGTERM at once. After [`Self::request_stop`] the child has
+    /// [`STDIN_CLOSED_TIMEOUT`] to exit, and then the whole group gets SIGTERM. In both cases every process has the stop
+    /// timeout between SIGTERM and SIGKILL, even if the child itself exits earlier: behind `sh -c` or `npx` it is another
+    /// process that has to clean up.
     pub(in crate::wire) fn supervise(
         mut child: Child,
-        guard: Option<(ProcessGuard, ProcessMark)>,
+        supervision: Supervision,
     ) -> (Self, impl Future<Output = ()>) {
         let pid = child.id().unwrap_or_default();
-        if let Some((guard, _)) = &guard {
+        if let Some((guard, _)) = &supervision.guard {
             guard.add_group(pid);
         }
-        let (sender, exit_status) = watch::channel(None);
+        let (sender, state) = watch::channel(ChildState::Running);
+        let stop = CancellationToken::new();
+        let stop_requested = stop.clone();
         let reap = async move {
-            let status = child.wait().await.unwrap_or_default();
-            signal_group(pid, Signal::KILL);
-            sender.send_replace(Some(status));
-            if let Some((guard, mark)) = guard {
+            let mut termination =
+                Termination { pid, supervision, state: sender, kill_at: None, killed: false };
+            let status = match stop_requested.run_until_cancelled(child.wait()).await {
+                Some(status) => status,
+                None => termination.end_child(&mut child).await,
+            };
+            termination.state.send_replace(ChildState::Exited(status.unwrap_or_default()));
+            termination.end_descendants().await;
+            if let Some((guard, _)) = &termination.supervision.guard {
                 guard.remove_group(pid);
-                mark.kill_marked().await;
             }
         };
-        (Self { pid, exit_status }, reap)
+        (Self { state, stop }, reap)
     }
 
     /// Waits for the exit of the child. Cancel safe.
     pub(in crate::wire) async fn exit_status(&self) -> ExitStatus {
-        let mut exit_status = self.exit_status.clone();
-        let status = exit_status.wait_for(Option::is_some).await.ok().and_then(|status| *status);
-        status.unwrap_or_default()
+        let is_exited = |state: &ChildState| matches!(state, ChildState::Exited(_));
+        match self.state.clone().wait_for(is_exited).await.as_deref() {
+            Ok(ChildState::Exited(status)) => *status,
+            _ => ExitStatus::default(),
+        }
     }
 
-    /// Terminates the child after its stdin was closed: waits, sends SIGTERM to the group, waits, and sends SIGKILL.
-    pub(in crate::wire) async fn terminate(&self) -> ExitStatus {
-        for escalation in [Signal::TERM, Signal::KILL] {
-            if let Ok(status) = tokio::time::timeout(EXIT_TIMEOUT, self.exit_status()).await {
-                return status;
-            }
-            signal_group(self.pid, escalation);
-        }
-        self.exit_status().await
+    /// Waits until the child exits or gets SIGTERM. Returns true if it has exited by itself. Cancel safe.
+    pub(in crate::wire) async fn exits_by_itself(&self) -> bool {
+        let is_running = |state: &ChildState| *state == ChildState::Running;
+        let changed = self.state.clone().wait_for(|state| !is_running(state)).await.map(|state| *state);
+        !matches!(changed, Ok(ChildState::Terminating))
+    }
+
+    /// Ends the child and its descendants, after its stdin was closed. Does not wait.
+    pub(in crate::wire) fn request_stop(&self) {
+        self.stop.cancel();
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
+/// The end of a child and its descendants, in progress.
+struct Termination {
+    pid: u32,
+    supervision: Supervision,
+    state: watch::Sender<ChildState>,
+    /// When the process group is killed; `None` before it got SIGTERM.
+    kill_at: Option<Instant>,
+    /// True once processes were killed.
+    killed: bool,
+}
 
-    use super::*;
-
-    #[tokio::test]
-    async fn spawn_error_names_the_cause() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name).display().to_string();
-        for (name, mode) in [("script", 0o755), ("plain", 0o644)] {
-            // Written by another process: a child that another test forks at the same time could inherit a descriptor
-            // that is open for writing, and then the system refuses to run the file (ETXTBSY).
-            let write = ["-c", "echo '#! /no/such -x' > \"$0\"", &path(name)];
-            assert!(std::process::Command::new("sh").args(write).status().unwrap().success());
-            std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+impl Termination {
+    /// Waits until the child has exited after its stdin was closed, and ends it otherwise.
+    async fn end_child(&mut self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        if let Ok(status) = timeout(STDIN_CLOSED_TIMEOUT, child.wait()).await {
+            return status;
         }
-        for (command, expected) in [
-            (path("script"), "the interpreter \"/no/such\" in the first line of"),
-            ("script".into(), "the interpreter \"/no/such\" in the first line of"),
-            (path("plain"), "is not executable"),
-            (path(""), "is a directory"),
-            (path("absent"), "does not exist"),
-            ("absent".into(), "was not found on PATH"),
-        ] {
-            let env = vec![("PATH".to_owned(), path("").into())];
-            let endpoint = StdioEndpoint { command: command.clone(), args: Vec::new(), cwd: None, env };
-            let problem = spawn(&endpoint, None).unwrap_err().problem;
-            assert_eq!(problem.reason, Reason::CommandNotFound, "{command}: {problem}");
-            assert!(problem.message.contains(expected), "{command}: {problem}");
+        self.state.send_replace(ChildState::Terminating);
+        let kill_at = self.send_term();
+        if let Ok(status) = timeout_at(kill_at, child.wait()).await {
+            return status;
+        }
+        self.send_kill();
+        child.wait().await
+    }
+
+    /// Ends the descendants of the child, which has exited.
+    async fn end_descendants(&mut self) {
+        let (mut signaled, mut kill_scans) = (HashSet::new(), 0);
+        while kill_scans < MAX_KILL_SCANS {
+            let RemainingProcesses { in_group, outside } = self.remaining().await;
+            if !in_group && outside.is_empty() {
+                return;
+            }
+            let kill_at = self.kill_at.unwrap_or_else(|| self.send_term());
+            let must_kill = Instant::now() >= kill_at;
+            if must_kill {
+                self.send_kill();
+                kill_scans += 1;
+            }
+            for process in outside.iter().copied() {
+                if signaled.insert(process) || must_kill {
+                    signal_outside(process, if must_kill { Signal::KILL } else { Signal::TERM });
+                }
+            }
+            if outside.is_empty() && !must_kill {
+                let next_scan = kill_at.min(Instant::now() + GROUP_SCAN_INTERVAL);
+                // Elapsed means that the next scan is due.
+                let _ = timeout_at(next_scan, wait_for_group_end(self.pid)).await;
+            } else {
+                sleep(SCAN_INTERVAL).await;
+            }
         }
     }
+
+    async fn remaining(&self) -> RemainingProcesses {
+        match &self.supervision.guard {
+            Some((_, mark)) => mark.remaining(self.pid).await,
+            None => RemainingProcesses { in_group: group_exists(self.pid), outside: Vec::new() },
+        }
+    }
+
+    /// Sends SIGTERM to the process group. Returns when it is killed.
+    fn send_term(&mut self) -> Instant {
+        signal_group(self.pid, Signal::TERM);
+        *self.kill_at.insert(Instant::now() + self.supervision.stop_timeout.get())
+    }
+
+    /// Sends SIGKILL to the process group.
+    fn send_kill(&mut self) {
+        signal_group(self.pid, Signal::KILL);
+        let stop_timeout = self.supervision.stop_timeout.get();
+        if !std::mem::replace(&mut self.killed, true) && !stop_timeout.is_zero() {
+            let command = &self.supervision.command;
+            let message = format!(
+                "{command:?} did not exit within {stop_timeout:?} after SIGTERM and was killed; spec.stdio.stop sets \
+                 this time"
+            );
+            warn!(pid = self.pid, "{message}");
+            self.supervision.log.push_process_event(&message);
+        }
+    }
+}
+
+fn signal_outside(process: Pid, signal: Signal) {
+    // The process may have ended since the scan.
+    let _ = kill_process(process, signal);
 }

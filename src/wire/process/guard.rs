@@ -251,7 +251,7 @@ pub fn guard_children(input: impl BufRead) {
         if marked.is_empty() && groups.is_empty() {
             return;
         }
-        for (pid, _) in marked {
+        for pid in marked {
             let is_new = signaled.insert(pid);
             if is_new || timed_out {
                 // The process may have ended since the scan.

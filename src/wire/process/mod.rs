@@ -5,14 +5,23 @@
 
 mod child;
 mod error_lines;
+mod exit_status;
 mod group;
 mod group_reports;
 mod guard;
+mod proc_stat;
 mod process_activity;
 mod process_mark;
+mod shared_stop_timeout;
+mod spawn;
+mod stderr_lines;
 mod stderr_tail;
 
-pub(super) use child::{ChildProcess, spawn};
+pub(super) use child::{ChildProcess, Supervision};
+pub(super) use exit_status::describe_exit;
 pub use guard::{ProcessGuard, guard_children};
 pub use process_activity::ProcessActivity;
+pub use shared_stop_timeout::SharedStopTimeout;
+pub(super) use spawn::spawn;
+pub(super) use stderr_lines::StderrLines;
 pub use stderr_tail::StderrTail;

@@ -4,6 +4,8 @@ use std::time::Duration;
 use tokio::sync::SetOnce;
 use tokio::time::{Instant, sleep};
 
+use super::proc_stat::ProcStat;
+
 /// The interval between samples of a process.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(25);
 /// The number of consecutive idle samples after which a process counts as idle.
@@ -59,50 +61,13 @@ impl ProcessActivity {
         while idle_samples < IDLE_SAMPLES {
             sleep(SAMPLE_INTERVAL).await;
             let Some((pid, _)) = self.0.process.get() else { continue };
-            let stat = tokio::fs::read_to_string(format!("/proc/{pid}/stat")).await;
-            let Some(stat) = stat.ok().as_deref().and_then(ProcessStat::parse) else {
+            let stat = tokio::fs::read(format!("/proc/{pid}/stat")).await;
+            let Some(stat) = stat.ok().as_deref().and_then(ProcStat::parse) else {
                 return sleep(FALLBACK_DELAY).await;
             };
-            let is_idle = previous_ticks == Some(stat.cpu_ticks) && !stat.busy;
+            let is_idle = previous_ticks == Some(stat.cpu_ticks) && !stat.is_busy;
             idle_samples = if is_idle { idle_samples + 1 } else { 0 };
             previous_ticks = Some(stat.cpu_ticks);
-        }
-    }
-}
-
-/// The fields of `/proc/PID/stat` that show a process's activity.
-#[derive(Debug, PartialEq, Eq)]
-struct ProcessStat {
-    /// The process is running, runnable or waits for a disk (state `R` or `D`).
-    busy: bool,
-    /// The CPU time used so far, in clock ticks.
-    cpu_ticks: u64,
-}
-
-impl ProcessStat {
-    /// Parses `/proc/PID/stat` (`proc_pid_stat(5)`). The program name may contain any characters.
-    fn parse(stat: &str) -> Option<Self> {
-        let (_, fields) = stat.rsplit_once(") ")?;
-        let field = |number: usize| fields.split(' ').nth(number - 3);
-        let time = |number| field(number)?.parse::<u64>().ok();
-        Some(Self { busy: matches!(field(3)?, "R" | "D"), cpu_ticks: time(14)? + time(15)? })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn proc_stat_is_parsed_whatever_the_program_name() {
-        for (stat, busy, cpu_ticks) in [
-            ("7 (sleep) S 1 7 7 0 -1 4194304 95 0 0 0 3 4 0 0 20 0 1 0 5 6", false, 7),
-            ("7 (a) R 1 (b) R 1 7 7 0 -1 4194304 95 0 0 0 0 0 5 5 20 0", true, 0),
-        ] {
-            assert_eq!(ProcessStat::parse(stat), Some(ProcessStat { busy, cpu_ticks }), "{stat}");
-        }
-        for stat in ["", "7 (sleep) S 1", "7 (sleep S"] {
-            assert_eq!(ProcessStat::parse(stat), None, "{stat}");
         }
     }
 }

@@ -1,29 +1,18 @@
-//! Finds processes that left their group (`setsid`): each child gets an environment variable, which its descendants
-//! inherit. Reads it from `/proc` (Linux); on other systems no process is found.
+//! Finds the processes of a server, also those that left its process group (`setsid`): each child gets an environment
+//! variable, which its descendants inherit. Reads it from `/proc` (Linux); on other systems only the group is found.
 
-use std::collections::HashSet;
 use std::fs::DirEntry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
-use tracing::debug;
 
-use super::group::process_group;
+use super::group::{group_exists, process_group};
+use super::proc_stat::ProcStat;
 
 /// The environment variable of every child, inherited by its descendants.
 const MARK_VARIABLE: &str = "EVENKEEL_GUARD";
-/// The time between SIGTERM and SIGKILL to such processes.
-const TERM_TIMEOUT: Duration = Duration::from_secs(1);
-/// The interval between scans for remaining processes.
-const SCAN_INTERVAL: Duration = Duration::from_millis(50);
-/// The maximum number of scans after [`TERM_TIMEOUT`]. Processes that survive SIGKILL for longer are left. A number and
-/// not a time, because evenkeel itself may be suspended meanwhile.
-const MAX_KILL_SCANS: u32 = 40;
-
 /// The marks of the children of one evenkeel instance. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct ProcessMarks(Arc<Inner>);
@@ -35,7 +24,7 @@ struct Inner {
     next_number: AtomicU64,
     scans_requested: AtomicU64,
     /// The result of the last scan, and the number of the latest scan request that it satisfies.
-    last_scan: Mutex<(u64, Arc<[MarkedProcess]>)>,
+    last_scan: Mutex<(u64, Arc<[LiveProcess]>)>,
 }
 
 /// The mark of one child and its descendants.
@@ -45,7 +34,23 @@ pub(in crate::wire) struct ProcessMark {
     value: String,
 }
 
-type MarkedProcess = (Pid, String);
+/// A process that is running, and not only waiting to be reaped.
+#[derive(Debug)]
+struct LiveProcess {
+    pid: Pid,
+    group: Option<Pid>,
+    /// The mark, if it has the prefix that was searched for.
+    mark: Option<String>,
+}
+
+/// The processes of a child that are left after its exit.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct RemainingProcesses {
+    /// True if its process group has a live process.
+    pub(super) in_group: bool,
+    /// The processes that left the group.
+    pub(super) outside: Vec<Pid>,
+}
 
 impl ProcessMarks {
     pub(super) fn new() -> Self {
@@ -70,14 +75,14 @@ impl ProcessMarks {
         ProcessMark { marks: self.clone(), value: format!("{}{number}", self.0.prefix) }
     }
 
-    /// Returns all marked processes. One scan serves all callers that arrived before it began, because many children
-    /// may exit at once.
-    async fn scan(&self) -> Arc<[MarkedProcess]> {
+    /// Returns all live processes. One scan serves all callers that arrived before it began, because many children may
+    /// exit at once.
+    async fn scan(&self) -> Arc<[LiveProcess]> {
         let request = self.0.scans_requested.fetch_add(1, Ordering::AcqRel) + 1;
         let mut last_scan = self.0.last_scan.lock().await;
         if last_scan.0 < request {
             let (requests, prefix) = (self.0.scans_requested.load(Ordering::Acquire), self.0.prefix.clone());
-            let processes = tokio::task::spawn_blocking(move || marked_processes(&prefix)).await;
+            let processes = tokio::task::spawn_blocking(move || live_processes(&prefix)).await;
             *last_scan = (requests, processes.unwrap_or_default().into());
         }
         last_scan.1.clone()
@@ -90,36 +95,34 @@ impl ProcessMark {
         (MARK_VARIABLE, &self.value)
     }
 
-    /// Kills the processes that have the mark, after the child and its group have ended: by SIGTERM, then by SIGKILL.
-    pub(super) async fn kill_marked(&self) {
-        let (start, mut signaled, mut kill_scans) = (Instant::now(), HashSet::new(), 0);
-        while kill_scans < MAX_KILL_SCANS {
-            let marked = self.marks.scan().await;
-            let left: Vec<Pid> =
-                marked.iter().filter(|(_, mark)| *mark == self.value).map(|(pid, _)| *pid).collect();
-            if left.is_empty() {
-                return;
-            }
-            let timed_out = start.elapsed() > TERM_TIMEOUT;
-            kill_scans += u32::from(timed_out);
-            for pid in left {
-                if signaled.insert(pid) || timed_out {
-                    debug!(
-                        pid = pid.as_raw_nonzero(),
-                        "killing a process that left the process group of its server"
-                    );
-                    // The process may have ended since the scan.
-                    let _ = kill_process(pid, if timed_out { Signal::KILL } else { Signal::TERM });
-                }
-            }
-            sleep(SCAN_INTERVAL).await;
+    /// Returns the processes of a child that has exited: those in the process group that it led, and those that left it
+    /// but have the mark.
+    pub(super) async fn remaining(&self, leader: u32) -> RemainingProcesses {
+        let group = process_group(leader);
+        if !cfg!(target_os = "linux") {
+            return RemainingProcesses { in_group: group_exists(leader), outside: Vec::new() };
         }
+        let mut remaining = RemainingProcesses::default();
+        for process in self.marks.scan().await.iter() {
+            if process.group == group {
+                remaining.in_group = true;
+            } else if process.mark.as_ref() == Some(&self.value) {
+                remaining.outside.push(process.pid);
+            }
+        }
+        remaining
     }
 }
 
-/// Returns the processes whose mark starts with `prefix`, each with its mark. Blocks.
+/// Returns the live processes whose mark starts with `prefix`. Blocks.
+pub(super) fn marked_processes(prefix: &str) -> Vec<Pid> {
+    let is_marked = |process: &LiveProcess| process.mark.is_some();
+    live_processes(prefix).into_iter().filter(is_marked).map(|process| process.pid).collect()
+}
+
+/// Returns the live processes of the system, with the marks that start with `prefix`. Blocks.
 #[expect(clippy::disallowed_methods, reason = "called only where blocking is allowed")]
-pub(super) fn marked_processes(prefix: &str) -> Vec<MarkedProcess> {
+fn live_processes(prefix: &str) -> Vec<LiveProcess> {
     let start = format!("{MARK_VARIABLE}={prefix}");
     let mark = |process: &DirEntry| {
         // Environments of other users' processes are not readable; those are not children of evenkeel.
@@ -133,7 +136,8 @@ pub(super) fn marked_processes(prefix: &str) -> Vec<MarkedProcess> {
     processes
         .filter_map(|process| {
             let pid = process_group(process.file_name().to_str()?.parse().ok()?)?;
-            Some((pid, mark(&process)?))
+            let stat = ProcStat::parse(&std::fs::read(process.path().join("stat")).ok()?)?;
+            (!stat.has_exited).then(|| LiveProcess { pid, group: stat.group, mark: mark(&process) })
         })
         .collect()
 }

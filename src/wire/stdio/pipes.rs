@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +10,16 @@ use tokio::net::unix::pipe;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, trace};
 
 use super::super::connection_context::ConnectionContext;
 use super::super::error::{ConnectionEnd, ConnectionError, FailureSource};
-use super::super::log::StderrLines;
 use super::super::notifications::NotificationDispatcher;
-use super::super::process::{self, ChildProcess, ProcessActivity, ProcessGuard, StderrTail};
+use super::super::process::{
+    self, ChildProcess, ProcessActivity, ProcessGuard, StderrLines, StderrTail, Supervision,
+};
 use super::super::response::{ResponseMessage, RpcResponse, unreadable_response};
 use super::super::server_message::{self, ServerMessage};
 use super::super::{JsonRpcId, MAX_MESSAGE_BYTES, lenient};
@@ -32,7 +32,7 @@ const MAX_QUEUED_NOTIFICATIONS: usize = 64;
 const MAX_QUEUED_MESSAGES: usize = 64;
 /// The time for which the pipes are read after the child's exit. Its descendants may keep them open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(200);
-/// The time that a child has to exit after it closed its stdin or stdout.
+/// The time that a child has to exit after it closed its stdin or stdout, before its stdin is closed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The pipes of a child process and the calls that wait for its responses.
@@ -75,7 +75,7 @@ pub(in crate::wire) fn start(
     let stderr_tail = context.stderr_tail.clone();
     stderr_tail.set_mask(notifications.mask().clone());
     let mark = context.guard.as_ref().map(ProcessGuard::next_mark);
-    let mut child = process::spawn(endpoint, mark.as_ref())?;
+    let mut child = process::spawn(endpoint, &context.child_environment, mark.as_ref())?;
     let started_at = Instant::now();
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
@@ -87,7 +87,13 @@ pub(in crate::wire) fn start(
     context.process_activity.set_process(child.id().unwrap_or_default());
     let tasks = &context.tasks;
     let (outgoing, queue) = mpsc::channel(MAX_QUEUED_MESSAGES);
-    let (process, reap) = ChildProcess::supervise(child, context.guard.clone().zip(mark));
+    let supervision = Supervision {
+        command: endpoint.command.clone(),
+        guard: context.guard.clone().zip(mark),
+        stop_timeout: context.stop_timeout.clone(),
+        log: context.log.clone(),
+    };
+    let (process, reap) = ChildProcess::supervise(child, supervision);
     let calls = PendingCalls::default();
     let (closing, finished) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);
@@ -103,32 +109,40 @@ pub(in crate::wire) fn start(
         let (end, calls) = (end.clone(), calls.clone());
         let (closing, finished, command) = (closing.clone(), finished.clone(), endpoint.command.clone());
         async move {
+            // The pipe that it closed long before its exit.
+            let mut closed_pipe = None;
             let status = tokio::select! {
                 status = process.exit_status() => status,
-                () = closing.cancelled() => process.terminate().await,
+                () = closing.cancelled() => {
+                    process.request_stop();
+                    process.exit_status().await
+                }
                 Some(pipe) = closed_pipes.recv() => {
-                    if let Ok(status) = tokio::time::timeout(EXIT_TIMEOUT, process.exit_status()).await {
-                        status
-                    } else {
+                    if timeout(EXIT_TIMEOUT, process.exit_status()).await.is_err() {
+                        closed_pipe = Some(pipe);
+                        closing.cancel();
+                        process.request_stop();
+                    }
+                    if !process.exits_by_itself().await {
                         // The process is alive, but communication with it is impossible.
                         let output = stderr_tail.message_suffix();
-                        let message = format!("{command:?} closed its {pipe} and was terminated{output}");
+                        let message = format!("{command:?} closed its {pipe} and did not exit{output}");
                         let error = ConnectionError::new(Reason::Exited, message);
                         let failure_source = FailureSource::Exit(started_at.elapsed());
                         end.mark(ConnectionError { failure_source, ..error });
                         calls.with(HashMap::clear);
-                        closing.cancel();
-                        process.terminate().await
                     }
+                    process.exit_status().await
                 }
             };
             let failure_source = FailureSource::Exit(started_at.elapsed());
             // Output that the child wrote before its exit is still in the pipes.
             let drain = async { tokio::join!(stderr_task, stdout_task) };
-            if tokio::time::timeout(DRAIN_TIMEOUT, drain).await.is_err() {
+            if timeout(DRAIN_TIMEOUT, drain).await.is_err() {
                 readers.iter().for_each(AbortHandle::abort);
             }
-            end.mark(ConnectionError { failure_source, ..exit_error(&command, status, &stderr_tail) });
+            let error = exit_error(&command, closed_pipe, status, &stderr_tail);
+            end.mark(ConnectionError { failure_source, ..error });
             calls.with(HashMap::clear);
             closing.cancel();
             finished.cancel();
@@ -276,9 +290,10 @@ async fn read_messages(
         let line = match lines::next_line(&mut reader, MAX_MESSAGE_BYTES).await {
             Ok(Some(StdoutLine::Text(line))) => line,
             Ok(Some(StdoutLine::TooLong(length, ends))) => {
-                debug!(length, "the child wrote a line longer than the limit; it is skipped");
                 notifications.mark_received();
-                let message = format!("the response is longer than {} MiB", MAX_MESSAGE_BYTES >> 20);
+                let limit = MAX_MESSAGE_BYTES >> 20;
+                notifications.log_unreadable(&format!("(a line of {length} bytes, longer than {limit} MiB)"));
+                let message = format!("the response is longer than {limit} MiB");
                 let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
                 complete(lenient::request_id_of_unreadable(&ends), Err(error));
                 continue;
@@ -350,14 +365,17 @@ async fn read_stderr(mut stderr: ChildStderr, mut log: StderrLines) {
     }
 }
 
-/// Returns the error that describes how a child ended.
-fn exit_error(command: &str, status: ExitStatus, stderr_tail: &StderrTail) -> ConnectionError {
-    let outcome = match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exited with code {code}"),
-        (None, Some(signal)) => format!("was killed by signal {signal}"),
-        (None, None) => "ended".to_owned(),
-    };
-    ConnectionError::new(Reason::Exited, format!("{command:?} {outcome}{}", stderr_tail.message_suffix()))
+/// Returns the error that describes how a child ended. `closed_pipe` is a pipe that it closed before.
+fn exit_error(
+    command: &str,
+    closed_pipe: Option<&str>,
+    status: ExitStatus,
+    stderr_tail: &StderrTail,
+) -> ConnectionError {
+    let closed = closed_pipe.map_or_else(String::new, |pipe| format!("closed its {pipe}, and then "));
+    let exit = process::describe_exit(status);
+    let output = stderr_tail.message_suffix();
+    ConnectionError::new(Reason::Exited, format!("{command:?} {closed}{exit}{output}"))
 }
 
 #[cfg(test)]
