@@ -112,7 +112,7 @@ pub(super) async fn call(
             ResponseStart::Ended(end) => {
                 let Some(call) = attended.call.take() else { return empty_stream() };
                 // The server rejected the call because its session is lost: it is sent once more, in the next session.
-                if resent || !end.is_session_lost() {
+                if resent || !end.is_rejected_by_lost_session() {
                     return call.response.into_response(&end);
                 }
                 resent = true;
@@ -374,8 +374,10 @@ enum CallEnd {
 }
 
 impl CallEnd {
-    fn is_session_lost(&self) -> bool {
-        matches!(self, Self::Failed(error) if error.failure_source == FailureSource::Session)
+    /// True if the server rejected the call because its session is lost. A call that it may have processed does not
+    /// count, although its session was lost meanwhile.
+    fn is_rejected_by_lost_session(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.failure_source == FailureSource::Session && !error.dispatched)
     }
 
     fn outcome(&self) -> CallOutcome {

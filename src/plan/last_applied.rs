@@ -101,8 +101,8 @@ mod tests {
 
     use super::*;
     use crate::resource::{
-        DeclaredMeta, DigestKey, Endpoint, HttpEndpoint, Origin, Problem, ProtocolMode, Reason, SourceState,
-        Transport,
+        DeclaredMeta, DigestKey, Endpoint, HttpEndpoint, HttpTransportKind, Origin, Problem, ProtocolMode,
+        Reason, SourceState, Transport,
     };
     use crate::resource::{RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT};
 
@@ -110,7 +110,12 @@ mod tests {
     fn declared_server(name: &str, generation: i64, spec: Value) -> Arc<DeclaredObject<McpServerSpec>> {
         let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
         let url = spec.http.as_ref().unwrap().url.parse().unwrap();
-        let transport = Transport::Http(HttpEndpoint { url, headers: Vec::new(), ca: None });
+        let transport = Transport::Http(HttpEndpoint {
+            kind: HttpTransportKind::StreamableHttp,
+            url,
+            headers: Vec::new(),
+            ca: None,
+        });
         Arc::new(DeclaredObject {
             meta: DeclaredMeta {
                 key: ObjectKey::new("default", name),

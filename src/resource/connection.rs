@@ -6,8 +6,8 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
-    Digest, DigestKey, EnvVar, Header, HttpEndpoint, HttpTransport, Literal, ProtocolMode, SecretKeyRef,
-    StdioEndpoint, StdioTransport, Tls, Transport, ValueFrom,
+    Digest, DigestKey, EnvVar, Header, HttpEndpoint, HttpTransport, HttpTransportKind, Literal, ProtocolMode,
+    SecretKeyRef, StdioEndpoint, StdioTransport, Tls, Transport, ValueFrom,
 };
 
 /// The parts that define a connection, by name and in canonical form. Two connections are the same if and only if their
@@ -59,12 +59,12 @@ impl<'a> ConnectionParts<'a> {
                 let cwd = cwd.as_deref().map(|cwd| Cow::from(cwd.as_os_str().as_encoded_bytes()));
                 Self::stdio(Cow::from(command.as_bytes()), args, cwd, env)
             }
-            Transport::Http(HttpEndpoint { url, headers, ca }) => {
+            Transport::Http(HttpEndpoint { kind, url, headers, ca }) => {
                 let headers = headers.iter().map(|(name, value)| {
                     (name.as_str(), PartValue::from([Cow::from(value.expose_secret().as_bytes())]))
                 });
                 let ca = ca.as_ref().map(|ca| PartValue::from([Cow::from(ca.expose_secret().as_bytes())]));
-                Self::http(normalized_url(url.clone()), headers, ca)
+                Self::http(*kind, normalized_url(url.clone()), headers, ca)
             }
         }
     }
@@ -90,7 +90,7 @@ impl<'a> ConnectionParts<'a> {
 
     /// Returns the parts of an HTTP connection as declared, with references in place of their values.
     pub fn declared_http(http: &'a HttpTransport) -> Self {
-        let HttpTransport { url, headers, tls } = http;
+        let HttpTransport { url, transport, headers, tls } = http;
         // A text with unexpanded variables is not a URL yet.
         let url = Some(url)
             .filter(|url| !url.contains("${"))
@@ -101,7 +101,7 @@ impl<'a> ConnectionParts<'a> {
         });
         let ca = tls.as_ref().and_then(|Tls { ca_secret_ref }| ca_secret_ref.as_ref());
         let ca = ca.map(|ca| secret_ref_value(ca));
-        Self::http(url, headers, ca)
+        Self::http(*transport, url, headers, ca)
     }
 
     fn stdio(
@@ -121,12 +121,17 @@ impl<'a> ConnectionParts<'a> {
     }
 
     fn http(
+        kind: HttpTransportKind,
         url: Cow<'a, [u8]>,
         headers: impl Iterator<Item = (&'a str, PartValue<'a>)>,
         ca: Option<PartValue<'a>>,
     ) -> Self {
+        let transport = match kind {
+            HttpTransportKind::StreamableHttp => "http",
+            HttpTransportKind::Sse => "sse",
+        };
         let fixed = [
-            ("transport".to_owned(), PartValue::from_texts(["http"])),
+            ("transport".to_owned(), PartValue::from_texts([transport])),
             ("url".to_owned(), PartValue::from([url])),
         ];
         let headers = headers.map(|(name, value)| (format!("header {}", name.to_ascii_lowercase()), value));

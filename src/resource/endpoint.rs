@@ -47,11 +47,13 @@ impl Endpoint {
 mod tests {
     use url::Url;
 
+    use super::super::server::HttpTransportKind;
     use super::super::transport::{HttpEndpoint, StdioEndpoint};
     use super::*;
 
     fn http(url: &str, header: &str) -> Endpoint {
         let transport = Transport::Http(HttpEndpoint {
+            kind: HttpTransportKind::StreamableHttp,
             url: Url::parse(url).unwrap(),
             headers: vec![(http::header::AUTHORIZATION, header.to_owned().into())],
             ca: None,

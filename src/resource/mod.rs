@@ -51,8 +51,8 @@ pub use rules::{
     is_reserved_header, is_secret_key,
 };
 pub use server::{
-    Activation, EnvVar, Expose, ExtraCapabilities, Header, HealthCheck, HttpTransport, McpServer,
-    McpServerSpec, NameFilter, ProtocolMode, Retry, SecretKeyRef, StdioTransport, Timeouts, Tls,
+    Activation, EnvVar, Expose, ExtraCapabilities, Header, HealthCheck, HttpTransport, HttpTransportKind,
+    McpServer, McpServerSpec, NameFilter, ProtocolMode, Retry, SecretKeyRef, StdioTransport, Timeouts, Tls,
     UpdateStrategy, ValueFrom,
 };
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};

@@ -132,7 +132,7 @@ pub struct StdioTransport {
     pub stop: StopTimeout,
 }
 
-/// An MCP endpoint that is reached over streamable HTTP.
+/// An MCP endpoint that is reached over HTTP.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("self.url.startsWith('http://') || self.url.startsWith('https://')")
@@ -146,6 +146,10 @@ pub struct HttpTransport {
     /// The URL of the MCP endpoint, with scheme `http` or `https` and without user name and password.
     #[schemars(length(max = 2048))]
     pub url: String,
+    /// The transport of the endpoint: `StreamableHTTP`, or `SSE` for the deprecated HTTP+SSE of MCP 2024-11-05, whose URL
+    /// often ends in `/sse`. Default: `StreamableHTTP`.
+    #[serde(default, skip_serializing_if = "HttpTransportKind::is_default")]
+    pub transport: HttpTransportKind,
     /// The headers that are sent with every request. At most 64. Names are case-insensitive and must be unique.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -154,6 +158,24 @@ pub struct HttpTransport {
     /// The TLS settings. Default: certificates are verified with the system's trust store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+}
+
+/// A transport of MCP over HTTP.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum HttpTransportKind {
+    /// Streamable HTTP (MCP 2025-03-26 and later).
+    #[default]
+    #[serde(rename = "StreamableHTTP")]
+    StreamableHttp,
+    /// HTTP+SSE (MCP 2024-11-05), which is deprecated.
+    #[serde(rename = "SSE")]
+    Sse,
+}
+
+impl HttpTransportKind {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One environment variable of a child process.

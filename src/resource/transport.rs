@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use url::Url;
 
+use super::server::HttpTransportKind;
+
 /// The transport of a server, with all references resolved.
 #[derive(Debug)]
 pub enum Transport {
@@ -34,6 +36,8 @@ pub struct StdioEndpoint {
 
 /// An HTTP endpoint with everything that is needed to connect to it.
 pub struct HttpEndpoint {
+    /// The transport over HTTP.
+    pub kind: HttpTransportKind,
     /// The URL. Its query may contain secrets, so it is never printed in full.
     pub url: Url,
     /// The headers of every request. If a name occurs twice, the last value counts.

@@ -140,7 +140,7 @@ impl ReferenceValues<'_> {
             Some(reference) => self.resolve_secret("spec.http.tls.caSecretRef", reference)?,
             None => None,
         };
-        Ok(HttpEndpoint { url, headers, ca })
+        Ok(HttpEndpoint { kind: http.transport, url, headers, ca })
     }
 
     /// Resolves a value; returns `None` if it is omitted because an optional secret is missing.

@@ -15,10 +15,11 @@ use tokio_util::task::TaskTracker;
 use super::connection_context::ConnectionContext;
 use super::envelope::{JsonRpcId, MalformedMessage};
 use super::error::{ConnectionEnd, ConnectionError};
-use super::http::{HttpClient, HttpExchange};
+use super::http::{HttpClient, HttpExchange, SseCall, SseConnection};
 use super::json_edit::{JsonEdit, RequestParams, json_string};
 use super::notifications::NotificationDispatcher;
 use super::param_headers::ParamHeaders;
+use super::pending_calls::PendingCall;
 use super::response::RpcResponse;
 use super::secret_mask::SecretMask;
 use super::server_message::{self, LISTEN_METHOD};
@@ -55,6 +56,19 @@ struct Inner {
 pub(super) enum ConnectionTransport {
     Stdio(stdio::StdioPipes),
     Http(HttpClient),
+    /// HTTP+SSE of 2024-11-05.
+    Sse(SseConnection),
+}
+
+impl ConnectionTransport {
+    /// Returns the client that sends HTTP requests; `None` over stdio.
+    fn http_client(&self) -> Option<&HttpClient> {
+        match self {
+            Self::Stdio(_) => None,
+            Self::Http(client) => Some(client),
+            Self::Sse(connection) => Some(connection.client()),
+        }
+    }
 }
 
 /// A request to a server: the agent's params and the edits to apply to them.
@@ -96,8 +110,9 @@ pub struct UpstreamExchange {
 
 #[derive(Debug)]
 enum ExchangeState {
-    Stdio(stdio::PendingCall),
+    Stdio(PendingCall),
     Http(Box<HttpExchange>),
+    Sse(Box<SseCall>),
     /// The request was answered, failed or was abandoned: there is nothing to cancel.
     Finished,
 }
@@ -147,7 +162,7 @@ impl Connection {
 
     /// Records the result of the handshake. Later calls have no effect on it.
     pub(super) fn set_handshake(&self, handshake: HandshakeResult) {
-        if let ConnectionTransport::Http(client) = &self.0.transport {
+        if let Some(client) = self.0.transport.http_client() {
             client.apply_handshake(&handshake);
         }
         // The handshake sets it once; an error would mean a second call.
@@ -223,6 +238,9 @@ impl Connection {
                 message,
                 self.0.end.clone(),
             ))),
+            ConnectionTransport::Sse(connection) => {
+                ExchangeState::Sse(Box::new(connection.request(id, token.is_some(), method, message)))
+            }
         };
         Ok(UpstreamExchange { connection: self.clone(), id, progress_token: token, state })
     }
@@ -237,6 +255,7 @@ impl Connection {
         match &self.0.transport {
             ConnectionTransport::Stdio(pipes) => pipes.send(message).await,
             ConnectionTransport::Http(client) => client.notify(method, message).await,
+            ConnectionTransport::Sse(connection) => connection.client().notify(method, message).await,
         }
     }
 
@@ -293,7 +312,7 @@ impl Connection {
 
     /// Sets the revision of the requests after `initialize`.
     pub(super) fn set_protocol_version(&self, version: &str) {
-        if let ConnectionTransport::Http(client) = &self.0.transport {
+        if let Some(client) = self.0.transport.http_client() {
             client.set_protocol_version(version);
         }
     }
@@ -346,7 +365,7 @@ impl Connection {
     /// Closes idle HTTP connections that would have expired once `pause` has passed. The next call opens new ones. Does
     /// nothing over stdio.
     pub fn close_idle_connections(&self, pause: Duration) {
-        if let ConnectionTransport::Http(client) = &self.0.transport {
+        if let Some(client) = self.0.transport.http_client() {
             client.close_idle_connections(pause);
         }
     }
@@ -358,6 +377,7 @@ impl Connection {
         match &self.0.transport {
             ConnectionTransport::Stdio(pipes) => pipes.close().await,
             ConnectionTransport::Http(client) => client.close().await,
+            ConnectionTransport::Sse(connection) => connection.close().await,
         }
     }
 

@@ -23,6 +23,7 @@ mod loop_detection;
 mod notifications;
 mod open;
 mod param_headers;
+mod pending_calls;
 mod process;
 mod protocol_violation;
 mod response;

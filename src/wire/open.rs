@@ -10,7 +10,7 @@ use super::notifications::{DispatchedEvent, NotificationDispatcher};
 use super::secret_mask::SecretMask;
 use super::subscription::ListenSubscription;
 use super::{Era, HandshakeResult, handshake, http, stdio};
-use crate::resource::{Endpoint, ProtocolMode, Transport as DeclaredTransport};
+use crate::resource::{Endpoint, HttpTransportKind, ProtocolMode, Transport as DeclaredTransport};
 
 /// The time to wait for a server to open its notification stream. After it the lists are read without one.
 const STREAM_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,7 +25,8 @@ pub struct ConnectionEvents {
 
 #[derive(Debug)]
 enum NotificationSource {
-    Stdio(ListenSubscription),
+    /// All messages of the server arrive on one stream.
+    SharedStream(ListenSubscription),
     Http(http::NotificationStream),
 }
 
@@ -54,12 +55,18 @@ pub async fn open(
         DeclaredTransport::Stdio(endpoint) => {
             ConnectionTransport::Stdio(stdio::start(endpoint, &end, notifications.clone(), context)?)
         }
+        DeclaredTransport::Http(endpoint) if endpoint.kind == HttpTransportKind::Sse => {
+            let opening = http::SseConnection::open(endpoint, &end, &notifications, context);
+            ConnectionTransport::Sse(opening.await?)
+        }
         DeclaredTransport::Http(endpoint) => {
             ConnectionTransport::Http(http::HttpClient::new(endpoint, notifications.clone(), context)?)
         }
     };
     let connection = Connection::new(transport, end.clone(), notifications.clone(), context);
     let era = match endpoint.protocol {
+        // HTTP+SSE is older than the modern era.
+        _ if matches!(connection.transport(), ConnectionTransport::Sse(_)) => Some(Era::Legacy),
         ProtocolMode::Auto => era,
         ProtocolMode::Legacy => Some(Era::Legacy),
         ProtocolMode::Modern => Some(Era::Modern),
@@ -77,7 +84,9 @@ pub async fn open(
         }
     }
     let source = match connection.transport() {
-        ConnectionTransport::Stdio(_) => NotificationSource::Stdio(ListenSubscription::default()),
+        ConnectionTransport::Stdio(_) | ConnectionTransport::Sse(_) => {
+            NotificationSource::SharedStream(ListenSubscription::default())
+        }
         ConnectionTransport::Http(client) => {
             NotificationSource::Http(http::NotificationStream::new(client.clone(), connection.handshake()))
         }
@@ -90,7 +99,7 @@ impl ConnectionEvents {
     pub async fn subscribe(&mut self) -> Result<(), ConnectionError> {
         let stream = match &mut self.source {
             NotificationSource::Http(stream) => stream,
-            NotificationSource::Stdio(subscription) => {
+            NotificationSource::SharedStream(subscription) => {
                 return subscription.subscribe(&self.connection, STREAM_OPEN_TIMEOUT).await;
             }
         };
@@ -107,7 +116,7 @@ impl ConnectionEvents {
         let handshake: &HandshakeResult = self.connection.handshake();
         let broken = async {
             match &mut self.source {
-                NotificationSource::Stdio(subscription) => {
+                NotificationSource::SharedStream(subscription) => {
                     match subscription.run(&self.connection, &self.notifications).await {}
                 }
                 NotificationSource::Http(stream) => stream.run(handshake, || self.connection.next_id()).await,

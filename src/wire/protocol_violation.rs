@@ -22,6 +22,8 @@ pub enum ProtocolViolation {
     InvalidHandshake,
     /// `notifications/initialized` is rejected (MCP, Lifecycle, Initialization).
     NotificationRejected,
+    /// The transport HTTP+SSE of 2024-11-05, which MCP deprecated (MCP, Transports, Backwards Compatibility).
+    DeprecatedTransport,
     /// `ping` gets no response (MCP, Ping: the receiver must respond promptly).
     PingUnanswered,
 }
@@ -43,6 +45,9 @@ impl fmt::Display for ProtocolViolation {
             }
             Self::InvalidHandshake => "the server's result of the handshake has members of the wrong type",
             Self::NotificationRejected => "the server rejects notifications/initialized",
+            Self::DeprecatedTransport => {
+                "the server uses HTTP+SSE, which MCP deprecated in 2025-03-26; if it also offers streamable HTTP, declare that URL"
+            }
             Self::PingUnanswered => {
                 "the server does not answer ping; the health checks of spec.health request a list instead"
             }

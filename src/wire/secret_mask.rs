@@ -259,7 +259,9 @@ impl SecretMaskStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource::{DigestKey, HttpEndpoint, InheritedVariables, ProtocolMode, StdioEndpoint};
+    use crate::resource::{
+        DigestKey, HttpEndpoint, HttpTransportKind, InheritedVariables, ProtocolMode, StdioEndpoint,
+    };
 
     fn mask_for(transport: Transport, referenced: &[&str]) -> SecretMask {
         mask_with_environment(transport, referenced, &ChildEnvironment::default())
@@ -286,7 +288,15 @@ mod tests {
 
     fn http_mask(url: &str, headers: &[&str]) -> SecretMask {
         let headers = headers.iter().map(|value| (http::header::AUTHORIZATION, (*value).into())).collect();
-        mask_for(Transport::Http(HttpEndpoint { url: url.parse().unwrap(), headers, ca: None }), &[])
+        mask_for(
+            Transport::Http(HttpEndpoint {
+                kind: HttpTransportKind::StreamableHttp,
+                url: url.parse().unwrap(),
+                headers,
+                ca: None,
+            }),
+            &[],
+        )
     }
 
     #[test]

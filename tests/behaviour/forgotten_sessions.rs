@@ -2,7 +2,7 @@
 
 use crate::fixture::{EvenkeelFixture, NO_RETRY};
 use crate::rig::{Action, ControlCommand, FakeHttpServer, Rule, Script, ServerEra};
-use crate::support::{Era, eventually};
+use crate::support::{Era, eventually, within};
 
 /// Responses of servers to a request in an unknown session: HTTP status, JSON-RPC code and message.
 const UNKNOWN_SESSION_RESPONSES: [(u16, i32, &str); 12] = [
@@ -48,6 +48,30 @@ async fn calls_continue_in_one_new_session() {
         futures_util::future::join_all(calls).await;
         assert_eq!(rig.counters().sessions_opened, 2, "{answer:?}: one new session for all");
         assert_eq!(rig.counters().complaints, Vec::<String>::new(), "{answer:?}");
+    }
+}
+
+/// The server may have processed a call that was in flight when another one showed that the session is lost.
+#[tokio::test]
+async fn call_in_flight_is_not_sent_again_when_the_session_is_lost() {
+    for (ms, succeeds) in [(600, true), (600_000, false)] {
+        let mut script = Script::new("s", ServerEra::Legacy).tools(&["echo", "sleep"]);
+        script.http.unknown_session = (404, -32001, "Session not found".into());
+        let rig = FakeHttpServer::start(script).await;
+        let spec = format!("{}\n{NO_RETRY}\nhealth: {{ interval: 0s }}", rig.spec());
+        let fixture = EvenkeelFixture::start(&[("s", &spec)]).await;
+        fixture.evenkeel.wait_until_attached("s").await;
+        let (sleeping, calling) = (fixture.agent(Era::Legacy).await, fixture.agent(Era::Legacy).await);
+        let arguments = format!(r#"{{"ms":{ms}}}"#);
+        let call = tokio::spawn(async move { sleeping.call("s_sleep", &arguments).await });
+        eventually("the call is in flight", async || (rig.counters().in_flight == 1).then_some(())).await;
+        rig.send_command(ControlCommand::ForgetSessions { quietly: true });
+        calling.call_text("s_echo", "{}").await;
+        let result = within("the call in flight ends", call).await.unwrap();
+        let text = result.unwrap_or_else(|error| error);
+        assert_eq!(!text.contains(r#""isError":true"#), succeeds, "{text}");
+        // The call in flight, the one that was rejected, and the latter once more.
+        assert_eq!(rig.counters().calls(), 3, "{text}");
     }
 }
 

@@ -43,6 +43,7 @@ mod scale;
 mod sdk_lists;
 mod server_lists;
 mod server_matrix;
+mod sse_servers;
 mod subscriptions;
 mod unannounced_changes;
 mod upstream_loop;

@@ -239,7 +239,7 @@ async fn mcp_json_files_declare_servers() {
             "Claude's": { "command": "${CMD:-c}", "args": ["${PROXY}"], "env": { "T": "${PROXY}" } },
             "unset": { "url": "https://a/", "headers": { "Authorization": "Bearer ${NO_SUCH}" } },
             "a": { "command": "late" },
-            "sse": { "type": "sse", "url": "https://a/" },
+            "socket": { "type": "ws", "url": "wss://a/" },
             "prompted": { "command": "c", "env": { "T": "${input:token}" } },
             "off": null
         } }"#,
@@ -250,7 +250,7 @@ async fn mcp_json_files_declare_servers() {
             "b/1 x",
             "claude-s/1 ${CMD:-c}",
             "prompted/1 - InvalidSpec",
-            "sse/1 - UnsupportedTransport",
+            "socket/1 - UnsupportedTransport",
             "unset/1 -",
         ])
         .await;

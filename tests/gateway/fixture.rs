@@ -9,8 +9,8 @@ use evenkeel::fleet::{Fleet, FleetContext, RestoredCache, ServerCache};
 use evenkeel::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
 use evenkeel::net::{AllowedHosts, Authorization};
 use evenkeel::resource::{
-    DeclaredMeta, DeclaredObject, Desired, DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey,
-    Origin, Problem, ProtocolMode, Reason, SourceState, Transport,
+    DeclaredMeta, DeclaredObject, Desired, DigestKey, Endpoint, HttpEndpoint, HttpTransportKind,
+    McpServerSpec, ObjectKey, Origin, Problem, ProtocolMode, Reason, SourceState, Transport,
 };
 use evenkeel::upstream::{
     CallRefusal, Item, Responder, Section, ServerLists, Subscriptions, UpstreamControl,
@@ -154,7 +154,12 @@ impl GatewayFixture {
         spec["http"] = serde_json::json!({ "url": server.url() });
         let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
         let key = ObjectKey::new("default", name);
-        let http = HttpEndpoint { url: server.url().parse().unwrap(), headers: Vec::new(), ca: None };
+        let http = HttpEndpoint {
+            kind: HttpTransportKind::StreamableHttp,
+            url: server.url().parse().unwrap(),
+            headers: Vec::new(),
+            ca: None,
+        };
         let endpoint = Endpoint::new(Transport::Http(http), ProtocolMode::Auto, &DigestKey::new(b"test"));
         let declared = DeclaredObject {
             meta: DeclaredMeta {

@@ -60,7 +60,13 @@ impl FakeHttpServer {
 
     /// Returns the transport of an `McpServer` for this server, as a line of YAML.
     pub fn spec(&self) -> String {
-        format!("http: {{ url: \"{}\" }}", self.url())
+        let transport = if self.speaks_sse() { "SSE" } else { "StreamableHTTP" };
+        format!("http: {{ url: \"{}\", transport: {transport} }}", self.url())
+    }
+
+    /// Returns true if the server speaks HTTP+SSE.
+    pub fn speaks_sse(&self) -> bool {
+        self.fake.script().http.sse
     }
 
     /// Returns the server's counters.

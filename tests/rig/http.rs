@@ -9,6 +9,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{ACCEPT, ALLOW, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -21,6 +22,7 @@ use super::message::{InterimEvent, ListenStream, Outcome};
 use super::polling::{Poll, PolledCalls};
 use super::script::ResponseFormat;
 use super::server::{FakeServer, ServerEvent};
+use super::sse::SseSessions;
 
 /// The error that makes hyper close the connection, before a response or in the middle of one.
 #[derive(Debug, thiserror::Error)]
@@ -30,10 +32,17 @@ struct ConnectionClosed;
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, ConnectionClosed>;
 type Chunks = Pin<Box<dyn Stream<Item = Result<String, ConnectionClosed>> + Send>>;
 
+/// What outlives a request.
+#[derive(Default)]
+struct Exchanges {
+    polled_calls: Arc<PolledCalls>,
+    sse_sessions: SseSessions,
+}
+
 /// Serves until the future is dropped, which closes all connections.
 pub async fn serve(server: Arc<FakeServer>, listener: TcpListener) -> Infallible {
     let mut connections = JoinSet::new();
-    let polled_calls = Arc::new(PolledCalls::default());
+    let exchanges = Arc::new(Exchanges::default());
     loop {
         while connections.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else {
@@ -41,11 +50,11 @@ pub async fn serve(server: Arc<FakeServer>, listener: TcpListener) -> Infallible
         };
         let _ = stream.set_nodelay(true);
         server.count_connection();
-        let (server, polled_calls) = (server.clone(), polled_calls.clone());
+        let (server, exchanges) = (server.clone(), exchanges.clone());
         connections.spawn(async move {
             let service = service_fn(|request| {
-                let (server, polled_calls) = (server.clone(), polled_calls.clone());
-                async move { handle_request(server, polled_calls, request).await }
+                let (server, exchanges) = (server.clone(), exchanges.clone());
+                async move { handle_request(server, exchanges, request).await }
             });
             // A client that disconnects is not an error.
             let _ = hyper::server::conn::http1::Builder::new()
@@ -57,7 +66,7 @@ pub async fn serve(server: Arc<FakeServer>, listener: TcpListener) -> Infallible
 
 async fn handle_request(
     server: Arc<FakeServer>,
-    polled_calls: Arc<PolledCalls>,
+    exchanges: Arc<Exchanges>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ConnectionClosed> {
     let (parts, body) = request.into_parts();
@@ -83,8 +92,13 @@ async fn handle_request(
             check_accept(&server, &parts.headers, "application/json");
             check_accept(&server, &parts.headers, "text/event-stream");
             let bytes = body.collect().await.map_err(|_| ConnectionClosed)?.to_bytes();
+            if behavior.sse {
+                return handle_sse_post(server, &exchanges.sse_sessions, &parts, bytes).await;
+            }
             match behavior.polling.map(Duration::from_millis) {
-                Some(retry) => handle_polled_post(server, &polled_calls, parts.headers, bytes, retry).await,
+                Some(retry) => {
+                    handle_polled_post(server, &exchanges.polled_calls, parts.headers, bytes, retry).await
+                }
                 None => handle_post(server, parts.headers, bytes, behavior.answers).await,
             }
         }
@@ -92,6 +106,9 @@ async fn handle_request(
             server.count_method("GET");
             let session = header_text(&parts.headers, "mcp-session-id");
             check_accept(&server, &parts.headers, "text/event-stream");
+            if behavior.sse {
+                return Ok(stream_response(sse_stream(&server, &exchanges.sse_sessions)));
+            }
             if !behavior.get_stream || server.is_modern_only() {
                 return Ok(method_not_allowed());
             }
@@ -106,7 +123,7 @@ async fn handle_request(
             let Some((event_id, retry)) = last_event_id.zip(behavior.polling) else {
                 return Ok(stream_response(legacy_stream(&server)));
             };
-            match polled_calls.poll(event_id, Duration::from_millis(retry)) {
+            match exchanges.polled_calls.poll(event_id, Duration::from_millis(retry)) {
                 Poll::Stream(events) => {
                     Ok(stream_response(Box::pin(stream::once(async move { Ok(events) }))))
                 }
@@ -200,6 +217,62 @@ async fn handle_polled_post(
         }
     });
     Ok(stream_response(Box::pin(stream::once(async move { Ok(opening) }))))
+}
+
+/// Handles a message of HTTP+SSE: its response goes to the event stream of its session.
+async fn handle_sse_post(
+    server: Arc<FakeServer>,
+    sessions: &SseSessions,
+    parts: &Parts,
+    bytes: Bytes,
+) -> Result<Response<Body>, ConnectionClosed> {
+    let Some(stream) = sessions.find(&parts.uri) else { return Ok(status_response(404)) };
+    let (mut handler, mut events) = start_handler(&server, parts.headers.clone(), bytes);
+    let first = tokio::select! {
+        biased;
+        Some(event) = events.recv() => event,
+        outcome = &mut handler => return match outcome {
+            outcome @ Outcome::Http { .. } => plain_response(outcome),
+            outcome => {
+                let _ = stream.send(final_chunk(outcome)?);
+                Ok(status_response(202))
+            }
+        },
+    };
+    tokio::spawn(async move {
+        let _ = stream.send(notice_event(first));
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                Some(event) = events.recv() => drop(stream.send(notice_event(event))),
+                outcome = &mut handler => break outcome,
+            }
+        };
+        if let Ok(last) = final_chunk(outcome) {
+            let _ = stream.send(last);
+        }
+    });
+    Ok(status_response(202))
+}
+
+/// Returns the event stream of a new session of HTTP+SSE.
+fn sse_stream(server: &Arc<FakeServer>, sessions: &SseSessions) -> Chunks {
+    let (endpoint, messages) = sessions.open();
+    let open = (server.subscribe_events(), server.open_stream(), messages);
+    let opened = stream::once(async move { Ok(format!("event: endpoint\ndata: {endpoint}\n\n")) });
+    Box::pin(opened.chain(stream::unfold(open, |(mut events, open, mut messages)| async move {
+        let chunk = tokio::select! {
+            Some(chunk) = messages.recv() => chunk,
+            event = events.recv() => match event {
+                Ok(ServerEvent::CloseStreams) | Err(_) => return None,
+                Ok(event) => {
+                    let messages = open.server().legacy_messages(&event);
+                    messages.iter().map(|message| sse_event(message)).collect()
+                }
+            },
+        };
+        Some((Ok(chunk), (events, open, messages)))
+    })))
 }
 
 type OutcomeFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;

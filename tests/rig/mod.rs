@@ -38,6 +38,7 @@ mod polling;
 mod script;
 mod server;
 mod server_features;
+mod sse;
 mod stdio;
 mod tools;
 

@@ -30,7 +30,12 @@ fn healthy_servers() -> Vec<(TransportKind, Script, Era)> {
         Script::new("healthy", ServerEra::Legacy).tools(&["odd", "echo", "sleep", "reply", "fail"]);
     without_sessions.http.sessions = false;
     without_sessions.http.get_stream = false;
-    servers.push((TransportKind::Http, without_sessions, Era::Legacy));
+    let mut over_sse = without_sessions.clone();
+    over_sse.http.sse = true;
+    servers.extend([
+        (TransportKind::Http, without_sessions, Era::Legacy),
+        (TransportKind::Http, over_sse, Era::Legacy),
+    ]);
     servers
 }
 

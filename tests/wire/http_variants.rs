@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, ProtocolMode, Transport};
+use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, HttpTransportKind, ProtocolMode, Transport};
 use evenkeel::wire::{
     Connection, ConnectionContext, ConnectionEvent, ConnectionEvents, HealthRequest, ListKind, open,
 };
@@ -76,7 +76,12 @@ async fn redirect_of_the_stream_does_not_move_the_calls() {
 async fn connect_through(proxy: &ReverseProxy, rig: &FakeHttpServer) -> (Connection, ConnectionEvents) {
     let url: url::Url = rig.url().parse().unwrap();
     let url = proxy.url(url.path()).parse().unwrap();
-    let transport = Transport::Http(HttpEndpoint { url, headers: Vec::new(), ca: None });
+    let transport = Transport::Http(HttpEndpoint {
+        kind: HttpTransportKind::StreamableHttp,
+        url,
+        headers: Vec::new(),
+        ca: None,
+    });
     let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
     let context = ConnectionContext::default();
     let (connection, mut events) =

@@ -12,10 +12,13 @@ mod failures;
 mod http_variants;
 mod notification_streams;
 mod resumed_streams;
+mod sse_connections;
 
 use std::time::Duration;
 
-use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, ProtocolMode, StdioEndpoint, Transport};
+use evenkeel::resource::{
+    DigestKey, Endpoint, HttpEndpoint, HttpTransportKind, ProtocolMode, StdioEndpoint, Transport,
+};
 use evenkeel::wire::{
     Connection, ConnectionContext, ConnectionError, ConnectionEvents, RequestParams, RpcResponse,
     UpstreamRequest, open,
@@ -50,6 +53,11 @@ impl TestServer {
     fn endpoint(&self) -> Endpoint {
         let transport = match self {
             Self::Http(rig) => Transport::Http(HttpEndpoint {
+                kind: if rig.speaks_sse() {
+                    HttpTransportKind::Sse
+                } else {
+                    HttpTransportKind::StreamableHttp
+                },
                 url: rig.url().parse().unwrap(),
                 headers: Vec::new(),
                 ca: None,

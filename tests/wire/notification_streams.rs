@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, ProtocolMode, Transport};
+use evenkeel::resource::{DigestKey, Endpoint, HttpEndpoint, HttpTransportKind, ProtocolMode, Transport};
 use evenkeel::wire::{ConnectionContext, ConnectionEvent, ConnectionEvents, ListKind, open};
 use http::header::AUTHORIZATION;
 use tokio::time::Instant;
@@ -36,6 +36,7 @@ async fn stream_request_carries_the_credentials() {
         script.http.authorization = Some("Bearer s3cret".into());
         let rig = FakeHttpServer::start(script).await;
         let transport = Transport::Http(HttpEndpoint {
+            kind: HttpTransportKind::StreamableHttp,
             url: rig.url().parse().unwrap(),
             headers: vec![(AUTHORIZATION, "Bearer s3cret".to_owned().into())],
             ca: None,

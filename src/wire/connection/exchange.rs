@@ -1,12 +1,19 @@
 //! The messages that arrive for a request, and its cancellation.
 
-use bytes::Bytes;
+use std::time::Duration;
 
+use bytes::Bytes;
+use tokio::time::sleep;
+
+use super::super::error::ConnectionEnd;
 use super::super::response::{ResponseMessage, RpcResponse};
 use super::super::server_message::{self, ServerMessage};
 use super::super::{ConnectionError, Era, FailureSource};
 use super::{ConnectionTransport, ExchangeState, UpstreamExchange, malformed_request};
 use crate::resource::Reason;
+
+/// The time for the responses that are still to come when the session is lost.
+const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl UpstreamExchange {
     /// Returns the next message for the request. Nothing follows a response or an error. Cancel safe.
@@ -16,6 +23,7 @@ impl UpstreamExchange {
             match state {
                 ExchangeState::Stdio(pending) => pending.next().await,
                 ExchangeState::Http(exchange) => exchange.next(id).await,
+                ExchangeState::Sse(call) => call.next().await,
                 ExchangeState::Finished => {
                     Err(ConnectionError::new(Reason::Detached, "the exchange is over"))
                 }
@@ -24,8 +32,8 @@ impl UpstreamExchange {
         let message = tokio::select! {
             biased;
             message = message => message,
-            // Over HTTP a response stream can outlive the MCP connection that it belongs to.
-            error = end.wait() => Err(error.into_dispatched()),
+            // Over HTTP a response can outlive the MCP connection that it belongs to.
+            error = wait_for_end(end) => Err(error.into_dispatched()),
         };
         match message {
             Ok(ResponseMessage::Notification(message) | ResponseMessage::Progress(message)) => {
@@ -93,6 +101,9 @@ impl Drop for UpstreamExchange {
         let message = server_message::message(None, method, Some(&params));
         match &self.connection.0.transport {
             ConnectionTransport::Stdio(pipes) => pipes.try_send(message),
+            ConnectionTransport::Sse(connection) => {
+                connection.client().post_in_background(method, message, None);
+            }
             // The response stays open until the notification is posted: a legacy server does not take its end as a
             // cancellation, or misinterprets it.
             ConnectionTransport::Http(client) => {
@@ -101,4 +112,16 @@ impl Drop for UpstreamExchange {
             }
         }
     }
+}
+
+/// Waits until a connection has ended and its requests in flight have failed.
+///
+/// If the session is lost, which another request has shown, the own response of each request is given some time: it
+/// says whether the server has processed the request or not, and only one that it rejected is sent again.
+async fn wait_for_end(end: &ConnectionEnd) -> ConnectionError {
+    let error = end.wait().await;
+    if error.failure_source == FailureSource::Session {
+        sleep(LAST_RESPONSE_TIMEOUT).await;
+    }
+    error
 }

@@ -31,7 +31,7 @@ impl Connection {
             }
         };
         let response = match &self.0.transport {
-            ConnectionTransport::Stdio(_) => {
+            ConnectionTransport::Stdio(_) | ConnectionTransport::Sse(_) => {
                 self.call(UpstreamRequest::new(method)).await?.response().await?
             }
             ConnectionTransport::Http(client) => {

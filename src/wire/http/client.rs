@@ -41,6 +41,8 @@ const NAME_HEADER: HeaderName = HeaderName::from_static("mcp-name");
 
 /// The maximum bytes of an error response's body that are read.
 pub(super) const MAX_ERROR_BODY_BYTES: usize = 64 * 1024;
+/// The most characters that are shown of an endpoint.
+const MAX_ENDPOINT_CHARS: usize = 200;
 /// The timeout for that body. The status is sufficient without it.
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The timeout for the DELETE of a session and for each message posted in the background.
@@ -173,15 +175,32 @@ impl HttpClient {
             response.into_body().recycle();
             return Ok(());
         }
-        let (head, body) = response.into_parts();
-        let body = with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES))
-            .await
-            .and_then(Result::ok)
-            .unwrap_or_default();
+        let (head, body) = read_error(response).await;
         match self.error_response(&head, &body) {
             RequestError::Connection(error) => Err(error),
             RequestError::Response(_) => Ok(()),
         }
+    }
+
+    /// Sends later POST requests to this URI reference, which the server sent (HTTP+SSE).
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it is not valid, or if it leads to another origin, which would get the credentials.
+    pub(super) fn set_post_target(&self, reference: &str) -> Result<(), ConnectionError> {
+        let invalid = |why: &str| {
+            let shown = self.0.notifications.mask().redacted_line(reference, MAX_ENDPOINT_CHARS);
+            let message = format!("the endpoint {shown:?} that the server names {why}");
+            ConnectionError::new(Reason::HandshakeFailed, message)
+        };
+        let url = self.0.url.join(reference).map_err(|_| invalid("is not a URL"))?;
+        if url.origin() != self.0.url.origin() {
+            return Err(invalid("has another origin (scheme, host and port) than spec.http.url"));
+        }
+        let is_proxied = self.0.template.load().target.scheme().is_some();
+        let target = request_target(&url, is_proxied).ok_or_else(|| invalid("is not a valid path"))?;
+        self.update_template(|template| template.target = target);
+        Ok(())
     }
 
     /// Sends an HTTP request with the credentials. Fails without sending while a Retry-After is in effect. Follows one
@@ -363,6 +382,13 @@ fn request_target(url: &Url, is_proxied: bool) -> Option<Uri> {
     } else {
         Uri::try_from(&url[BeforePath..AfterQuery]).ok()
     }
+}
+
+/// Returns the head of an error response, and the start of its body.
+pub(super) async fn read_error(response: Response<PooledBody>) -> (Parts, Bytes) {
+    let (head, body) = response.into_parts();
+    let body = with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES)).await.and_then(Result::ok);
+    (head, body.unwrap_or_default())
 }
 
 /// Waits for the body of an error response; `None` after [`ERROR_BODY_TIMEOUT`].

@@ -9,9 +9,7 @@ use super::super::lenient;
 use super::super::response::{ResponseMessage, RpcResponse, unreadable_response, unusable_response};
 use super::super::server_message::ServerMessage;
 use super::super::{ListKind, MAX_MESSAGE_BYTES};
-use super::client::{
-    HttpClient, MAX_ERROR_BODY_BYTES, RequestError, SESSION_ID_HEADER, with_error_body_timeout,
-};
+use super::client::{HttpClient, RequestError, SESSION_ID_HEADER, read_error};
 use super::response::ResponseKind;
 use super::session::{SessionState, rpc_error, session_lost_error, session_state};
 use crate::resource::Reason;
@@ -76,11 +74,7 @@ impl HttpClient {
         if response.status().is_success() {
             return Ok(ResponseKind::from_response(response, &self.0.notifications).await);
         }
-        let (head, body) = response.into_parts();
-        let body = with_error_body_timeout(body.collect(MAX_ERROR_BODY_BYTES))
-            .await
-            .and_then(Result::ok)
-            .unwrap_or_default();
+        let (head, body) = read_error(response).await;
         let outcome = self.error_response(&head, &body);
         let session_lost = !self.is_handshaking()
             && match session_state(head.status, self.has_session(), rpc_error(&body).as_deref()) {

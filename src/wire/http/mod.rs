@@ -19,6 +19,7 @@ mod resolver;
 mod response;
 mod resume;
 mod session;
+mod sse_connection;
 mod status_error;
 mod streaming_body;
 
@@ -26,3 +27,4 @@ pub(super) use client::HttpClient;
 pub(super) use exchange::HttpExchange;
 pub(super) use header::encode_header_value;
 pub(super) use notification_stream::NotificationStream;
+pub(super) use sse_connection::{SseCall, SseConnection};

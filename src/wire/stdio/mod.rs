@@ -3,4 +3,4 @@
 mod lines;
 mod pipes;
 
-pub(super) use pipes::{PendingCall, StdioPipes, start};
+pub(super) use pipes::{StdioPipes, start};

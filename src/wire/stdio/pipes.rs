@@ -1,14 +1,12 @@
-use std::collections::HashMap;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::unix::pipe;
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -17,17 +15,15 @@ use tracing::{debug, trace};
 use super::super::connection_context::ConnectionContext;
 use super::super::error::{ConnectionEnd, ConnectionError, FailureSource};
 use super::super::notifications::NotificationDispatcher;
+use super::super::pending_calls::{PendingCall, PendingCalls};
 use super::super::process::{
     self, ChildProcess, ProcessActivity, ProcessGuard, StderrLines, StderrTail, Supervision,
 };
-use super::super::response::{ResponseMessage, RpcResponse, unreadable_response};
 use super::super::server_message::{self, ServerMessage};
 use super::super::{JsonRpcId, MAX_MESSAGE_BYTES, lenient};
 use super::lines::{self, StdoutLine};
 use crate::resource::{Reason, StdioEndpoint};
 
-/// The maximum number of queued notifications of one call. More are dropped: progress notifications are optional.
-const MAX_QUEUED_NOTIFICATIONS: usize = 64;
 /// The maximum number of messages queued for the child.
 const MAX_QUEUED_MESSAGES: usize = 64;
 /// The time for which the pipes are read after the child's exit. Its descendants may keep them open.
@@ -46,23 +42,6 @@ pub(in crate::wire) struct StdioPipes {
     close_guard: DropGuard,
     /// Cancelled when the child is reaped and the tasks that read its pipes have ended.
     finished: CancellationToken,
-}
-
-#[derive(Clone, Debug, Default)]
-struct PendingCalls(Arc<Mutex<HashMap<u64, CallSender>>>);
-
-#[derive(Debug)]
-struct CallSender {
-    response: oneshot::Sender<Result<RpcResponse, ConnectionError>>,
-    notifications: Option<mpsc::Sender<Bytes>>,
-    /// True for `subscriptions/listen`, which the server may end by `notifications/cancelled`.
-    is_listen: bool,
-}
-
-impl PendingCalls {
-    fn with<T>(&self, change: impl FnOnce(&mut HashMap<u64, CallSender>) -> T) -> T {
-        change(&mut self.0.lock())
-    }
 }
 
 /// Starts the child and, on [`ConnectionContext::tasks`], the tasks that read and write its pipes and supervise it.
@@ -130,7 +109,7 @@ pub(in crate::wire) fn start(
                         let error = ConnectionError::new(Reason::Exited, message);
                         let failure_source = FailureSource::Exit(started_at.elapsed());
                         end.mark(ConnectionError { failure_source, ..error });
-                        calls.with(HashMap::clear);
+                        calls.fail_all();
                     }
                     process.exit_status().await
                 }
@@ -143,7 +122,7 @@ pub(in crate::wire) fn start(
             }
             let error = exit_error(&command, closed_pipe, status, &stderr_tail);
             end.mark(ConnectionError { failure_source, ..error });
-            calls.with(HashMap::clear);
+            calls.fail_all();
             closing.cancel();
             finished.cancel();
         }
@@ -176,17 +155,7 @@ impl StdioPipes {
         (wants_notifications, is_listen): (bool, bool),
         message: Bytes,
     ) -> Result<PendingCall, ConnectionError> {
-        let (response_sender, response) = oneshot::channel();
-        let (notification_sender, notifications) =
-            wants_notifications.then(|| mpsc::channel(MAX_QUEUED_NOTIFICATIONS)).unzip();
-        self.calls.with(|calls| {
-            calls.insert(
-                id,
-                CallSender { response: response_sender, notifications: notification_sender, is_listen },
-            )
-        });
-        let call =
-            PendingCall { id, calls: self.calls.clone(), response, notifications, end: self.end.clone() };
+        let call = self.calls.add(id, (wants_notifications, is_listen), self.end.clone());
         self.send(message).await?;
         Ok(call)
     }
@@ -195,43 +164,6 @@ impl StdioPipes {
     pub(in crate::wire) async fn close(&self) {
         self.close_guard.token().cancel();
         self.finished.cancelled().await;
-    }
-}
-
-/// A call that waits for its response.
-#[derive(Debug)]
-pub(in crate::wire) struct PendingCall {
-    id: u64,
-    calls: PendingCalls,
-    response: oneshot::Receiver<Result<RpcResponse, ConnectionError>>,
-    notifications: Option<mpsc::Receiver<Bytes>>,
-    end: Arc<ConnectionEnd>,
-}
-
-impl PendingCall {
-    /// Returns the next message for the call. Cancel safe.
-    pub(in crate::wire) async fn next(&mut self) -> Result<ResponseMessage, ConnectionError> {
-        let notification = async {
-            match &mut self.notifications {
-                Some(notifications) => notifications.recv().await,
-                None => None,
-            }
-        };
-        // Notifications come first: those that arrived before the response are returned before it.
-        tokio::select! {
-            biased;
-            Some(message) = notification => Ok(ResponseMessage::Notification(message)),
-            response = &mut self.response => match response {
-                Ok(response) => response.map(ResponseMessage::Response),
-                Err(_) => Err(self.end.wait().await.into_dispatched()),
-            },
-        }
-    }
-}
-
-impl Drop for PendingCall {
-    fn drop(&mut self) {
-        self.calls.with(|calls| calls.remove(&self.id));
     }
 }
 
@@ -271,7 +203,7 @@ struct MessageReceiver {
     process_activity: ProcessActivity,
 }
 
-/// Reads the child's messages and dispatches each to its call, to the notification dispatcher or to a response.
+/// Reads the child's messages, gives each to its call or to the notification dispatcher, and responds to its requests.
 async fn read_messages(
     stdout: ChildStdout,
     calls: PendingCalls,
@@ -280,12 +212,6 @@ async fn read_messages(
     closed_pipe: mpsc::Sender<&'static str>,
 ) {
     let mut reader = BufReader::new(stdout);
-    let complete = |request_id: Option<u64>, response| {
-        if let Some(call) = request_id.and_then(|id| calls.with(|calls| calls.remove(&id))) {
-            // The call may have been dropped.
-            let _ = call.response.send(response);
-        }
-    };
     loop {
         let line = match lines::next_line(&mut reader, MAX_MESSAGE_BYTES).await {
             Ok(Some(StdoutLine::Text(line))) => line,
@@ -295,7 +221,7 @@ async fn read_messages(
                 notifications.log_unreadable(&format!("(a line of {length} bytes, longer than {limit} MiB)"));
                 let message = format!("the response is longer than {limit} MiB");
                 let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
-                complete(lenient::request_id_of_unreadable(&ends), Err(error));
+                calls.complete(lenient::request_id_of_unreadable(&ends), Err(error));
                 continue;
             }
             ended => {
@@ -310,45 +236,15 @@ async fn read_messages(
         for message in lenient::messages(line) {
             let (message, kind) = notifications.read(message);
             if !matches!(kind, ServerMessage::Unreadable(_)) {
-                notifications.mark_received();
                 process_activity.mark_message_received();
             }
-            match kind {
-                ServerMessage::Response(None, response @ RpcResponse::Error(_)) => {
-                    // Without an id it can only be the response to the one request in flight.
-                    complete(calls.with(|calls| only_request(calls)), Ok(response));
-                }
-                ServerMessage::Response(request_id, response) => complete(request_id, Ok(response)),
-                ServerMessage::Unreadable(request_id) => {
-                    if request_id.is_some() {
-                        complete(request_id, Err(unreadable_response(&message, notifications.mask())));
-                    }
-                }
-                ServerMessage::Progress(request_id) | ServerMessage::ListenAcknowledged(request_id) => {
-                    let sender = calls
-                        .with(|calls| calls.get(&request_id).and_then(|call| call.notifications.clone()));
-                    if let Some(sender) = sender {
-                        let _ = sender.try_send(message);
-                    }
-                }
-                ServerMessage::ListenCancelled(request_id) => {
-                    let is_listen =
-                        calls.with(|calls| calls.get(&request_id).is_some_and(|call| call.is_listen));
-                    let message = "the server ended the subscription";
-                    let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
-                    complete(Some(request_id).filter(|_| is_listen), Err(error));
-                }
-                ServerMessage::Request(id, method) => respond(&outgoing, &id, &method),
-                kind => notifications.dispatch(&kind, &message),
+            match calls.receive(message, kind, &notifications) {
+                Some((_, ServerMessage::Request(id, method))) => respond(&outgoing, &id, &method),
+                Some((message, kind)) => notifications.dispatch(&kind, &message),
+                None => {}
             }
         }
     }
-}
-
-/// Returns the id of the request in flight if there is exactly one, apart from subscriptions.
-fn only_request(calls: &HashMap<u64, CallSender>) -> Option<u64> {
-    let mut ids = calls.iter().filter(|(_, call)| !call.is_listen).map(|(id, _)| *id);
-    ids.next().filter(|_| ids.next().is_none())
 }
 
 /// Queues the response to a request of the child without waiting.

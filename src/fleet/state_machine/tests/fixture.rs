@@ -15,8 +15,8 @@ use super::super::{
 };
 use crate::plan::ConnectionTarget;
 use crate::resource::{
-    DigestKey, Endpoint, HttpEndpoint, McpServerSpec, ObjectKey, Problem, ProtocolMode, Reason,
-    StdioEndpoint, Transport,
+    DigestKey, Endpoint, HttpEndpoint, HttpTransportKind, McpServerSpec, ObjectKey, Problem, ProtocolMode,
+    Reason, StdioEndpoint, Transport,
 };
 use crate::upstream::{CallRefusal, Item, ServerLists, UpstreamControl};
 use crate::wire::{
@@ -361,9 +361,12 @@ pub(super) fn target(spec: &str, secret: u32) -> ConnectionTarget {
             cwd: None,
             env: Vec::new(),
         }),
-        (None, Some(http)) => {
-            Transport::Http(HttpEndpoint { url: http.url.parse().unwrap(), headers: Vec::new(), ca: None })
-        }
+        (None, Some(http)) => Transport::Http(HttpEndpoint {
+            kind: HttpTransportKind::StreamableHttp,
+            url: http.url.parse().unwrap(),
+            headers: Vec::new(),
+            ca: None,
+        }),
         (None, None) => unreachable!("a spec has a transport"),
     };
     ConnectionTarget {

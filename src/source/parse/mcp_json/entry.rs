@@ -258,17 +258,17 @@ impl ServerDraft {
             Some("stdio" | "local") if command => true,
             Some("stdio" | "local") => return Err(invalid("a server of type stdio needs a command")),
             Some("http" | "streamablehttp" | "streamable" | "remote") if url => false,
-            Some("http" | "streamablehttp" | "streamable" | "remote") => {
-                return Err(invalid("a server of type http needs a url"));
+            Some("sse" | "httpsse") if url => {
+                self.http.insert("transport".to_owned(), "SSE".into());
+                false
             }
-            Some("sse") => {
-                let message = "type sse (HTTP+SSE, the transport before Streamable HTTP) is not supported; if the \
-                               server has a Streamable HTTP endpoint, set type to http and url to that endpoint";
-                return Err(Problem::new(Reason::UnsupportedTransport, message));
+            Some(kind @ ("http" | "streamablehttp" | "streamable" | "remote" | "sse" | "httpsse")) => {
+                let kind = if kind.ends_with("sse") { "sse" } else { "http" };
+                return Err(invalid(&format!("a server of type {kind} needs a url")));
             }
             Some(_) => {
                 let given = self.transport_type.as_deref().unwrap_or_default();
-                let message = format!("unknown type {given:?}; use stdio or http");
+                let message = format!("unknown type {given:?}; use stdio, http or sse");
                 return Err(Problem::new(Reason::UnsupportedTransport, message));
             }
             None if command && url => {

@@ -98,10 +98,7 @@ fn invalid_entry_does_not_affect_others() {
             "{ \"command\": \"c\", \"envFile\": \"${workspaceFolder}/.env\" }",
             "InvalidSpec: team/.mcp.json:3:30: envFile: ${workspaceFolder} is filled in by VS Code and Cursor",
         ),
-        (
-            "{ \"type\": \"sse\", \"url\": \"http://a\" }",
-            "UnsupportedTransport: team/.mcp.json:3:5: type sse",
-        ),
+        ("{ \"type\": \"sse\", \"command\": \"c\" }", "a server of type sse needs a url"),
         (
             "{ \"type\": \"ws\", \"url\": \"ws://a\" }",
             "UnsupportedTransport: team/.mcp.json:3:5: unknown type \"ws\"",
