@@ -310,6 +310,37 @@ async fn skills_as_people_have_them_are_offered() {
 }
 
 #[tokio::test]
+async fn subscribed_skill_file_is_notified_of_its_own_changes() {
+    let instance = TestInstance::start(&[]).await;
+    let root = instance.path();
+    for name in ["notes", "tests"] {
+        write_file(root, &format!("skills/{name}/SKILL.md"), &skill_md(name, "First."));
+        write_file(root, &format!("skills/{name}/run.sh"), "#!/bin/sh\n");
+        wait_for_listing(&instance, name, &["True", "Available", " 2 "]).await;
+    }
+    let uri = "skill://default/notes/run.sh";
+    for era in Era::ALL {
+        let agent = Agent::connect(era, &instance.evenkeel.url()).await;
+        let mut notifications = agent.notifications_with_resources(&[uri]).await;
+        let text = format!("#!/bin/{era:?}\n");
+        // Neither another skill nor another file of this one.
+        write_file(root, "skills/tests/run.sh", &text);
+        write_file(root, "skills/notes/SKILL.md", &skill_md("notes", &format!("For {era:?}.")));
+        wait_for_listing(&instance, "notes", &[&format!("For {era:?}.")]).await;
+        let read = async |name: &str| {
+            agent.call_text("read_skill", &format!(r#"{{"name":"{name}","file":"run.sh"}}"#)).await
+        };
+        eventually("the other skill changed", async || (read("tests").await == text).then_some(())).await;
+        let earlier = notifications.drain();
+        assert!(!earlier.iter().any(|sent| sent.contains("resources/updated")), "{era:?}: {earlier:?}");
+        write_file(root, "skills/notes/run.sh", &text);
+        let notification = notifications.wait_for("resources/updated").await;
+        assert!(notification.contains(&format!(r#""uri":"{uri}""#)), "{era:?}: {notification}");
+        assert_eq!(read("notes").await, text, "the new content can be read at once");
+    }
+}
+
+#[tokio::test]
 async fn sync_dir_inside_declarations_is_rejected() {
     let instance = TestInstance::start(&[]).await;
     let inside = instance.path().join("skills");
