@@ -81,6 +81,9 @@ impl CrateImports {
                     folders.push(path);
                     continue;
                 }
+                if path.extension().is_none_or(|extension| extension != "rs") {
+                    continue;
+                }
                 let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
                 let module: ModulePath = name.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
                 let module = match module.split_last().unwrap() {
@@ -89,7 +92,7 @@ impl CrateImports {
                     _ => module,
                 };
                 // Test modules may import higher modules.
-                if module.iter().any(|part| ["tests", "testing"].contains(&&**part)) {
+                if module.iter().any(|part| ["fuzz", "tests", "testing"].contains(&&**part)) {
                     continue;
                 }
                 files.insert(module, (name, code_only(&fs::read_to_string(&path).unwrap())));

@@ -178,7 +178,9 @@ impl Daemon {
 
         let (skills, skill_task) = track_skill_states(desired.clone(), catalog.clone(), stop.clone());
         tasks.spawn("the skills", always_ok(skill_task));
-        tasks.spawn("the skills over MCP", always_ok(serve(skills.clone(), skill_publisher, stop.clone())));
+        let serving =
+            serve(skills.clone(), skill_publisher, catalog.clone(), subscriptions.clone(), stop.clone());
+        tasks.spawn("the skills over MCP", always_ok(serving));
         let sync_results = self.start_skill_sync(&info, &skills, tasks);
 
         let (mut reporter, store) = Reporter::new(info.id.clone(), started);

@@ -274,15 +274,14 @@ impl ViewHandler {
     /// Subscribes to the resource that is exposed to the agent under this URI.
     fn subscribe_resource(&self, view: &View, uri: &str) -> Result<ResourceSubscription, RouteError> {
         let ResourceRoute { section, uri } = route_target::resolve_resource(view, uri)?;
-        let Responder::Server(handle) = &section.responder else {
-            let text = "Skill resources cannot be subscribed to: when one changes, the resource list changes";
-            return Err(RouteError::Unsupported(text.to_owned()));
-        };
+        let subscribe = || self.gateway.subscriptions.subscribe_resource(&section.key, &uri);
+        // The updates of skills are published in this process.
+        let Responder::Server(handle) = &section.responder else { return Ok(subscribe()) };
         if handle.live_connection().is_some_and(|connection| !connection.handshake().capabilities.subscribe) {
             let text = format!("MCP server {} does not support resource subscriptions", section.key);
             return Err(RouteError::Unsupported(text));
         }
-        let subscription = self.gateway.subscriptions.subscribe_resource(&section.key, &uri);
+        let subscription = subscribe();
         handle.wake();
         Ok(subscription)
     }

@@ -50,6 +50,10 @@ pub fn skill_status(
         );
     }
     let bundle = state.and_then(|state| state.bundle.as_ref());
+    if let Some(problem) = bundle.and_then(|bundle| bundle.degraded()) {
+        let value = ConditionValue::new_true(problem.reason, problem_message(problem, ""));
+        conditions.set(ConditionType::Degraded, value);
+    }
     SkillStatus {
         observed_generation: Some(meta.generation),
         conditions: conditions.finish().0,
@@ -189,9 +193,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::resource::bundle::Bundle;
+    use crate::resource::bundle::{Bundle, SKILL_FILE, SkillError, SkillFile, SkillLocation};
     use crate::resource::testing::{at, key, meta};
     use crate::skills::{MissingServer, SyncOutcome};
+
+    fn bundle_of(text: &str, left_out: &[SkillError]) -> Arc<Bundle> {
+        let files = BTreeMap::from([(SKILL_FILE.into(), SkillFile::new(text.as_bytes(), false))]);
+        let location = SkillLocation::Text("spec.inline".to_owned());
+        Arc::new(Bundle::from_source("s", &location, files, left_out).unwrap())
+    }
 
     #[test]
     fn skill_state_determines_the_conditions() {
@@ -205,6 +215,11 @@ mod tests {
         };
         let problem = |reason| Some(Problem::new(reason, "problem"));
         let empty = SkillState { bundle: None, ..state.clone() };
+        let tolerated = bundle_of("---\ndescription: Does it.\n---\n", &[]);
+        let tolerated = SkillState { bundle: Some(tolerated), ..state.clone() };
+        let left_out = [SkillError::for_file("node_modules", "is left out")];
+        let left_out = bundle_of("---\nname: s\ndescription: Does it.\n---\n", &left_out);
+        let left_out = SkillState { bundle: Some(left_out), ..state.clone() };
         let malformed = SkillState { content_problem: problem(Reason::InvalidSpec), ..state.clone() };
         let no_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..empty.clone() };
         let lost_map = SkillState { content_problem: problem(Reason::ConfigMapNotFound), ..state.clone() };
@@ -248,6 +263,18 @@ mod tests {
                 Some(&empty),
                 &synced,
                 format!("Ready=False/Progressing {accepted} {resolved} Reconciling=True/Progressing"),
+            ),
+            (
+                &text,
+                Some(&tolerated),
+                &no_directories,
+                format!("Ready=True/Available {accepted} {resolved} Degraded=True/NonCompliant"),
+            ),
+            (
+                &text,
+                Some(&left_out),
+                &no_directories,
+                format!("Ready=True/Available {accepted} {resolved} Degraded=True/ItemsLeftOut"),
             ),
             (&suspended, Some(&state), &synced, format!("Ready=False/Suspended {accepted} {resolved}")),
             (

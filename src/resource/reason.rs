@@ -125,7 +125,7 @@ pub enum ConditionType {
     Reconciling,
     /// Present while a person must act before anything changes.
     Stalled,
-    /// Present while a server is usable but does not offer everything that it should.
+    /// Present while a server or skill is usable but not completely, or breaks a rule that evenkeel tolerates.
     Degraded,
 }
 

@@ -73,8 +73,8 @@ pub struct SkillStatus {
     /// The generation that this status describes; -1 for a new object that evenkeel has not processed yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The conditions: Ready, Accepted and ResolvedRefs are always present; Reconciling and Stalled only while they are
-    /// true.
+    /// The conditions: Ready, Accepted and ResolvedRefs are always present; Reconciling, Stalled and Degraded only while
+    /// they are true.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

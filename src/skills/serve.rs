@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,21 +12,23 @@ use super::content::skill_uri;
 use super::library::{INSTRUCTIONS, SkillLibrary, TOOL_NAMES};
 use super::skill_resources::SkillResources;
 use super::skill_state::{SkillState, SkillStates};
-use crate::catalog::{ExpectedItem, Publisher};
+use crate::catalog::{Catalog, ExpectedItem, Publisher};
 use crate::net::restart_on_panic;
 use crate::resource::bundle::Bundle;
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::upstream::{Responder, Section, ServerLists};
+use crate::upstream::{Responder, Section, ServerLists, Subscriptions};
 use crate::wire::ListKind;
 
 /// The name of the tools' section in each namespace. No server can have this name, nor those of the skills' sections.
 const TOOLS_SECTION_NAME: &str = "agent skills";
 
-/// Publishes the offered skills until `stop`: a section for each skill, and one for the tools of each namespace.
-/// The cost is proportional to the change.
+/// Publishes the offered skills until `stop`: a section for each skill, and one for the tools of each namespace. Then
+/// notifies the agents that subscribed to a changed file. The cost is proportional to the change.
 pub fn serve(
     states: watch::Receiver<SkillStates>,
     publisher: Publisher,
+    catalog: Catalog,
+    subscriptions: Subscriptions,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> {
     let server = Arc::new(Mutex::new(SkillServer {
@@ -37,10 +39,18 @@ pub fn serve(
     async move {
         let serving = restart_on_panic("the task that offers skills over MCP", || {
             let (server, mut states) = (server.clone(), states.clone());
+            let (catalog, subscriptions) = (catalog.clone(), subscriptions.clone());
             async move {
                 loop {
                     let current = states.borrow_and_update().clone();
-                    server.lock().update(current);
+                    let changed_files = server.lock().update(current);
+                    if !changed_files.is_empty() {
+                        // An agent that reads the file at once gets the new content.
+                        catalog.catch_up().await;
+                    }
+                    for (section, uri) in changed_files {
+                        subscriptions.publish_resource_update(&section, &uri);
+                    }
                     if states.changed().await.is_err() {
                         return;
                     }
@@ -60,12 +70,14 @@ struct SkillServer {
 }
 
 impl SkillServer {
-    /// Publishes what has changed. After a panic, the next update publishes the same again.
-    fn update(&mut self, current: SkillStates) {
+    /// Publishes what has changed. After a panic, the next update publishes the same again. Returns the section and the
+    /// URI of each file that was changed, added or removed.
+    fn update(&mut self, current: SkillStates) -> Vec<(ObjectKey, String)> {
         publish(&self.published, &current, &mut self.libraries, &self.publisher);
         // After the sections, so that a call that waits for an item finds it.
         announce(&self.published, &current, &self.publisher);
-        self.published = current;
+        let before = std::mem::replace(&mut self.published, current);
+        changed_files(&before, &self.published)
     }
 }
 
@@ -138,11 +150,19 @@ fn skill_section_key(skill: &ObjectKey) -> ObjectKey {
     ObjectKey::new(skill.namespace.clone(), format!("agent skill {}", skill.name))
 }
 
-/// Returns the skills that changed, with `None` for those that are no longer offered.
+/// Returns the skills whose content changed, with `None` for those that are no longer offered.
 fn changed_skills<'a>(
     before: &'a SkillStates,
     after: &'a SkillStates,
 ) -> impl Iterator<Item = (&'a ObjectKey, Option<&'a Arc<Bundle>>)> {
+    changed_bundles(before, after).map(|(key, _, new)| (key, new))
+}
+
+/// Returns the offered content of the skills that changed, before and after.
+fn changed_bundles<'a>(
+    before: &'a SkillStates,
+    after: &'a SkillStates,
+) -> impl Iterator<Item = (&'a ObjectKey, Option<&'a Arc<Bundle>>, Option<&'a Arc<Bundle>>)> {
     before.skills.diff(&after.skills).filter_map(|change| {
         let offered = |state: &'a Arc<SkillState>| state.offered();
         let (key, old, new) = match change {
@@ -150,8 +170,25 @@ fn changed_skills<'a>(
             DiffItem::Remove(key, old) => (key, offered(old), None),
             DiffItem::Update { old: (_, old), new: (key, new) } => (key, offered(old), offered(new)),
         };
-        (old != new).then_some((key, new))
+        let digest = |bundle: Option<&Arc<Bundle>>| bundle.map(|bundle| bundle.digest());
+        (digest(old) != digest(new)).then_some((key, old, new))
     })
+}
+
+/// Returns the section and the URI of each file that differs between two states.
+fn changed_files(before: &SkillStates, after: &SkillStates) -> Vec<(ObjectKey, String)> {
+    let mut changed = Vec::new();
+    for (key, old, new) in changed_bundles(before, after) {
+        let file = |bundle: Option<&'_ Arc<Bundle>>, path: &str| {
+            bundle.and_then(|bundle| bundle.files().get(path)).map(|file| file.digest)
+        };
+        let paths: BTreeSet<_> =
+            [old, new].into_iter().flatten().flat_map(|bundle| bundle.files().keys()).collect();
+        let paths = paths.into_iter().filter(|path| file(old, path) != file(new, path));
+        changed
+            .extend(paths.map(|path| (skill_section_key(key), skill_uri(&key.namespace, &key.name, path))));
+    }
+    changed
 }
 
 fn section(
@@ -177,7 +214,7 @@ fn section(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Catalog, Generation, ReservedNames, catalog};
+    use crate::catalog::{Generation, ReservedNames, catalog};
     use crate::resource::testing::key;
     use crate::upstream::ViewName;
 
@@ -213,7 +250,8 @@ mod tests {
             states.skills.insert(key(name), state(None, None));
         }
         let (sender, receiver) = watch::channel(states.clone());
-        tokio::spawn(serve(receiver, publisher, stop.clone()));
+        let subscriptions = Subscriptions::default();
+        tokio::spawn(serve(receiver, publisher, catalog.clone(), subscriptions, stop.clone()));
         let may_appear = |generation: &Generation, name: &str| {
             let uri = format!("skill://default/{name}/SKILL.md");
             let [prompt, resource] = [(ListKind::Prompts, name), (ListKind::Resources, &*uri)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::content::{media_type, resource_contents, response, skill_uri};
 use crate::resource::bundle::{Bundle, SKILL_FILE, SkillFile};
@@ -78,14 +78,23 @@ impl LocalResponder for SkillResources {
 
 fn extension_entry(namespace: &str, skill: &Bundle) -> Value {
     let frontmatter: Option<Value> = serde_yaml::from_str(skill.frontmatter()).ok();
-    let fallback = || json!({ "name": &**skill.name(), "description": skill.description() });
+    let mut frontmatter = match frontmatter {
+        Some(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    // Agents get the names that the extension requires, even if SKILL.md has others.
+    frontmatter.insert("name".to_owned(), (&**skill.name()).into());
+    let declared = frontmatter.get("description").and_then(Value::as_str).map(str::trim);
+    if declared != Some(skill.description()) {
+        frontmatter.insert("description".to_owned(), skill.description().into());
+    }
     let file_entry = |(path, file): (&Arc<str>, &SkillFile)| {
         let uri = skill_uri(namespace, skill.name(), path);
         json!({ "uri": uri, "digest": file.digest, "size": file.bytes.len() })
     };
     json!({
         "uri": skill_uri(namespace, skill.name(), SKILL_FILE),
-        "frontmatter": frontmatter.filter(Value::is_object).unwrap_or_else(fallback),
+        "frontmatter": frontmatter,
         "resources": skill.files().iter().map(file_entry).collect::<Vec<_>>(),
     })
 }
@@ -133,6 +142,21 @@ mod tests {
         assert_eq!((&*entry.uri, listed.uri), ("skill://team/notes/SKILL.md", "skill://team/notes/SKILL.md"));
         assert_eq!(entry.frontmatter.extra["x-vendor"]["a"], 1);
         validate_skills(&[entry]).unwrap();
+    }
+
+    #[test]
+    fn extension_entry_of_a_tolerated_skill_is_valid() {
+        for (text, description) in [
+            ("Does it.\n", "Does it."),
+            ("---\nname: Other\ndescription: Use: it\n---\n", "Use: it"),
+            ("---\nname: Other\ndescription: Does it.\n---\n", "Does it."),
+        ] {
+            let bundle = Arc::new(Bundle::from_text("notes", text).unwrap());
+            let skill = SkillResources::new("team".into(), bundle);
+            let entry: Skill = serde_json::from_str(skill.skill().unwrap().json.get()).unwrap();
+            assert_eq!((&*entry.frontmatter.name, &*entry.frontmatter.description), ("notes", description));
+            validate_skills(&[entry]).unwrap();
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod connection;
 mod connection_context;
 mod envelope;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod handshake;
 mod handshake_response;
 mod handshake_result;

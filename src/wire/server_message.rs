@@ -162,7 +162,7 @@ fn classify(message: &Bytes) -> Option<(ServerMessage, Option<ProtocolViolation>
         return Some((ServerMessage::Response(id.map(|(number, _)| number), response), violation));
     }
     let method: Cow<'_, str> = serde_json::from_str(envelope.method?.get()).ok()?;
-    if envelope.params.is_some() && !not_null(envelope.params) {
+    if invalid_members(&envelope).next().is_some() {
         violation = Some(ProtocolViolation::InvalidEnvelope);
     }
     if let Some(id) = envelope.id.filter(|id| not_null(Some(id))) {
@@ -174,13 +174,29 @@ fn classify(message: &Bytes) -> Option<(ServerMessage, Option<ProtocolViolation>
     Some((notification(&method, envelope.params), violation))
 }
 
-/// Returns a notification with `"jsonrpc":"2.0"` and without `"params":null`, which agents reject.
+/// Returns the names of the members of a request or notification that agents reject.
+fn invalid_members(envelope: &RawEnvelope<'_>) -> impl Iterator<Item = &'static str> {
+    let is = |member: Option<&RawValue>, is_invalid: fn(&str) -> bool| {
+        member.is_some_and(|member| is_invalid(member.get()))
+    };
+    let members = [
+        ("id", is(envelope.id, |id| id == "null")),
+        ("params", is(envelope.params, |params| !params.starts_with('{'))),
+        ("result", envelope.result.is_some()),
+        ("error", envelope.error.is_some()),
+    ];
+    members.into_iter().filter_map(|(name, is_invalid)| is_invalid.then_some(name))
+}
+
+/// Returns a request or notification with `"jsonrpc":"2.0"` and without the members that agents reject.
 fn with_valid_envelope(text: Bytes) -> Bytes {
-    let has_null_params = serde_json::from_slice::<RawEnvelope<'_>>(&text)
-        .is_ok_and(|envelope| envelope.params.is_some_and(|params| params.get() == "null"));
-    let edits = [JsonEdit::Set("jsonrpc", r#""2.0""#), JsonEdit::Remove("params")];
-    let edits = if has_null_params { &edits[..] } else { &edits[..1] };
-    let valid = std::str::from_utf8(&text).ok().and_then(|text| rewrite(text, edits).ok());
+    let edits: Vec<_> = serde_json::from_slice::<RawEnvelope<'_>>(&text)
+        .iter()
+        .flat_map(invalid_members)
+        .map(JsonEdit::Remove)
+        .chain([JsonEdit::Set("jsonrpc", r#""2.0""#)])
+        .collect();
+    let valid = std::str::from_utf8(&text).ok().and_then(|text| rewrite(text, &edits).ok());
     valid.map_or(text, Bytes::from)
 }
 
@@ -412,6 +428,24 @@ mod tests {
             ServerMessage::Response(Some(7), RpcResponse::Result(raw)) if raw == "{\"a\":\"\u{fffd}\"}"
         ));
         assert_eq!(latin_1.violation, Some(NotUtf8));
+    }
+
+    #[test]
+    fn notification_is_passed_on_without_members_that_agents_reject() {
+        for (members, expected) in [
+            (r#""params":null"#, r#"{"jsonrpc":"2.0","method":"m"}"#),
+            (r#""params":[1],"id":null"#, r#"{"jsonrpc":"2.0","method":"m"}"#),
+            (
+                r#""params":{"a": 1},"result":1,"error":null"#,
+                r#"{"jsonrpc":"2.0","method":"m","params":{"a": 1}}"#,
+            ),
+        ] {
+            let text = format!(r#"{{"jsonrpc":"2.0","method":"m",{members}}}"#);
+            let message = read(Bytes::from(text));
+            assert!(matches!(message.kind, ServerMessage::OtherNotification), "{members}");
+            let found = (&*message.text, message.violation);
+            assert_eq!(found, (expected.as_bytes(), Some(ProtocolViolation::InvalidEnvelope)), "{members}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use memchr::{memchr, memchr2};
 
 /// The maximum length of an event id that is kept.
 const MAX_ID_BYTES: usize = 1024;
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// The position in an event stream at which another one can continue it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(super) struct SseDecoder {
     buffer: BytesMut,
     /// The length of the prefix of `buffer` that contains no line end.
     scanned: usize,
+    /// True until the first line is read, which may begin with a byte order mark.
+    is_at_start: bool,
     /// The data of the unfinished event.
     data: Option<BytesMut>,
     /// `None` as long as the server sends neither ids nor delays.
@@ -47,7 +50,7 @@ pub(super) struct EventTooLong;
 
 impl SseDecoder {
     pub(super) fn new(limit: usize) -> Self {
-        Self { buffer: BytesMut::new(), scanned: 0, data: None, fields: None, limit }
+        Self { buffer: BytesMut::new(), scanned: 0, is_at_start: true, data: None, fields: None, limit }
     }
 
     /// Returns the decoder of a stream that continues another one.
@@ -58,6 +61,12 @@ impl SseDecoder {
     /// Returns the position after the last complete event.
     pub(super) fn position(&self) -> StreamPosition {
         self.fields.as_ref().map(|fields| fields.position.clone()).unwrap_or_default()
+    }
+
+    /// Returns the number of bytes that are held.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.buffer.len() + self.data.as_ref().map_or(0, BytesMut::len)
     }
 
     /// Adds received bytes.
@@ -149,9 +158,12 @@ impl SseDecoder {
             (Some(b'\r'), Some(b'\n')) => 2,
             _ => 1,
         };
-        let line = self.buffer.split_to(end);
+        let mut line = self.buffer.split_to(end);
         self.buffer.advance(skip);
         self.scanned = 0;
+        if std::mem::take(&mut self.is_at_start) && line.starts_with(BYTE_ORDER_MARK) {
+            line.advance(BYTE_ORDER_MARK.len());
+        }
         Some(line)
     }
 }
@@ -182,6 +194,19 @@ mod tests {
                 decoded.extend(drain_events(&mut events));
             }
             assert_eq!(decoded, ["a", "b\nc", "d"], "in chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn byte_order_mark_is_ignored_only_at_the_start() {
+        for size in 1..8 {
+            let mut events = SseDecoder::new(1000);
+            let mut decoded = Vec::new();
+            for chunk in "\u{feff}data: a\n\ndata: \u{feff}b\n\n\u{feff}data: c\n\n".as_bytes().chunks(size) {
+                events.push(chunk);
+                decoded.extend(drain_events(&mut events));
+            }
+            assert_eq!(decoded, ["a", "\u{feff}b"], "in chunks of {size}");
         }
     }
 

@@ -85,13 +85,17 @@ async fn skills_are_synced_without_touching_servers() {
     let script = instance.path().join("skills/notes/scripts/run.sh");
     fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
     write_file(instance.path(), "skills/theirs/SKILL.md", &skill_md("theirs", "Another's name."));
-    write_file(instance.path(), "skills/bad/SKILL.md", "no frontmatter");
+    write_file(instance.path(), "skills/bad/SKILL.md", "---\nname: bad\n");
     write_file(instance.path(), "needs.yaml", &skill_requiring("needs", "later"));
     agents.wait_for_text("notes/SKILL.md", "Write notes.").await;
     agents.wait_for_text("notes/scripts/run.sh", "#!/bin/sh").await;
     wait_for_listing(&instance, "notes", &["True", "Available", "path", "Write notes."]).await;
-    wait_for_listing(&instance, "bad", &["False", "InvalidSpec", "SKILL.md:1: the frontmatter is missing"])
-        .await;
+    wait_for_listing(
+        &instance,
+        "bad",
+        &["False", "InvalidSpec", "SKILL.md:1: the frontmatter is not closed"],
+    )
+    .await;
     wait_for_listing(&instance, "theirs", &["False", "Shadowed", "is left unchanged"]).await;
     wait_for_listing(&instance, "needs", &["False", "ServerNotFound", "server \"later\" is not declared"])
         .await;
@@ -127,8 +131,8 @@ async fn skills_are_synced_without_touching_servers() {
     wait_for_listing(&instance, "needs", &["ServerNotFound", "is not declared"]).await;
 
     // A mistake removes nothing; a removal does.
-    write_file(instance.path(), "skills/notes/SKILL.md", "---\nname: notes\ndescription: Use: it\n---\n");
-    wait_for_listing(&instance, "notes", &["False", "InvalidSpec", "SKILL.md:3"]).await;
+    write_file(instance.path(), "skills/notes/SKILL.md", "---\nname: notes\n---\n");
+    wait_for_listing(&instance, "notes", &["False", "InvalidSpec", "SKILL.md:1"]).await;
     agents.wait_for_text("notes/SKILL.md", "Write notes.").await;
     fs::remove_dir_all(instance.path().join("skills/notes")).unwrap();
     agents.wait_until_absent("notes/SKILL.md").await;
@@ -179,7 +183,7 @@ async fn skill_reload_reports_changes() {
     // The directory watch may have scanned it already.
     assert!(["notes: changed\n", "notes: unchanged\n"].contains(&&*out), "{out}");
     wait_for_listing(&instance, "notes", &["better"]).await;
-    write_file(instance.path(), "skills/notes/SKILL.md", "nothing");
+    write_file(instance.path(), "skills/notes/SKILL.md", "---\n");
     let output = instance.run(&["skill", "reload"]).await;
     assert_eq!(output.code, 1, "{output:?}");
     assert!(
@@ -196,12 +200,12 @@ async fn skill_reload_reports_changes() {
     // `plan` and `validate` cover skills too.
     let root = instance.path().to_str().unwrap();
     let stderr = instance.run(&["validate", root]).await;
-    assert!(stderr.code == 1 && stderr.stdout.contains("the frontmatter is missing"), "{stderr:?}");
+    assert!(stderr.code == 1 && stderr.stdout.contains("the frontmatter is not closed"), "{stderr:?}");
     write_file(instance.path(), "skills/new/SKILL.md", &skill_md("new", "New."));
     let other = TempDir::with_prefix("copy").unwrap();
     write_file(other.path(), "skills/tests/SKILL.md", &skill_md("tests", "Other tests."));
     write_file(other.path(), "skills/more/SKILL.md", &skill_md("more", "More."));
-    write_file(other.path(), "skills/notes/SKILL.md", "still nothing");
+    write_file(other.path(), "skills/notes/SKILL.md", "---\nstill open\n");
     wait_for_listing(&instance, "new", &["Available"]).await;
     let out = instance.run_ok(&["plan", other.path().to_str().unwrap(), "--against", root]).await;
     for line in [
@@ -249,6 +253,90 @@ async fn skills_are_served_over_mcp() {
         eventually("the tools are removed", async || agent.tool_names().await.is_empty().then_some(())).await;
         let removed = agent.call("list_skills", "{}").await.unwrap();
         assert!(removed.contains("no skill is offered any more"), "{removed}");
+    }
+}
+
+/// Waits until the skill has the condition Degraded with this reason and a message that contains the text.
+async fn wait_until_degraded(instance: &TestInstance, name: &str, reason: &str, text: &str) {
+    eventually(&format!("{name} is Degraded: {reason} {text:?}"), async || {
+        let object = instance.run_ok(&["get", "skill", name, "-o", "json"]).await;
+        let object: serde_json::Value = serde_json::from_str(&object).unwrap();
+        let conditions = object["status"]["conditions"].as_array()?;
+        let degraded = conditions.iter().find(|condition| condition["type"] == "Degraded")?;
+        let matches = degraded["status"] == "True"
+            && degraded["reason"] == reason
+            && degraded["message"].as_str().is_some_and(|message| message.contains(text));
+        matches.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn skills_as_people_have_them_are_offered() {
+    let instance = TestInstance::start(&[]).await;
+    let root = instance.path();
+    write_file(root, "shared/notes/SKILL.md", &skill_md("notes", "Write notes."));
+    write_file(root, "skills/code/SKILL.md", "---\nname: Code\ndescription: Use it: always\n---\nDo it.\n");
+    write_file(root, "skills/code/node_modules/x/index.js", "x");
+    std::os::unix::fs::symlink("../shared/notes", root.join("skills/notes")).unwrap();
+    std::os::unix::fs::symlink("/etc", root.join("skills/way-out")).unwrap();
+    wait_for_listing(&instance, "notes", &["True", "Available", "Write notes."]).await;
+    wait_for_listing(&instance, "code", &["True", "Available", "Use it: always"]).await;
+    wait_until_degraded(&instance, "code", "ItemsLeftOut", "skills/code/node_modules: is a folder").await;
+    let checked = instance.run(&["validate", root.to_str().unwrap()]).await;
+    for expected in
+        ["skills/way-out is a link to a target outside", "skills/code/SKILL.md:3: the frontmatter is not"]
+    {
+        assert!(checked.stdout.contains(expected), "{expected}: {checked:?}");
+    }
+    assert!(checked.code == 1, "the link that leaves the directory is an error: {checked:?}");
+
+    fs::remove_dir_all(root.join("skills/code/node_modules")).unwrap();
+    wait_until_degraded(&instance, "code", "NonCompliant", "the skill is offered as \"code\"").await;
+    write_file(root, "skills/code/SKILL.md", &skill_md("code", "Write code."));
+    eventually("code is not Degraded", async || {
+        let object = instance.run_ok(&["get", "skill", "code", "-o", "json"]).await;
+        (!object.contains("Degraded") && object.contains("Write code.")).then_some(())
+    })
+    .await;
+    write_file(root, "shared/notes/SKILL.md", &skill_md("notes", "Write better notes."));
+    wait_for_listing(&instance, "notes", &["better"]).await;
+    fs::remove_file(root.join("skills/notes")).unwrap();
+    eventually("notes is gone", async || {
+        let list = instance.run_ok(&["skill", "list"]).await;
+        (!list.contains("notes")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn subscribed_skill_file_is_notified_of_its_own_changes() {
+    let instance = TestInstance::start(&[]).await;
+    let root = instance.path();
+    for name in ["notes", "tests"] {
+        write_file(root, &format!("skills/{name}/SKILL.md"), &skill_md(name, "First."));
+        write_file(root, &format!("skills/{name}/run.sh"), "#!/bin/sh\n");
+        wait_for_listing(&instance, name, &["True", "Available", " 2 "]).await;
+    }
+    let uri = "skill://default/notes/run.sh";
+    for era in Era::ALL {
+        let agent = Agent::connect(era, &instance.evenkeel.url()).await;
+        let mut notifications = agent.notifications_with_resources(&[uri]).await;
+        let text = format!("#!/bin/{era:?}\n");
+        // Neither another skill nor another file of this one.
+        write_file(root, "skills/tests/run.sh", &text);
+        write_file(root, "skills/notes/SKILL.md", &skill_md("notes", &format!("For {era:?}.")));
+        wait_for_listing(&instance, "notes", &[&format!("For {era:?}.")]).await;
+        let read = async |name: &str| {
+            agent.call_text("read_skill", &format!(r#"{{"name":"{name}","file":"run.sh"}}"#)).await
+        };
+        eventually("the other skill changed", async || (read("tests").await == text).then_some(())).await;
+        let earlier = notifications.drain();
+        assert!(!earlier.iter().any(|sent| sent.contains("resources/updated")), "{era:?}: {earlier:?}");
+        write_file(root, "skills/notes/run.sh", &text);
+        let notification = notifications.wait_for("resources/updated").await;
+        assert!(notification.contains(&format!(r#""uri":"{uri}""#)), "{era:?}: {notification}");
+        assert_eq!(read("notes").await, text, "the new content can be read at once");
     }
 }
 

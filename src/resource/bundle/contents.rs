@@ -6,9 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::error::SkillError;
-use super::file::{SKILL_FILE, SkillFile, SkillLimits, is_part_of_skill};
+use super::file::{SKILL_FILE, SkillFile, SkillLimits, is_file_name};
 use super::frontmatter;
-use crate::resource::Digest;
+use super::location::SkillLocation;
+use crate::resource::{Digest, Problem, Reason};
+
+/// The number of files that the message about left out files names.
+const MAX_NAMED_FILES: usize = 5;
 
 /// One skill as agents receive it: SKILL.md and the other files of its folder. Immutable.
 #[derive(Clone)]
@@ -19,13 +23,43 @@ pub struct Bundle {
     body: Range<usize>,
     files: BTreeMap<Arc<str>, SkillFile>,
     digest: Digest,
+    /// What SKILL.md has that the specification does not allow.
+    violations: Vec<SkillError>,
+    degraded: Option<Problem>,
 }
 
 impl Bundle {
+    /// Builds the skill that a source declares under `name`, with the files that were found at `location`, except those
+    /// that were left out.
+    ///
+    /// Fails as [`Bundle::new`] does; the message says what to change.
+    pub fn from_source(
+        name: &str,
+        location: &SkillLocation,
+        files: BTreeMap<Arc<str>, SkillFile>,
+        left_out: &[SkillError],
+    ) -> Result<Self, Problem> {
+        let mut bundle = Self::new(name, files).map_err(|error| location.problem(&error))?;
+        let describe = |errors: &[SkillError]| {
+            errors.iter().map(|error| location.message(error)).collect::<Vec<_>>().join("; ")
+        };
+        let mut message = describe(&bundle.violations);
+        let mut reason = Reason::NonCompliant;
+        if !left_out.is_empty() {
+            reason = Reason::ItemsLeftOut;
+            let (named, more) = left_out.split_at(left_out.len().min(MAX_NAMED_FILES));
+            let more = if more.is_empty() { "" } else { "; and others" };
+            let rest = if message.is_empty() { String::new() } else { format!("; {message}") };
+            message = format!("agents do not get these files: {}{more}{rest}", describe(named));
+        }
+        bundle.degraded = (!message.is_empty()).then(|| Problem::new(reason, message));
+        Ok(bundle)
+    }
+
     /// Builds the skill that is declared under `name`. `files` maps each path, relative to the skill folder and
     /// separated by `/`, to its file.
     ///
-    /// Fails if SKILL.md is missing or invalid, or if a path or size is not allowed.
+    /// Fails if SKILL.md is missing or cannot be used, or if a path or size is not allowed.
     pub fn new(name: &str, files: BTreeMap<Arc<str>, SkillFile>) -> Result<Self, SkillError> {
         check_files(&files)?;
         let not_found =
@@ -48,15 +82,18 @@ impl Bundle {
             body: frontmatter.body,
             files,
             digest: Digest::of(manifest.as_bytes()),
+            violations: frontmatter.violations,
+            degraded: None,
         })
     }
 
     /// Builds a skill whose only file is SKILL.md.
-    pub fn from_text(name: &str, text: &str) -> Result<Self, SkillError> {
+    #[cfg(test)]
+    pub(crate) fn from_text(name: &str, text: &str) -> Result<Self, SkillError> {
         Self::new(name, BTreeMap::from([(SKILL_FILE.into(), SkillFile::new(text.as_bytes(), false))]))
     }
 
-    /// Returns the name: 1 to 64 lower-case letters, digits and single hyphens.
+    /// Returns the name under which the skill is declared and offered.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -67,7 +104,12 @@ impl Bundle {
         &self.description
     }
 
-    /// Returns the YAML of the frontmatter, byte for byte, including unknown fields.
+    /// Returns what agents do not get of the skill, or what in it agents may refuse; `None` for a well-formed skill.
+    pub fn degraded(&self) -> Option<&Problem> {
+        self.degraded.as_ref()
+    }
+
+    /// Returns the YAML of the frontmatter, byte for byte, including unknown fields. It may be no valid YAML.
     pub fn frontmatter(&self) -> &str {
         self.slice(&self.frontmatter)
     }
@@ -102,9 +144,7 @@ fn check_files(files: &BTreeMap<Arc<str>, SkillFile>) -> Result<(), SkillError> 
     }
     let mut total = 0_usize;
     for (path, file) in files {
-        let is_allowed = path
-            .split('/')
-            .all(|part| !part.is_empty() && is_part_of_skill(part) && !part.contains(char::is_control));
+        let is_allowed = path.split('/').all(is_file_name);
         if !is_allowed || path.split('/').count() > SkillLimits::MAX_DEPTH + 1 {
             return Err(SkillError::for_file(path, "this path is not allowed for a file of a skill"));
         }
@@ -130,7 +170,7 @@ fn check_files(files: &BTreeMap<Arc<str>, SkillFile>) -> Result<(), SkillError> 
 
 impl PartialEq for Bundle {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name && self.digest == other.digest
+        self.name == other.name && self.digest == other.digest && self.degraded == other.degraded
     }
 }
 
@@ -203,5 +243,30 @@ mod tests {
         );
         let missing = Bundle::new("a", BTreeMap::new()).unwrap_err().to_string();
         assert!(missing.starts_with("SKILL.md: not found"), "{missing}");
+    }
+    #[test]
+    fn what_is_tolerated_is_told_with_its_location() {
+        let folder = SkillLocation::Folder("skills/a".into());
+        let build = |text: &str, left_out: &[SkillError]| {
+            let files = BTreeMap::from([(SKILL_FILE.into(), SkillFile::new(text.as_bytes(), false))]);
+            let skill = Bundle::from_source("a", &folder, files, left_out).unwrap();
+            skill.degraded().map(ToString::to_string).unwrap_or_default()
+        };
+        let left_out: Vec<_> =
+            (1..=6).map(|number| SkillError::for_file(&format!("{number}.bin"), "is too large")).collect();
+        assert_eq!(build(SKILL_MD, &[]), "");
+        assert_eq!(
+            build("---\nname: b\ndescription: x\n---\n", &left_out[..1]),
+            "ItemsLeftOut: agents do not get these files: skills/a/1.bin: is too large; skills/a/SKILL.md:2: the name \
+             \"b\" must be the same as the name of the skill; the skill is offered as \"a\": \"name: b\""
+        );
+        assert!(build(SKILL_MD, &left_out).ends_with("skills/a/5.bin: is too large; and others"));
+        assert!(
+            build("Does it.\n", &[])
+                .starts_with("NonCompliant: skills/a/SKILL.md:1: the frontmatter is missing")
+        );
+        let inline = SkillLocation::Text("spec.inline".into());
+        let error = Bundle::from_source("a", &inline, BTreeMap::new(), &[]).unwrap_err().to_string();
+        assert!(error.starts_with("InvalidSpec: spec.inline, SKILL.md: not found"), "{error}");
     }
 }

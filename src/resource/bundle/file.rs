@@ -46,6 +46,11 @@ pub fn is_part_of_skill(name: &str) -> bool {
     !name.starts_with('.')
 }
 
+/// Returns true if a file of a skill may have this name.
+pub fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && is_part_of_skill(name) && !name.contains(char::is_control)
+}
+
 impl fmt::Debug for SkillFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "File({} bytes)", self.bytes.len())

@@ -6,7 +6,9 @@ mod contents;
 mod error;
 mod file;
 mod frontmatter;
+mod location;
 
 pub use contents::Bundle;
 pub use error::SkillError;
-pub use file::{SKILL_FILE, SkillFile, SkillLimits, is_part_of_skill};
+pub use file::{SKILL_FILE, SkillFile, SkillLimits, is_file_name, is_part_of_skill};
+pub use location::SkillLocation;

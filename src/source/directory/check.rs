@@ -204,8 +204,16 @@ fn check_contents(
         // In a cluster a server may exist without a manifest here.
         let is_complete = is_complete && context.target == TargetMode::Directory;
         findings.extend(undeclared_servers(skill, &objects, is_complete));
-        if let Some(Err(problem)) = contents.contents.get(key) {
-            findings.push(finding(Severity::Error, skill, problem.reason, &problem.message));
+        match contents.contents.get(key) {
+            Some(Err(problem)) => {
+                findings.push(finding(Severity::Error, skill, problem.reason, &problem.message));
+            }
+            Some(Ok(bundle)) => findings.extend(
+                bundle
+                    .degraded()
+                    .map(|problem| finding(Severity::Warning, skill, problem.reason, &problem.message)),
+            ),
+            None => {}
         }
     }
     if context.secrets_dir.is_none() && !objects.secret_references().is_empty() {

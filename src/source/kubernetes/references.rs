@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use crate::resource::bundle::{Bundle, SKILL_FILE, SkillError, SkillFile};
+use crate::resource::bundle::{Bundle, SKILL_FILE, SkillFile, SkillLocation};
 use crate::resource::{
     DigestKey, Endpoint, McpServerSpec, ObjectKey, Problem, Reason, SecretKeyRef, SkillContent, SkillSpec,
 };
@@ -148,14 +148,11 @@ impl ReferencedSecrets {
 impl ReferencedConfigMaps {
     /// Returns the content of a skill, or the reason it is not available; `None` if its ConfigMap was not read yet.
     pub fn content(&self, key: &ObjectKey, spec: &SkillSpec) -> Option<SkillContent> {
-        let invalid = |location: &str, error: &SkillError| {
-            let colon = if error.file.is_empty() { ": " } else { ", " };
-            Problem::new(Reason::InvalidSpec, format!("{location}{colon}{error}"))
-        };
         let Some(name) = referenced_config_map(key, spec) else {
             let text = spec.inline.as_deref().unwrap_or_default();
-            let content = Bundle::from_text(&key.name, text).map(Arc::new);
-            return Some(content.map_err(|error| invalid("spec.inline", &error)));
+            let files = BTreeMap::from([(SKILL_FILE.into(), SkillFile::new(text.as_bytes(), false))]);
+            let location = SkillLocation::Text("spec.inline".to_owned());
+            return Some(Bundle::from_source(&key.name, &location, files, &[]).map(Arc::new));
         };
         let missing = |message: String| Some(Err(Problem::new(Reason::ConfigMapNotFound, message)));
         let location = format!("ConfigMap {:?}", &*name.name);
@@ -167,8 +164,8 @@ impl ReferencedConfigMaps {
                 missing(format!("{location} of namespace {} has no key {SKILL_FILE}", key.namespace))
             }
             ReferenceLookup::Found(keys) => {
-                let content = Bundle::new(&key.name, keys.clone()).map(Arc::new);
-                Some(content.map_err(|error| invalid(&location, &error)))
+                let location = SkillLocation::Text(location);
+                Some(Bundle::from_source(&key.name, &location, keys.clone(), &[]).map(Arc::new))
             }
         }
     }

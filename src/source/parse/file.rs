@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::excerpt::{ParseError, truncated};
-use super::object::{ObjectSpec, ParsedObject, TargetMode, object_key};
+use super::names::slug;
+use super::object::{ObjectSpec, ParsedObject, TargetMode};
 use super::path::{display_path, is_json};
 use super::positions::Position;
 use crate::resource::{McpServerSpec, ObjectKey, Origin, Problem, Reason, SkillSpec, SourceProblem};
@@ -113,11 +114,8 @@ impl<'a> FileParser<'a> {
 
     /// Adds the skill that is declared by the location of its folder. The content of the folder is read elsewhere.
     pub fn add_skill_folder(&mut self) {
-        let name = self.path.parent().and_then(Path::file_name).map(|name| name.to_string_lossy());
-        let Ok(key) = object_key(name.as_deref(), self.target.namespace()) else {
-            let message = "the folder of a skill must have a name of lower-case letters, digits and hyphens";
-            return self.report_unidentified(ParseError::at_line(1, message.into()));
-        };
+        let folder = self.path.parent().and_then(Path::file_name).unwrap_or_default();
+        let key = ObjectKey::new(self.target.namespace(), slug(&folder.to_string_lossy(), "skill"));
         let spec = SkillSpec {
             inline: None,
             path: Some(".".into()),

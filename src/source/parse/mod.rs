@@ -29,8 +29,8 @@ pub use file::ParsedFile;
 pub use lists::parse_list;
 pub use object::{EndpointResolver, ObjectSpec, ParsedObject, TargetMode};
 pub use path::{
-    display_path, is_declaration_name, is_declaration_path, is_json, is_skill_file, is_skipped, is_visited,
-    join_within_root, mentions_declarations,
+    display_path, is_declaration_name, is_declaration_path, is_json, is_skill_file, is_skills_folder,
+    is_skipped, is_visited, join_within_root, mentions_declarations,
 };
 
 use crate::resource::Problem;

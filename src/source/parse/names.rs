@@ -1,16 +1,17 @@
-//! Converts names that people gave to servers in other programs into names that are valid for Kubernetes and agents.
+//! Converts names that people gave to servers and skills for other programs into names that are valid for Kubernetes and agents.
 //! Pure.
 
 use crate::resource::{Digest, is_object_name};
 
-/// Returns a valid `metadata.name` for any text: the text itself if it is valid, otherwise its valid characters.
-pub fn slug(name: &str) -> String {
+/// Returns a valid `metadata.name` for any text: the text itself if it is valid, otherwise its valid characters. Without
+/// any, the name begins with `kind`.
+pub fn slug(name: &str, kind: &str) -> String {
     if is_object_name(name) {
         return name.to_owned();
     }
     let lower = name.to_ascii_lowercase();
     let slug = join_allowed_chars(&lower, '-', 63, |char| char.is_ascii_lowercase() || char.is_ascii_digit());
-    if slug.is_empty() { format!("server-{}", Digest::of(name.as_bytes()).hex_prefix(8)) } else { slug }
+    if slug.is_empty() { format!("{kind}-{}", Digest::of(name.as_bytes()).hex_prefix(8)) } else { slug }
 }
 
 /// Returns an `expose.prefix` that preserves the text as far as possible; `None` if the name itself can be the prefix.
@@ -50,13 +51,13 @@ mod tests {
             ("", "server-e3b0c442", None),
             (&long, &"ab".repeat(50)[..63], Some(&long[..32])),
         ] {
-            let object_name = slug(name);
+            let object_name = slug(name, "server");
             assert!(is_object_name(&object_name), "{object_name}");
             if !object_name.starts_with("server-") {
                 assert_eq!(object_name, expected_slug, "{name}");
             }
             assert_eq!(expose_prefix(name).as_deref(), expected_prefix, "{name}");
         }
-        assert_ne!(slug("日本"), slug("中国"));
+        assert_ne!(slug("日本", "skill"), slug("中国", "skill"));
     }
 }

@@ -30,8 +30,12 @@ pub fn is_declaration_name(name: &OsStr) -> bool {
 /// True if this is the SKILL.md of a folder that is a skill by its location.
 pub fn is_skill_file(path: &Path) -> bool {
     let folder = path.parent().and_then(Path::parent);
-    path.file_name().is_some_and(|name| name == SKILL_FILE)
-        && folder.and_then(Path::file_name).is_some_and(|name| name == SKILLS_FOLDER)
+    path.file_name().is_some_and(|name| name == SKILL_FILE) && folder.is_some_and(is_skills_folder)
+}
+
+/// True if each folder in this one that contains a SKILL.md is a skill.
+pub fn is_skills_folder(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == SKILLS_FOLDER)
 }
 
 /// True if the file is in the JSON format of agents.

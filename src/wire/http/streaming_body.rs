@@ -319,6 +319,8 @@ fn take_up_to(left: &mut u64, unread: &mut BytesMut) -> Bytes {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -47,6 +47,8 @@ struct FileState {
     observed_since: Instant,
     /// True if it was closed after writing, or moved here, before it was last read.
     completed: bool,
+    /// True if it was visited through a link: commits have its content at another path.
+    linked: bool,
     /// True if it declares nothing and part of it is not recognized, or if it cannot be read.
     ambiguous: bool,
     applied: Applied,
@@ -144,6 +146,7 @@ impl DeclarationFiles {
         let content = ContentId { digest: Digest::of(&bytes), blob: blob_id(&bytes) };
         self.observe(found.path, context, |path, file| {
             file.stamp = Some(stamp).filter(|stamp| stamp.is_settled(context.wall_clock));
+            file.linked = found.is_linked();
             file.completed = found.real_path.ancestors().any(|part| context.completed.contains(part));
             if matches!(&file.observed, Observation::Content(observed, _) if *observed == content) {
                 return None;
@@ -294,7 +297,9 @@ impl DeclarationFiles {
 
     /// True if all files are as in the commit and none is missing.
     pub fn all_committed(&self, commits: &CommitFiles) -> bool {
-        let existing = self.files.iter().filter(|(_, file)| !matches!(file.observed, Observation::Gone));
+        let existing = self.files.iter();
+        let existing =
+            existing.filter(|(_, file)| !matches!(file.observed, Observation::Gone) && !file.linked);
         let existing = existing.map(|(path, _)| path.as_path());
         let committed = commits.paths().filter(|path| !self.rules.ignores_within(path));
         let mut paths = existing.chain(committed.map(PathBuf::as_path));
@@ -338,6 +343,7 @@ impl FileState {
             observed: Observation::Gone,
             observed_since: now,
             completed: false,
+            linked: false,
             ambiguous: false,
             applied: Applied::Nothing,
         }

@@ -1,6 +1,6 @@
 //! Reads the contents of the skills: the text of a declaration, or the files of a folder. Blocks.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,8 +8,9 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 
-use super::folder::{FolderVisitor, SkillFolder, read_skill_folder};
-use crate::resource::bundle::{Bundle, SkillError};
+use super::folder::SkillFolder;
+use super::read::{FolderVisitor, read_skill_folder};
+use crate::resource::bundle::{Bundle, SKILL_FILE, SkillError, SkillFile, SkillLocation};
 use crate::resource::{DeclaredObject, ObjectKey, Problem, Reason, SkillContent, SkillSpec};
 use crate::source::directory::tree::TreeRoot;
 use crate::source::parse::{display_path, join_within_root};
@@ -64,20 +65,17 @@ impl SkillContents {
         }
         // If the root cannot be opened, the folders are read in the next scan.
         let Ok(root) = TreeRoot::open(root) else { return HashSet::new() };
+        let mut real_paths = HashSet::new();
         for (key, folder) in self.folders.clone() {
-            if folder.files.is_some() && !settled {
-                // Visited, so that its folders stay watched.
-                let _ = read_skill_folder(&root, &folder.path, folder.files.as_ref(), wall_clock, visit);
-                continue;
-            }
             let read = read_skill_folder(&root, &folder.path, folder.files.as_ref(), wall_clock, visit);
-            self.set_files(&key, folder, read);
+            real_paths.extend(watched_paths(&root, &folder.path));
+            real_paths.extend(read.iter().flat_map(SkillFolder::linked_paths).cloned());
+            // A change that is not settled was read for its watches only.
+            if folder.files.is_none() || settled {
+                self.set_files(&key, folder, read);
+            }
         }
-        let real_path = |folder: &DeclaredFolder| {
-            let path = root.path.join(&folder.path);
-            path.canonicalize().unwrap_or(path)
-        };
-        self.folders.values().map(real_path).collect()
+        real_paths
     }
 
     fn remove(&mut self, key: &ObjectKey) {
@@ -90,8 +88,9 @@ impl SkillContents {
         let Some(path) = &spec.path else {
             self.folders.remove(key);
             let text = spec.inline.as_deref().unwrap_or_default();
-            let content = Bundle::from_text(&key.name, text);
-            return self.set_content(key, content.map_err(|error| skill_problem("spec.inline, ", &error)));
+            let files = BTreeMap::from([(SKILL_FILE.into(), SkillFile::new(text.as_bytes(), false))]);
+            let location = SkillLocation::Text("spec.inline".to_owned());
+            return self.set_content(key, Bundle::from_source(&key.name, &location, files, &[]));
         };
         let parent = skill.meta.file().and_then(|file| file.parent());
         if let Some(path) = parent.and_then(|parent| join_within_root(parent, path)) {
@@ -107,20 +106,19 @@ impl SkillContents {
     }
 
     fn set_files(&mut self, key: &ObjectKey, folder: DeclaredFolder, read: Result<SkillFolder, SkillError>) {
-        let to_problem =
-            |error: &SkillError| skill_problem(&format!("{}/", display_path(&folder.path)), error);
+        let location = SkillLocation::Folder(display_path(&folder.path));
         match read {
-            Ok(files) if folder.files.as_ref().is_some_and(|applied| applied.has_same_files(&files)) => {
+            Ok(files) if folder.files.as_ref().is_some_and(|applied| applied.has_same_content(&files)) => {
                 // The newer stamps prove more.
                 self.folders.insert(key.clone(), DeclaredFolder { files: Some(files), ..folder });
             }
             Ok(files) => {
-                let content = Bundle::new(&key.name, files.files()).map_err(|error| to_problem(&error));
+                let content = Bundle::from_source(&key.name, &location, files.files(), files.left_out());
                 self.set_content(key, content);
                 self.folders.insert(key.clone(), DeclaredFolder { files: Some(files), ..folder });
             }
             Err(error) => {
-                self.set_content(key, Err(to_problem(&error)));
+                self.set_content(key, Err(location.problem(&error)));
                 self.folders.insert(key.clone(), DeclaredFolder { files: None, ..folder });
             }
         }
@@ -138,13 +136,10 @@ impl SkillContents {
     }
 }
 
-/// Returns the problem of a skill error with its location.
-fn skill_problem(location: &str, error: &SkillError) -> Problem {
-    // The error concerns the folder itself.
-    let location = if error.file.is_empty() {
-        format!("{}: ", location.trim_end_matches(['/', ' ', ',']))
-    } else {
-        location.to_owned()
-    };
-    Problem::new(Reason::InvalidSpec, format!("{location}{error}"))
+/// Returns the real paths at which a change concerns the folder of a skill: that of the folder, and that of a link to it.
+fn watched_paths(root: &TreeRoot, folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let path = root.path.join(folder);
+    let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
+    let link = parent.zip(path.file_name()).map(|(parent, name)| parent.join(name));
+    [path.canonicalize().unwrap_or(path)].into_iter().chain(link)
 }

@@ -37,9 +37,13 @@ impl TreeRoot {
         self.fd.as_fd()
     }
 
-    /// Returns another descriptor of the folder itself.
-    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
-        self.fd.try_clone()
+    /// Opens a folder below the root, or the root itself, without following a link.
+    pub fn open_folder(&self, relative_path: &Path) -> rustix::io::Result<OwnedFd> {
+        let mut folder = self.fd.try_clone().map_err(|_| Errno::MFILE)?;
+        for component in relative_path {
+            folder = openat(&folder, component, OPEN_FOLDER_FLAGS, Mode::empty())?;
+        }
+        Ok(folder)
     }
 
     /// Reads a file of at most `limit` bytes. A link is followed if its target is below the root.
@@ -72,10 +76,7 @@ impl TreeRoot {
         let Some(name) = relative_path.file_name() else {
             return Ok(None);
         };
-        let mut folder = self.fd.try_clone().map_err(|_| Errno::MFILE)?;
-        for component in relative_path.parent().into_iter().flatten() {
-            folder = openat(&folder, component, OPEN_FOLDER_FLAGS, Mode::empty())?;
-        }
+        let folder = self.open_folder(relative_path.parent().unwrap_or(Path::new("")))?;
         let stat = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok(Some((folder, name, stat)))
     }

@@ -18,7 +18,9 @@ use super::ignore_rules::IgnoreRules;
 use super::read::{FileId, FileStamp, OPEN_FLAGS, file_id, read_open_file};
 use super::root::{OPEN_FOLDER_FLAGS, TreeRoot};
 use crate::resource::bundle::SKILL_FILE;
-use crate::source::parse::{is_declaration_name, is_declaration_path, is_skipped};
+use crate::source::parse::{
+    is_declaration_name, is_declaration_path, is_skill_file, is_skills_folder, is_skipped,
+};
 
 /// The size above which a file is not read.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -50,6 +52,11 @@ pub struct FoundFile<'a> {
 }
 
 impl FoundFile<'_> {
+    /// True if it was visited through a link.
+    pub fn is_linked(&self) -> bool {
+        !self.real_path.ends_with(self.path)
+    }
+
     /// Reads its content, with the stamp at that time.
     pub fn read(&self) -> io::Result<(FileStamp, Vec<u8>)> {
         let file = openat(self.folder, self.name, OPEN_FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
@@ -144,6 +151,10 @@ impl<V: TreeVisitor> Walk<'_, V> {
             }
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             let kind = entry.file_type();
+            if name.eq_ignore_ascii_case(SKILL_FILE) && is_skill_file(&path.join(SKILL_FILE)) {
+                let reason = format!("must be called {SKILL_FILE} to declare a skill");
+                self.visitor.unreadable_file(&path.join(name), &reason);
+            }
             if is_skipped(name) || kind == FileType::RegularFile && !is_declaration_name(name) {
                 continue;
             }
@@ -210,7 +221,8 @@ impl<V: TreeVisitor> Walk<'_, V> {
     fn visit_file(&mut self, folder: BorrowedFd<'_>, path: &mut PathBuf, real_path: &Path, name: &OsStr) {
         self.file_count += 1;
         match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if self.is_first_visit(file_id(&stat)) => {
+            // What a SKILL.md declares depends on its path.
+            Ok(stat) if is_skill_file(path) || self.is_first_visit(file_id(&stat)) => {
                 self.visitor.visit_file(&FoundFile {
                     path,
                     real_path,
@@ -228,9 +240,12 @@ impl<V: TreeVisitor> Walk<'_, V> {
     /// volumes that Kubernetes mounts, or has a name that is not that of a declaration.
     fn follow_link(&mut self, mut path: PathBuf, link: &PendingLink) {
         let is_declaration = is_declaration_path(&path);
+        let is_in_skills = is_skill_file(&path.join(SKILL_FILE));
         let report = |visitor: &mut V, path: &Path, reason: &str| {
             if is_declaration {
                 visitor.unreadable_file(path, reason);
+            } else if is_in_skills {
+                visitor.unreadable_folder(path, reason);
             }
         };
         let target = match std::fs::canonicalize(&link.real_path) {
@@ -244,10 +259,12 @@ impl<V: TreeVisitor> Walk<'_, V> {
         };
         let Ok(relative_path) = target.strip_prefix(&self.root.path) else {
             let reason = "is a link to a target outside the directory; it is not followed";
-            if !is_declaration && target.is_dir() {
+            if is_declaration {
+                self.visitor.unreadable_file(&path, reason);
+            } else if target.is_dir() {
                 self.visitor.unreadable_folder(&path, reason);
             }
-            return report(self.visitor, &path, reason);
+            return;
         };
         let is_hidden = relative_path.iter().any(is_skipped);
         let (folder, name, stat) = match self.root.locate(relative_path) {
@@ -256,21 +273,100 @@ impl<V: TreeVisitor> Walk<'_, V> {
             Err(error) => return report(self.visitor, &path, &format!("cannot be read: {error}")),
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if is_hidden && link.depth < MAX_DEPTH => {
+            FileType::Directory if link.depth < MAX_DEPTH => {
                 match openat(&folder, name, OPEN_FOLDER_FLAGS, Mode::empty()) {
-                    Ok(fd) => self.visit_folder(fd.as_fd(), &mut path, &mut target.clone(), link.depth + 1),
+                    Ok(fd) => self.follow_folder_link(fd.as_fd(), path, relative_path, is_hidden, link.depth),
                     Err(error) => self.visitor.unreadable_folder(&path, &format!("cannot be read: {error}")),
                 }
             }
             FileType::Directory => {}
             FileType::RegularFile if is_declaration => {
-                if is_hidden || !is_declaration_path(relative_path) {
+                let is_visited = if is_skill_file(&path) {
+                    is_same_skill(&path, relative_path)
+                } else {
+                    is_declaration_path(relative_path)
+                };
+                if is_hidden || !is_visited {
                     self.visit_file(folder.as_fd(), &mut path, &target, name);
                 }
             }
-            _ => report(self.visitor, &path, "is not a regular file"),
+            _ if is_declaration => self.visitor.unreadable_file(&path, "is not a regular file"),
+            _ => {}
         }
     }
+
+    /// Visits the target of a link to a folder: all of it if it is hidden, and otherwise the skills that it has only
+    /// because of the link.
+    fn follow_folder_link(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        mut path: PathBuf,
+        target: &Path,
+        is_hidden: bool,
+        depth: usize,
+    ) {
+        let mut real_path = self.root.path.join(target);
+        let skill_file = path.join(SKILL_FILE);
+        if is_skill_file(&skill_file)
+            && let Some(kind) = skill_file_type(fd, &path)
+        {
+            if is_hidden || !is_same_skill(&skill_file, &target.join(SKILL_FILE)) {
+                self.visit_child(fd, &mut path, &mut real_path, OsStr::new(SKILL_FILE), kind, depth + 1);
+            }
+        } else if is_hidden {
+            self.visit_folder(fd, &mut path, &mut real_path, depth + 1);
+        } else if is_skills_folder(&path)
+            && !is_skills_folder(target)
+            && let Err(error) = self.visit_linked_skills(fd, &path, &real_path, depth)
+        {
+            self.visitor.unreadable_folder(&path, &format!("cannot be read: {error}"));
+        }
+    }
+
+    /// Visits the skills of a folder that is called `skills` only by a link. Nothing else in it depends on its name.
+    fn visit_linked_skills(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        path: &Path,
+        real_path: &Path,
+        depth: usize,
+    ) -> rustix::io::Result<()> {
+        for entry in Dir::read_from(fd)? {
+            let entry = entry?;
+            self.entry_count += 1;
+            if self.is_over_limit() {
+                break;
+            }
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            let Ok(stat) = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let (mut path, mut real_path) = (path.join(name), real_path.join(name));
+            if is_skipped(name) || self.rules.ignores(&path, true) {
+                continue;
+            }
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink => {
+                    self.links.insert(path, PendingLink { real_path, depth: depth + 1 });
+                }
+                FileType::Directory => {
+                    let folder = openat(fd, name, OPEN_FOLDER_FLAGS, Mode::empty());
+                    if let Ok(folder) = folder
+                        && let Some(kind) = skill_file_type(folder.as_fd(), &path)
+                    {
+                        let name = OsStr::new(SKILL_FILE);
+                        self.visit_child(folder.as_fd(), &mut path, &mut real_path, name, kind, depth + 1);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True if both files declare a skill of the same name.
+fn is_same_skill(path: &Path, other: &Path) -> bool {
+    let folder_name = |path: &Path| path.parent().and_then(Path::file_name).map(ToOwned::to_owned);
+    is_skill_file(path) && is_skill_file(other) && folder_name(path) == folder_name(other)
 }
 
 /// Returns the type of the SKILL.md in the folder of a skill; `None` for any other folder. The root is never the folder

@@ -106,7 +106,7 @@ fn parse_server(
     json: &JsonText<'_>,
     file: &mut FileParser<'_>,
 ) -> ParsedObject<McpServerSpec> {
-    let key = ObjectKey::new(file.target.namespace(), slug(entry.name.as_str()));
+    let key = ObjectKey::new(file.target.namespace(), slug(entry.name.as_str(), "server"));
     let position = json.position(entry.range);
     let source_text = |range: Range| json.text.get(range.start..range.end).unwrap_or_default();
     // A document with only this entry, so that it can be saved without the other entries.
