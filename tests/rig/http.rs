@@ -361,9 +361,14 @@ fn plain_response(outcome: Outcome) -> Result<Response<Body>, ConnectionClosed> 
 fn legacy_stream(server: &Arc<FakeServer>) -> Chunks {
     let open = (server.subscribe_events(), server.open_stream());
     let opened = stream::once(async { Ok(":\n\n".to_owned()) });
-    Box::pin(opened.chain(stream::unfold(open, |(mut events, open)| async move {
+    let comments = server.script().http.comments.map_or(Duration::MAX, Duration::from_millis);
+    Box::pin(opened.chain(stream::unfold(open, move |(mut events, open)| async move {
         loop {
-            match events.recv().await {
+            let event = match tokio::time::timeout(comments, events.recv()).await {
+                Ok(event) => event,
+                Err(_) => return Some((Ok(": still here\n\n".to_owned()), (events, open))),
+            };
+            match event {
                 Ok(ServerEvent::CloseStreams) | Err(_) => return None,
                 Ok(event) => {
                     let messages = open.server().legacy_messages(&event);

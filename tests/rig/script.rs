@@ -153,6 +153,8 @@ pub struct HttpBehavior {
     /// The delay in milliseconds after which clients poll for the response to a call (SEP-1699): its stream has an event
     /// with an id and ends at once. If absent, the stream lasts until the response.
     pub polling: Option<u64>,
+    /// The interval in milliseconds of comments on the GET stream, which some servers send to keep it open.
+    pub comments: Option<u64>,
     /// True to speak HTTP+SSE of 2024-11-05 instead of streamable HTTP. Needs `sessions: false`.
     pub sse: bool,
     /// The required `Authorization` header. Requests without it get 401.
@@ -209,6 +211,7 @@ impl Default for HttpBehavior {
             delete: true,
             priming: false,
             polling: None,
+            comments: None,
             sse: false,
             authorization: None,
             unknown_session: (404, -32001, "Session not found".into()),
