@@ -9,6 +9,7 @@ mod actor;
 mod attach;
 mod connection_key;
 mod context;
+mod descriptor_budget;
 #[cfg(test)]
 mod engine_model;
 mod health;

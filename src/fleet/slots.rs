@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::descriptor_budget::DescriptorBudget;
 use crate::resource::{StdioEndpoint, Transport};
-use crate::wire::ProcessActivity;
+use crate::wire::{ConnectionError, ProcessActivity};
 
 /// The most concurrent attempts over HTTP in their busy phase.
 const MAX_HTTP_ATTEMPTS: usize = 64;
@@ -43,9 +44,10 @@ const DOWNLOADING_COMMANDS: [(&str, Option<&str>); 18] = [
     ("nix", Some("run")),
 ];
 
-/// Limits how many attempts to connect are in their busy phase at once.
+/// Limits how many attempts to connect are in their busy phase at once, and the files that they open.
 #[derive(Debug)]
 pub(super) struct AttemptSlots {
+    descriptors: DescriptorBudget,
     http: Arc<Semaphore>,
     stdio: Arc<Semaphore>,
     runners: Arc<Semaphore>,
@@ -55,7 +57,7 @@ impl Default for AttemptSlots {
     fn default() -> Self {
         let [http, stdio, runners] = [MAX_HTTP_ATTEMPTS, MAX_STDIO_ATTEMPTS, MAX_RUNNER_ATTEMPTS]
             .map(|slots| Arc::new(Semaphore::new(slots)));
-        Self { http, stdio, runners }
+        Self { descriptors: DescriptorBudget::default(), http, stdio, runners }
     }
 }
 
@@ -64,13 +66,18 @@ impl AttemptSlots {
     ///
     /// `first` is true if the server has never answered yet: a runner may have to download it, and then takes a slot of
     /// its own kind, so that no other server waits for the download.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the attempt, or one with [`Reason::LocalLimit`](crate::resource::Reason::LocalLimit) if too few
+    /// files may be opened.
     pub(super) async fn run<T>(
         &self,
         transport: &Transport,
         activity: &ProcessActivity,
         first: bool,
-        attempt: impl Future<Output = T>,
-    ) -> T {
+        attempt: impl Future<Output = Result<T, ConnectionError>>,
+    ) -> Result<T, ConnectionError> {
         let (slots, slot_timeout, process) = match transport {
             Transport::Http(_) => (&self.http, HTTP_SLOT_TIMEOUT, None),
             Transport::Stdio(endpoint) if first && may_download(endpoint) => {
@@ -80,6 +87,7 @@ impl AttemptSlots {
         };
         // The semaphores are never closed.
         let permit: Option<OwnedSemaphorePermit> = slots.clone().acquire_owned().await.ok();
+        let descriptors = self.descriptors.reserve().await?;
         tokio::pin!(attempt);
         let idle = async {
             match process {
@@ -90,7 +98,7 @@ impl AttemptSlots {
         tokio::select! {
             biased;
             result = &mut attempt => return result,
-            _ = tokio::time::timeout(slot_timeout, idle) => drop(permit),
+            _ = tokio::time::timeout(slot_timeout, idle) => drop((permit, descriptors)),
         }
         attempt.await
     }
@@ -141,7 +149,7 @@ mod tests {
         let (runner, other) = (stdio_transport("npx x"), stdio_transport("x"));
         let hanging: Vec<_> = (0..MAX_RUNNER_ATTEMPTS)
             .map(|_| {
-                let attempt = std::future::pending::<()>();
+                let attempt = std::future::pending::<Result<(), ConnectionError>>();
                 Box::pin(slots.run(&runner, &activity, true, attempt)).shared()
             })
             .collect();
@@ -150,13 +158,13 @@ mod tests {
         assert!(all.as_mut().now_or_never().is_none());
         // A command that downloads nothing, and a server that has answered before, do not wait.
         for (transport, first) in [(&other, true), (&runner, false)] {
-            assert!(slots.run(transport, &activity, first, async {}).now_or_never().is_some());
+            assert!(slots.run(transport, &activity, first, async { Ok(()) }).now_or_never().is_some());
         }
-        assert!(slots.run(&runner, &activity, true, async {}).now_or_never().is_none());
+        assert!(slots.run(&runner, &activity, true, async { Ok(()) }).now_or_never().is_none());
         let started_at = tokio::time::Instant::now();
         tokio::select! {
             _ = all => unreachable!(),
-            () = slots.run(&runner, &activity, true, async {}) => {}
+            result = slots.run(&runner, &activity, true, async { Ok(()) }) => result.unwrap(),
         }
         assert!(
             started_at.elapsed() >= RUNNER_SLOT_TIMEOUT && started_at.elapsed() < RUNNER_SLOT_TIMEOUT * 2

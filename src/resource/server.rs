@@ -173,6 +173,7 @@ pub enum HttpTransportKind {
 }
 
 impl HttpTransportKind {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -24,11 +24,22 @@ pub(super) fn local_limit_error(what: &str, error: &io::Error) -> Option<Connect
         }
         _ => return None,
     };
-    let message = format!("evenkeel cannot open {what}: {advice} ({error})");
-    Some(ConnectionError {
+    Some(limit_error(format!("evenkeel cannot open {what}: {advice} ({error})")))
+}
+
+/// Returns the error of an attempt that is not made, because the files that evenkeel may still open are kept for others.
+pub fn open_file_limit_error() -> ConnectionError {
+    limit_error(
+        "evenkeel has too many open files for another connection; raise its limit (ulimit -n, or LimitNOFILE of its unit)"
+            .to_owned(),
+    )
+}
+
+fn limit_error(message: String) -> ConnectionError {
+    ConnectionError {
         failure_source: FailureSource::LocalLimit,
         ..ConnectionError::new(Reason::LocalLimit, message)
-    })
+    }
 }
 
 #[cfg(test)]

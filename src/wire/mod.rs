@@ -48,6 +48,7 @@ pub use json_edit::{
     push_json_string, rewrite,
 };
 pub use list_kind::ListKind;
+pub use local_limit::open_file_limit_error;
 pub use log::{LogLine, LogPage, ServerLog};
 pub use log_level::{LogLevel, notification_level};
 pub use loop_detection::{InstanceId, LOOP_KEY, LoopKind, VIA_KEY};

@@ -27,6 +27,8 @@ mod isolation;
 mod lifecycle;
 mod lists;
 #[cfg(target_os = "linux")]
+mod local_limits;
+#[cfg(target_os = "linux")]
 mod memory;
 mod names;
 mod on_demand;
