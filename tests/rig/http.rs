@@ -364,9 +364,8 @@ fn legacy_stream(server: &Arc<FakeServer>) -> Chunks {
     let comments = server.script().http.comments.map_or(Duration::MAX, Duration::from_millis);
     Box::pin(opened.chain(stream::unfold(open, move |(mut events, open)| async move {
         loop {
-            let event = match tokio::time::timeout(comments, events.recv()).await {
-                Ok(event) => event,
-                Err(_) => return Some((Ok(": still here\n\n".to_owned()), (events, open))),
+            let Ok(event) = tokio::time::timeout(comments, events.recv()).await else {
+                return Some((Ok(": still here\n\n".to_owned()), (events, open)));
             };
             match event {
                 Ok(ServerEvent::CloseStreams) | Err(_) => return None,
