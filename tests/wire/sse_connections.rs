@@ -74,6 +74,21 @@ async fn end_of_the_stream_is_the_end_of_the_connection() {
     assert!(error.problem.message.contains("ended the event stream"), "{error}");
 }
 
+/// A proxy may end a silent stream after a minute, and here that is the end of the connection.
+#[tokio::test]
+async fn stream_is_not_silent_for_long_even_during_a_call() {
+    let server = start(sse_script()).await;
+    let (connection, _events) = connect(&server).await.unwrap();
+    let calling = tokio::spawn({
+        let connection = connection.clone();
+        async move { call(&connection, "sleep", r#"{"ms":27000}"#).await }
+    });
+    server.wait_until("a ping is sent", |counters| counters.count("ping") == 1).await;
+    assert!(server.counters().await.in_flight >= 1, "the call is in flight");
+    within("the call ends", calling).await.unwrap().unwrap().unwrap();
+    connection.close().await;
+}
+
 #[tokio::test]
 async fn rejected_post_fails_its_request_only_unless_the_session_is_unknown() {
     let server = start(sse_script().on("tools/call", Rule::times(1, status(500)))).await;

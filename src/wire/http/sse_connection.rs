@@ -6,23 +6,31 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::ProtocolViolation;
 use super::super::connection_context::ConnectionContext;
 use super::super::error::{ConnectionEnd, ConnectionError};
 use super::super::notifications::NotificationDispatcher;
 use super::super::pending_calls::{PendingCall, PendingCalls};
 use super::super::response::{ResponseMessage, RpcResponse};
+use super::super::{ProtocolViolation, server_message};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, RequestError, read_error, with_error_body_timeout};
 use super::media_type::MediaType;
 use super::response::MessageEvents;
 use super::session::{SessionState, rpc_error, session_lost_error, session_state};
 use super::streaming_body::StreamingBody;
 use crate::resource::{HttpEndpoint, Reason};
+
+/// The silence of the event stream after which a `ping` is sent. Many proxies end a stream after a minute of silence, and
+/// here that would be the end of the connection.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(25);
+/// The id of the first `ping`: higher than the ids of requests, and exact in JavaScript.
+const FIRST_PING_ID: u64 = 1 << 52;
 
 /// A connection over HTTP+SSE.
 pub(in crate::wire) struct SseConnection {
@@ -193,8 +201,10 @@ impl EventStream {
         }
     }
 
-    /// Reads messages until the stream ends, and returns the reason.
+    /// Reads messages until the stream ends, and returns the reason. Sends `ping` while the stream is silent, also during
+    /// a call; its response, which comes on the stream, is ignored.
     async fn read(&mut self, client: &HttpClient, calls: &PendingCalls) -> ConnectionError {
+        let mut next_ping = FIRST_PING_ID;
         loop {
             loop {
                 match self.events.next() {
@@ -208,10 +218,15 @@ impl EventStream {
                     Err(error) => return error,
                 }
             }
-            match self.body.chunk().await {
-                Ok(Some(chunk)) => self.events.push(&chunk),
-                Ok(None) => return stream_ended("which is the end of the connection"),
-                Err(error) => return error,
+            match timeout(KEEP_ALIVE_INTERVAL, self.body.chunk()).await {
+                Ok(Ok(Some(chunk))) => self.events.push(&chunk),
+                Ok(Ok(None)) => return stream_ended("which is the end of the connection"),
+                Ok(Err(error)) => return error,
+                Err(_) => {
+                    let ping = server_message::message(Some(next_ping), "ping", None);
+                    client.post_in_background("ping", ping, None);
+                    next_ping += 1;
+                }
             }
         }
     }
