@@ -492,8 +492,12 @@ fn grace_default() -> GracePeriod {
 }
 
 impl McpServerSpec {
-    /// Returns the name of the transport in status and logs: `stdio` or `http`.
+    /// Returns the name of the transport in status and logs: `stdio`, `http` or `sse`.
     pub fn transport_name(&self) -> &'static str {
-        if self.stdio.is_some() { "stdio" } else { "http" }
+        match &self.http {
+            None => "stdio",
+            Some(HttpTransport { transport: HttpTransportKind::Sse, .. }) => "sse",
+            Some(_) => "http",
+        }
     }
 }

@@ -24,7 +24,7 @@ pub struct McpServerStatus {
     /// The MCP protocol version that is used with the server, such as 2025-11-25.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol_version: Option<String>,
-    /// The transport: `stdio` or `http`.
+    /// The transport: `stdio`, `http` (streamable HTTP) or `sse` (HTTP+SSE).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
     /// The number of tools that are exposed to agents.

@@ -17,6 +17,7 @@ async fn sse_server_of_an_agents_file_is_attached_and_connected_again() {
     fixture.evenkeel.wait_until_attached("old").await;
     let degraded = fixture.evenkeel.wait_for("old", "Degraded", "True", "NonCompliant").await;
     assert!(degraded.message.contains("HTTP+SSE, which MCP deprecated"), "{degraded:?}");
+    assert_eq!(fixture.server("old").await["status"]["transport"], "sse");
     let agents = [fixture.agent(Era::Legacy).await, fixture.agent(Era::Modern).await];
     for agent in &agents {
         agent.call_text("old_echo", "{}").await;

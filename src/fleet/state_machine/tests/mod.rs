@@ -2,5 +2,8 @@
 
 mod fixture;
 mod list_rules;
+mod loss_rules;
+mod on_demand_rules;
+mod replacement_rules;
 mod retry_rules;
 mod rules;

@@ -1,12 +1,14 @@
+//! When a server connects, keeps its connection and detaches; and the test of all tables.
+
 use super::fixture::TestEvent::*;
-use super::fixture::{
-    EARLY_EXIT, HTTP, LATE_EXIT, MOVED, ON_DEMAND, ON_DEMAND_WITHOUT_PROMPTS, OTHER_STDIO, RECREATED,
-    RECREATED_OTHER, Rule, STDIO, TestMachine,
-};
+use super::fixture::{EARLY_EXIT, HTTP, MOVED, ON_DEMAND, OTHER_STDIO, RECREATED, Rule, STDIO, TestMachine};
 use super::list_rules::LIST_RULES;
+use super::loss_rules::LOSS_RULES;
+use super::on_demand_rules::ON_DEMAND_RULES;
+use super::replacement_rules::REPLACEMENT_RULES;
 use super::retry_rules::RETRY_RULES;
 use crate::resource::Reason;
-use crate::wire::{FailureSource, ListKind};
+use crate::wire::ListKind;
 
 const RULES: &[Rule] = &[
     // Attach
@@ -216,201 +218,6 @@ const RULES: &[Rule] = &[
         when: RotateSecret,
         then: &["reset Retry-After", "attempt 2", "report Connecting 1, live 1"],
     },
-    // Loss
-    Rule {
-        text: "after a loss the tools stay listed, and calls fail until the next attempt",
-        spec: HTTP,
-        given: &[Succeed(1)],
-        when: Lose(1, Reason::Exited),
-        then: &["calls fail, Exited; drain 1 0 s", "calls fail, Exited", "report Exited then 2 at 1"],
-    },
-    Rule {
-        text: "a call in the grace period waits for the attempt in progress",
-        spec: HTTP,
-        given: &[Succeed(1), Lose(1, Reason::Exited)],
-        when: Pass(1),
-        then: &["calls wait 30 s, Exited", "attempt 2", "report Connecting 2"],
-    },
-    Rule {
-        text: "a call waits no longer than the grace period lasts",
-        spec: r#""http": {"url": "http://a"}, "gracePeriod": "3s""#,
-        given: &[Succeed(1), Lose(1, Reason::Exited)],
-        when: Pass(1),
-        then: &["calls wait 2 s, Exited", "attempt 2", "report Connecting 2"],
-    },
-    Rule {
-        text: "after the grace period the tools are withdrawn",
-        spec: HTTP,
-        given: &[Succeed(1), Lose(1, Reason::Exited), Pass(1)],
-        when: Pass(59),
-        then: &["withdraw, Exited"],
-    },
-    Rule {
-        text: "repeated failures do not extend the grace period",
-        spec: HTTP,
-        given: &[Succeed(1), Lose(1, Reason::Exited), Pass(40), Fail(2, Reason::Timeout)],
-        when: Pass(20),
-        then: &["calls wait 18 s, Timeout", "attempt 3", "report Connecting 3", "withdraw, Timeout"],
-    },
-    Rule {
-        text: "a stable connection that is lost is replaced without delay, and calls wait",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(60)],
-        when: Lose(1, Reason::Exited),
-        then: &[
-            "calls wait 30 s, Exited; drain 1 0 s",
-            "calls wait 30 s, Exited",
-            "attempt 2",
-            "report Connecting 1",
-        ],
-    },
-    Rule {
-        text: "a lost session is replaced without delay",
-        spec: HTTP,
-        given: &[Succeed(1)],
-        when: LoseWith(1, FailureSource::Session),
-        then: &[
-            "calls wait 30 s, Exited; drain 1 0 s",
-            "calls wait 30 s, Exited",
-            "attempt 2",
-            "report Connecting 2",
-        ],
-    },
-    Rule {
-        text: "a session that is lost again at once backs off",
-        spec: HTTP,
-        given: &[Succeed(1), LoseWith(1, FailureSource::Session), Succeed(2)],
-        when: LoseWith(2, FailureSource::Session),
-        then: &["calls fail, Exited; drain 2 0 s", "calls fail, Exited", "report Exited then 3 at 2"],
-    },
-    Rule {
-        text: "the next attempt at a process waits until the lost one has exited",
-        spec: STDIO,
-        given: &[Succeed(1), Pass(60)],
-        when: Lose(1, Reason::Exited),
-        then: &["calls wait 30 s, Exited; drain 1 0 s", "calls wait 30 s, Exited", "report Connecting 1"],
-    },
-    Rule {
-        text: "a connection that is lost while it is replaced makes calls wait for the replacement",
-        spec: HTTP,
-        given: &[Succeed(1), Apply(MOVED)],
-        when: Lose(1, Reason::Exited),
-        then: &["calls wait 30 s, Exited; drain 1 0 s", "report Connecting 1"],
-    },
-    Rule {
-        text: "a connection that is refused after it had worked is made again at once",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(60)],
-        when: Lose(1, Reason::AuthRequired),
-        then: &[
-            "calls wait 30 s, AuthRequired; drain 1 0 s",
-            "calls wait 30 s, AuthRequired",
-            "attempt 2",
-            "report Connecting 1",
-        ],
-    },
-    Rule {
-        text: "a connection that is refused soon after the start is retried slowly",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(10)],
-        when: Lose(1, Reason::AuthRequired),
-        then: &[
-            "calls fail, AuthRequired; drain 1 0 s",
-            "calls fail, AuthRequired",
-            "report AuthRequired then 2 at 310",
-        ],
-    },
-    Rule {
-        text: "a server that is refused as a loop is withdrawn without a grace period",
-        spec: HTTP,
-        given: &[Succeed(1), Pass(60)],
-        when: Lose(1, Reason::PolicyDenied),
-        then: &[
-            "calls fail, PolicyDenied; drain 1 0 s",
-            "withdraw, PolicyDenied",
-            "calls fail, PolicyDenied",
-            "report PolicyDenied then 2 at never",
-        ],
-    },
-    // Replacement
-    Rule {
-        text: "MakeBeforeBreak connects beside the connection that serves",
-        spec: STDIO,
-        given: &[Succeed(1)],
-        when: Apply(OTHER_STDIO),
-        then: &["reset Retry-After", "attempt 2", "report Connecting 1, live 1"],
-    },
-    Rule {
-        text: "a verified replacement takes over, and calls in flight end on the old connection",
-        spec: STDIO,
-        given: &[Succeed(1), Apply(OTHER_STDIO)],
-        when: Succeed(2),
-        then: &["set lists", "calls to 2; drain 1 600 s", "store", "report Attached, live 2"],
-    },
-    Rule {
-        text: "a failed replacement leaves the old connection serving",
-        spec: STDIO,
-        given: &[Succeed(1), Apply(OTHER_STDIO)],
-        when: Fail(2, Reason::ConnectFailed),
-        then: &["end attempt 2", "report ConnectFailed then 2 at 1, live 1"],
-    },
-    Rule {
-        text: "a replacement that fails beside the live connection is made after its end once Recreate is declared",
-        spec: STDIO,
-        given: &[Succeed(1), Apply(OTHER_STDIO), Fail(2, Reason::ConnectFailed), Closed(2)],
-        when: Apply(RECREATED_OTHER),
-        then: &[
-            "withdraw, Connecting",
-            "drains end within 30 s",
-            "calls fail, Connecting; drain 1 30 s",
-            "report Connecting 1",
-        ],
-    },
-    Rule {
-        text: "Recreate that is declared during such an attempt ends the attempt as well",
-        spec: STDIO,
-        given: &[Succeed(1), Apply(OTHER_STDIO)],
-        when: Apply(RECREATED_OTHER),
-        then: &[
-            "withdraw, Connecting",
-            "end attempt 2",
-            "drains end within 30 s",
-            "calls fail, Connecting; drain 1 30 s",
-            "report Connecting 1",
-        ],
-    },
-    Rule {
-        text: "Recreate stops the old connection first",
-        spec: RECREATED,
-        given: &[Succeed(1)],
-        when: Apply(RECREATED_OTHER),
-        then: &[
-            "reset Retry-After",
-            "withdraw, Connecting",
-            "drains end within 30 s",
-            "calls fail, Connecting; drain 1 30 s",
-            "report Connecting 1",
-        ],
-    },
-    Rule {
-        text: "Recreate connects when the old connection has closed",
-        spec: RECREATED,
-        given: &[Succeed(1), Apply(RECREATED_OTHER)],
-        when: Closed(1),
-        then: &["attempt 2"],
-    },
-    Rule {
-        text: "an object that was deleted and created again is not replaced beside the old one",
-        spec: STDIO,
-        given: &[Succeed(1)],
-        when: Recreate,
-        then: &[
-            "withdraw, Connecting",
-            "drains end within 30 s",
-            "calls fail, Connecting; drain 1 30 s",
-            "report Connecting 1",
-        ],
-    },
     // Detach
     Rule {
         text: "a detach unpublishes at once, and drains the calls in flight",
@@ -464,121 +271,6 @@ const RULES: &[Rule] = &[
         when: ListChanged(1, ListKind::Tools),
         then: &[],
     },
-    // OnDemand
-    Rule {
-        text: "an unused OnDemand connection is closed after timeouts.idle",
-        spec: ON_DEMAND,
-        given: &[Succeed(1)],
-        when: Pass(15 * 60),
-        then: &["close 1 if unused 900 s"],
-    },
-    Rule {
-        text: "an OnDemand connection in use is checked again later",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60), Used(1)],
-        when: Pass(5),
-        then: &["close 1 if unused 900 s"],
-    },
-    Rule {
-        text: "an OnDemand connection in use is not checked earlier",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60), Used(1)],
-        when: Pass(4),
-        then: &[],
-    },
-    Rule {
-        text: "an OnDemand connection is not checked before its time",
-        spec: ON_DEMAND,
-        given: &[SucceedWithoutPrompts(1)],
-        when: Pass(1),
-        then: &["read Prompts of 1"],
-    },
-    Rule {
-        text: "an OnDemand connection is not closed while it is replaced",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Apply(r#""stdio": {"command": "b"}, "activation": "OnDemand""#)],
-        when: Pass(15 * 60),
-        then: &[],
-    },
-    Rule {
-        text: "an unused OnDemand server is idle",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60)],
-        when: Unused(1),
-        then: &["report Idle, live 1"],
-    },
-    Rule {
-        text: "a call connects an idle server, and waits for its last process to exit",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60), Unused(1)],
-        when: Call,
-        then: &["calls wait 30 s, Connecting", "report Connecting 1"],
-    },
-    Rule {
-        text: "a call connects an idle server",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
-        when: Call,
-        then: &["calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
-    },
-    Rule {
-        text: "a lost OnDemand connection is idle",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(10)],
-        when: LoseWith(1, LATE_EXIT),
-        then: &["calls connect within 30 s; drain 1 0 s", "report Idle, live 1"],
-    },
-    Rule {
-        text: "an OnDemand process that exits early backs off",
-        spec: ON_DEMAND,
-        given: &[Succeed(1)],
-        when: LoseWith(1, EARLY_EXIT),
-        then: &["calls fail, Exited; drain 1 0 s", "calls fail, Exited", "report Exited then 2 at 1"],
-    },
-    Rule {
-        text: "an idle server that is no longer OnDemand connects",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
-        when: Apply(STDIO),
-        then: &["store", "calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
-    },
-    Rule {
-        text: "a changed idle server connects to learn its lists",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
-        when: Apply(r#""stdio": {"command": "b"}, "activation": "OnDemand""#),
-        then: &["reset Retry-After", "calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
-    },
-    Rule {
-        text: "an idle server that is declared again stays idle",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
-        when: Apply(ON_DEMAND),
-        then: &["store", "report Idle, live 2"],
-    },
-    Rule {
-        text: "an idle server connects when its declaration adds lists",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
-        when: Apply(
-            r#""stdio": {"command": "a"}, "activation": "OnDemand", "capabilities": {"resources": true}"#,
-        ),
-        then: &["store", "calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
-    },
-    Rule {
-        text: "an idle server connects when its filter no longer hides a list",
-        spec: ON_DEMAND_WITHOUT_PROMPTS,
-        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
-        when: Apply(ON_DEMAND),
-        then: &["store", "calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
-    },
-    Rule {
-        text: "an idle server stays idle when its filter hides a list",
-        spec: ON_DEMAND,
-        given: &[Succeed(1), Pass(15 * 60), Unused(1), Closed(1)],
-        when: Apply(ON_DEMAND_WITHOUT_PROMPTS),
-        then: &["store", "report Idle, live 2"],
-    },
     // Slow starts
     Rule {
         text: "a slow start is reported",
@@ -592,7 +284,10 @@ const RULES: &[Rule] = &[
 #[test]
 fn each_rule_has_its_effects() {
     let mut failures = Vec::new();
-    let rules: Vec<_> = RULES.iter().chain(RETRY_RULES).chain(LIST_RULES).collect();
+    let rules: Vec<_> = [RULES, LOSS_RULES, REPLACEMENT_RULES, ON_DEMAND_RULES, RETRY_RULES, LIST_RULES]
+        .into_iter()
+        .flatten()
+        .collect();
     for Rule { text, spec, given, when, then } in &rules {
         let (mut machine, _) = TestMachine::start(spec, None);
         machine.apply_all(given);
