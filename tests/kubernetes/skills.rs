@@ -53,7 +53,7 @@ async fn config_map_changes_update_the_skill_and_keep_connections() {
     let connections = rig.counters().connections;
 
     ns.apply(
-        &(skill_yaml("notes", "configMapRef: { name: notes }") + &skill_yaml("text", "inline: nothing")),
+        &(skill_yaml("notes", "configMapRef: { name: notes }") + &skill_yaml("text", "inline: \"---\"")),
     )
     .await;
     let message = wait_for_condition(&ns, "notes", "ResolvedRefs", "False", "ConfigMapNotFound").await;
@@ -138,7 +138,7 @@ async fn skill_waits_for_its_server_and_restart_writes_no_status() {
     eventually("the server is attached again", async || (rig.counters().initializes() == 2).then_some(()))
         .await;
     // A later write: an earlier one of this skill would be done by then.
-    ns.apply(&skill_yaml("marker", "inline: nothing")).await;
+    ns.apply(&skill_yaml("marker", "inline: \"---\"")).await;
     wait_for_condition(&ns, "marker", "Accepted", "False", "InvalidSpec").await;
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     assert_eq!(

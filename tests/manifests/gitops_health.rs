@@ -99,7 +99,7 @@ async fn kstatus_and_argo_cd_read_every_state_as_intended() {
         server_yaml("suspended", &format!("{}\nsuspend: true", good.spec())),
         skill_yaml("ready", &text("ready")),
         skill_yaml("waiting", "{ configMapRef: { name: absent } }"),
-        skill_yaml("stalled", "{ inline: nothing }"),
+        skill_yaml("stalled", "{ inline: \"---\" }"),
         skill_yaml("suspended", &(text("suspended") + "  suspend: true\n")),
     ] {
         cluster.apply(&namespace, &object).await;
