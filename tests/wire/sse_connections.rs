@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel::resource::Reason;
-use evenkeel::wire::{ConnectionEvent, ListKind, ProtocolViolation};
+use evenkeel::resource::{
+    DigestKey, Endpoint, HttpEndpoint, HttpTransportKind, ProtocolMode, Reason, Transport,
+};
+use evenkeel::wire::{ConnectionContext, ConnectionEvent, ListKind, ProtocolViolation, open};
 
-use super::{TestServer, TransportKind, call, connect};
+use super::{PROBE_TIMEOUT, TestServer, TransportKind, call, connect};
 use crate::rig::{Action, ControlCommand, Rule, Script, ServerEra};
 use crate::support::within;
 
@@ -124,4 +126,21 @@ async fn endpoint_must_be_of_the_same_origin() {
     }
     let refused = start(sse_script().on("GET", Rule::always(status(401)))).await;
     assert_eq!(connect(&refused).await.unwrap_err().problem.reason, Reason::AuthRequired);
+}
+
+#[tokio::test]
+async fn refusal_at_the_usual_path_names_the_transport() {
+    for (path, hint) in [("/sse", true), ("/v1/sse/", true), ("/mcp", false)] {
+        let refusing = Script::new("s", ServerEra::Legacy).on("POST", Rule::always(status(405)));
+        let server = start(refusing).await;
+        let TestServer::Http(rig) = &server else { unreachable!() };
+        let url = format!("http://{}{path}", rig.address()).parse().unwrap();
+        let kind = HttpTransportKind::StreamableHttp;
+        let transport = Transport::Http(HttpEndpoint { kind, url, headers: Vec::new(), ca: None });
+        let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
+        let context = ConnectionContext::default();
+        let opening = open(&endpoint, None, PROBE_TIMEOUT, &context);
+        let message = within("the attempt fails", opening).await.unwrap_err().problem.message;
+        assert_eq!(message.contains("set spec.http.transport to SSE"), hint, "{path}: {message}");
+    }
 }

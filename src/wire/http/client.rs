@@ -54,7 +54,7 @@ pub(in crate::wire) struct HttpClient(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) pool: Arc<ConnectionPool>,
-    url: Url,
+    pub(super) url: Url,
     pub(super) template: ArcSwap<RequestTemplate>,
     credentials: Credentials,
     closed: AtomicBool,

@@ -2,7 +2,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::super::error::{ConnectionEnd, ConnectionError};
 use super::super::lenient;
@@ -85,8 +85,20 @@ impl HttpClient {
         match outcome {
             _ if session_lost => Err(session_lost_error(head.status)),
             RequestError::Response(rpc_response) => Ok(ResponseKind::Done(Some(rpc_response))),
-            RequestError::Connection(error) => Err(error),
+            RequestError::Connection(error) => Err(self.with_transport_advice(head.status, error)),
         }
+    }
+
+    /// Adds to the error of a handshake how to declare a server that probably speaks HTTP+SSE.
+    fn with_transport_advice(&self, status: StatusCode, mut error: ConnectionError) -> ConnectionError {
+        let is_refused = matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+        if is_refused && self.is_handshaking() && self.0.url.path().trim_end_matches('/').ends_with("/sse") {
+            error
+                .problem
+                .message
+                .push_str(", and set spec.http.transport to SSE if the server speaks HTTP+SSE");
+        }
+        error
     }
 }
 
