@@ -32,7 +32,7 @@ struct ConnectionClosed;
 type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, ConnectionClosed>;
 type Chunks = Pin<Box<dyn Stream<Item = Result<String, ConnectionClosed>> + Send>>;
 
-/// What outlives a request.
+/// The state that requests share.
 #[derive(Default)]
 struct Exchanges {
     polled_calls: Arc<PolledCalls>,

@@ -23,7 +23,7 @@ pub struct Bundle {
     body: Range<usize>,
     files: BTreeMap<Arc<str>, SkillFile>,
     digest: Digest,
-    /// What SKILL.md has that the specification does not allow.
+    /// The violations of the Agent Skills specification in SKILL.md, which are tolerated.
     violations: Vec<SkillError>,
     degraded: Option<Problem>,
 }

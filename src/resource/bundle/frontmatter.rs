@@ -24,7 +24,7 @@ pub(super) struct Frontmatter {
     pub yaml: Range<usize>,
     /// The range of the text after the frontmatter.
     pub body: Range<usize>,
-    /// What the specification does not allow, and agents accept nevertheless.
+    /// The violations of the Agent Skills specification that agents tolerate.
     pub violations: Vec<SkillError>,
 }
 

@@ -34,7 +34,7 @@ const FRAGMENTS: &[&str] = &[
     "é",
 ];
 
-/// What a decoder returns for a stream.
+/// The events and the position that a decoder returns for a stream.
 #[derive(Debug, PartialEq, Eq)]
 struct Decoded {
     events: Vec<Vec<u8>>,

@@ -188,19 +188,27 @@ impl HttpClient {
     ///
     /// Returns an error if it is not valid, or if it leads to another origin, which would get the credentials.
     pub(super) fn set_post_target(&self, reference: &str) -> Result<(), ConnectionError> {
-        let invalid = |why: &str| {
+        let target = self.target_within_origin(reference).map_err(|why| {
             let shown = self.0.notifications.mask().redacted_line(reference, MAX_ENDPOINT_CHARS);
             let message = format!("the endpoint {shown:?} that the server names {why}");
             ConnectionError::new(Reason::HandshakeFailed, message)
-        };
-        let url = self.0.url.join(reference).map_err(|_| invalid("is not a URL"))?;
-        if url.origin() != self.0.url.origin() {
-            return Err(invalid("has another origin (scheme, host and port) than spec.http.url"));
-        }
-        let is_proxied = self.0.template.load().target.scheme().is_some();
-        let target = request_target(&url, is_proxied).ok_or_else(|| invalid("is not a valid path"))?;
+        })?;
         self.update_template(|template| template.target = target);
         Ok(())
+    }
+
+    /// Resolves a URI reference that the server sent to a request target of the same origin.
+    ///
+    /// # Errors
+    ///
+    /// Returns what is wrong with the reference.
+    fn target_within_origin(&self, reference: &str) -> Result<Uri, &'static str> {
+        let url = self.0.url.join(reference).map_err(|_| "is not a URL")?;
+        if url.origin() != self.0.url.origin() {
+            return Err("has another origin (scheme, host and port) than spec.http.url");
+        }
+        let is_proxied = self.0.template.load().target.scheme().is_some();
+        request_target(&url, is_proxied).ok_or("is not a valid path")
     }
 
     /// Sends an HTTP request with the credentials. Fails without sending while a Retry-After is in effect. Follows one
@@ -231,14 +239,25 @@ impl HttpClient {
         if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
             return None;
         }
-        let to = self.0.url.join(headers.get(LOCATION)?.to_str().ok()?).ok()?;
-        let is_proxied = self.0.template.load().target.scheme().is_some();
-        let target =
-            (to.origin() == self.0.url.origin()).then(|| request_target(&to, is_proxied)).flatten()?;
+        let target = self.target_within_origin(headers.get(LOCATION)?.to_str().ok()?).ok()?;
         if method == Method::POST {
             self.update_template(|template| template.target = target.clone());
         }
         Some(target)
+    }
+
+    /// Sends a request with the credentials on a new socket. Fails without sending while a Retry-After is in effect.
+    pub(super) async fn send_on_new_socket(
+        &self,
+        method: &Method,
+        headers: HeaderMap,
+        body: &[u8],
+    ) -> Result<Response<StreamingBody>, ConnectionError> {
+        if let Some(error) = self.0.retry_after.request_error() {
+            return Err(error);
+        }
+        let socket = self.0.pool.connect().await?;
+        self.send_on_socket(socket, method, &self.authorized_headers(headers), body).await
     }
 
     /// Sends a request on a socket of its own, and follows one redirect within the origin on another one.

@@ -331,13 +331,8 @@ impl HttpClient {
         } else {
             (Method::GET, self.event_stream_headers(last_event_id.as_ref()))
         };
-        if let Some(error) = self.0.retry_after.request_error() {
-            return Err(error);
-        }
-        let socket = self.0.pool.connect().await?;
         let body = request.as_deref().unwrap_or_default();
-        let headers = self.authorized_headers(headers);
-        let (head, mut body) = self.send_on_socket(socket, &method, &headers, body).await?.into_parts();
+        let (head, mut body) = self.send_on_new_socket(&method, headers, body).await?.into_parts();
         if head.status.is_success() && MediaType::from_headers(&head.headers) == MediaType::EventStream {
             return Ok(Some(body));
         }

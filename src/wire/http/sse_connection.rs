@@ -136,12 +136,8 @@ impl SseCall {
 impl HttpClient {
     /// Opens the event stream of HTTP+SSE.
     async fn open_event_stream(&self) -> Result<EventStream, ConnectionError> {
-        if let Some(error) = self.retry_after().request_error() {
-            return Err(error);
-        }
-        let socket = self.0.pool.connect().await?;
-        let headers = self.authorized_headers(self.event_stream_headers(None));
-        let (head, mut body) = self.send_on_socket(socket, &Method::GET, &headers, b"").await?.into_parts();
+        let headers = self.event_stream_headers(None);
+        let (head, mut body) = self.send_on_new_socket(&Method::GET, headers, b"").await?.into_parts();
         if head.status.is_success() && MediaType::from_headers(&head.headers) == MediaType::EventStream {
             return Ok(EventStream { body, events: MessageEvents::new() });
         }

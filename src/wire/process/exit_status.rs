@@ -27,13 +27,10 @@ pub(in crate::wire) fn describe_exit(status: ExitStatus) -> String {
             Some(name) => format!("exited with code {code} ({name}{})", memory_hint(name)),
             None => format!("exited with code {code}"),
         },
-        (None, Some(signal)) => {
-            let name = signal_name(signal).unwrap_or_default();
-            match name {
-                "" => format!("was killed by signal {signal}"),
-                name => format!("was killed by signal {signal} ({name}{})", memory_hint(name)),
-            }
-        }
+        (None, Some(signal)) => match signal_name(signal) {
+            Some(name) => format!("was killed by signal {signal} ({name}{})", memory_hint(name)),
+            None => format!("was killed by signal {signal}"),
+        },
         (None, None) => "ended".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! What follows from the loss of a connection.
+//! Rules for the loss of a connection.
 
 use super::fixture::TestEvent::*;
 use super::fixture::{HTTP, MOVED, Rule, STDIO};

@@ -1,4 +1,4 @@
-//! When an `OnDemand` server connects and lets go.
+//! Rules for the connections of `OnDemand` servers.
 
 use super::fixture::TestEvent::*;
 use super::fixture::{EARLY_EXIT, LATE_EXIT, ON_DEMAND, ON_DEMAND_WITHOUT_PROMPTS, Rule, STDIO};

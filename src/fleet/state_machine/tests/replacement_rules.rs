@@ -1,4 +1,4 @@
-//! How a connection is replaced by one for a new target.
+//! Rules for the replacement of a connection by one for a new target.
 
 use super::fixture::TestEvent::*;
 use super::fixture::{OTHER_STDIO, RECREATED, RECREATED_OTHER, Rule, STDIO};
