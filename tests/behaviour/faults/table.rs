@@ -447,4 +447,91 @@ pub(super) const FAULTS: &[Fault] = &[
         status: Degraded("NonCompliant", "JSON-RPC 2.0"),
         agents: CallFails("the disk is full"),
     },
+    Fault {
+        name: "http-sse",
+        description: "speaks HTTP+SSE of 2024-11-05, which is deprecated",
+        transports: &[H],
+        eras: LEGACY,
+        inject: |mut s| {
+            (s.http.sse, s.http.sessions) = (true, false);
+            s
+        },
+        status: Degraded("NonCompliant", "deprecated"),
+        agents: Tools,
+    },
+    Fault {
+        name: "redirect-within-origin",
+        description: "redirects a request within its origin",
+        transports: &[H],
+        eras: BOTH_ERAS,
+        inject: |s| s.on("POST", Rule::times(1, Action::status_with(308, "Location", "/mcp"))),
+        status: Ready,
+        agents: Tools,
+    },
+    Fault {
+        name: "comments-alone",
+        description: "keeps its event stream open with comments, and sends nothing else",
+        transports: &[H],
+        eras: LEGACY,
+        inject: |mut s| {
+            s.http.comments = Some(100);
+            s
+        },
+        status: Ready,
+        agents: Tools,
+    },
+    Fault {
+        name: "spelled-content-type",
+        description: "spells the media type `Application/JSON ; Charset=\"UTF-8\"`, as RFC 9110 allows",
+        transports: &[H],
+        eras: BOTH_ERAS,
+        inject: |s| {
+            let body = r#"{"jsonrpc":"2.0","id":null,"result":{"content":[{"type":"text","text":"fine"}]}}"#;
+            s.on("tools/call", Rule::always(http(200, "Application/JSON ; Charset=\"UTF-8\"", body)))
+        },
+        status: Ready,
+        agents: Tools,
+    },
+    Fault {
+        name: "call-dropped",
+        description: "closes the connection instead of an answer to a call",
+        transports: &[H],
+        eras: BOTH_ERAS,
+        inject: |s| s.on("tools/call", Rule::always(Action::Drop)),
+        status: Ready,
+        agents: CallFails("broke"),
+    },
+    Fault {
+        name: "call-unavailable",
+        description: "answers a call with HTTP 503",
+        transports: &[H],
+        eras: BOTH_ERAS,
+        inject: |s| s.on("tools/call", Rule::always(Action::status(503))),
+        status: Ready,
+        agents: CallFails("503"),
+    },
+    Fault {
+        name: "stderr-flood",
+        description: "writes megabytes to stderr",
+        transports: &[S],
+        eras: BOTH_ERAS,
+        inject: |mut s| {
+            s.stdio.stderr_flood = 4_000_000;
+            s
+        },
+        status: Ready,
+        agents: Tools,
+    },
+    Fault {
+        name: "grandchild",
+        description: "starts a process that ignores SIGTERM and keeps its stdout open",
+        transports: &[S],
+        eras: BOTH_ERAS,
+        inject: |mut s| {
+            s.stdio.grandchild = true;
+            s
+        },
+        status: Ready,
+        agents: Tools,
+    },
 ];
