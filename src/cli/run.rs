@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,6 +54,9 @@ pub(super) struct Args {
     /// Namespace of the Lease and the session key [default: $POD_NAMESPACE, else the one this runs in]
     #[arg(long, env = "EVENKEEL_LEASE_NAMESPACE", value_name = "NAMESPACE", value_parser = parse_namespace)]
     lease_namespace: Option<String>,
+    /// IP address of this Pod, at which the other replicas reach it: they pass on what agents send to the wrong replica
+    #[arg(long, env = "EVENKEEL_POD_IP", value_name = "IP")]
+    pod_ip: Option<IpAddr>,
     /// Allow stdio servers with this command, such as 'npx -y @modelcontextprotocol/*'; compared argument by
     /// argument, * matches anything but a slash; may be given more than once [default: none with --kubernetes, else
     /// all]
@@ -115,14 +118,15 @@ pub(super) struct Args {
 }
 
 /// The arguments that apply only to a directory, with the names of their flags.
-const DIRECTORY_ONLY_ARGS: [(&str, &str); 4] =
-    [("dir", "DIR"), ("secrets_dir", "--secrets-dir"), ("prune_empty", "--prune-empty"), ("poll", "--poll")];
+const DIRECTORY_ONLY_ARGS: &[(&str, &str)] =
+    &[("dir", "DIR"), ("secrets_dir", "--secrets-dir"), ("prune_empty", "--prune-empty"), ("poll", "--poll")];
 /// The arguments that apply only to a cluster, with the names of their flags.
-const CLUSTER_ONLY_ARGS: [(&str, &str); 4] = [
+const CLUSTER_ONLY_ARGS: &[(&str, &str)] = &[
     ("namespace", "--namespace"),
     ("session_key_secret", "--session-key-secret"),
     ("lease", "--lease"),
     ("lease_namespace", "--lease-namespace"),
+    ("pod_ip", "--pod-ip"),
 ];
 
 /// True if a cluster is selected and not a directory. The command line overrides the environment.
@@ -196,6 +200,7 @@ impl Args {
             child_environment: self.child_environment()?,
             sync_skills: self.sync_skills_dirs()?,
             allowed: AllowedHosts { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
+            replica_address: self.pod_ip.map(|ip| SocketAddr::new(ip, self.listen.port())),
         })
     }
 

@@ -56,6 +56,8 @@ pub struct Daemon {
     pub sync_skills: Vec<PathBuf>,
     /// Hosts and origins that are allowed in addition to the loopback ones.
     pub allowed: AllowedHosts,
+    /// The address (`HOST:PORT`) at which other replicas reach this process, if there are any.
+    pub replica_address: Option<SocketAddr>,
 }
 
 impl Daemon {
@@ -218,6 +220,7 @@ impl Daemon {
         export.start(&metrics, tasks);
 
         let (gateway_catalog, listener) = (catalog.clone(), agents.clone());
+        let replica_address = self.replica_address.map(|address| address.to_string());
         let authorization = Authorization::new(self.allowed.clone());
         let (agent_authorization, task_stop) = (authorization.clone(), stop.clone());
         tasks.spawn("the MCP endpoint", async move {
@@ -229,6 +232,7 @@ impl Daemon {
                     session_key,
                     subscriptions,
                     instance_id: identity,
+                    replica_address,
                     limits,
                 };
                 Gateway::new(config, gateway_catalog, gateway_metrics, task_stop).serve(listener).await;

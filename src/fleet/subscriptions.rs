@@ -167,5 +167,5 @@ async fn read_to_end(stream: &mut Option<UpstreamExchange>) {
     let Some(stream) = stream else {
         return pending().await;
     };
-    while let Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_)) = stream.next().await {}
+    while !matches!(stream.next().await, Ok(ResponseMessage::Response(_)) | Err(_)) {}
 }

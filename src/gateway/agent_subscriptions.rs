@@ -1,18 +1,21 @@
 //! The subscriptions of one agent to resource updates and log messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use crate::upstream::{
-    LogSubscription, NotificationContent, PublishedNotification, ResourceSubscription, Subscriptions,
+    ElicitationSubscription, LogSubscription, NotificationContent, PublishedNotification,
+    ResourceSubscription, Subscriptions,
 };
 use crate::wire::LogLevel;
 
 /// The maximum number of resource subscriptions of one agent.
 const MAX_RESOURCE_SUBSCRIPTIONS: usize = 1_000;
+/// The maximum number of elicitations by URL whose end one agent is notified of. The oldest ones are given up first.
+const MAX_ELICITATIONS: usize = 64;
 
 /// The subscriptions of one agent.
 #[derive(Debug, Default)]
@@ -20,6 +23,8 @@ pub(super) struct AgentSubscriptions {
     /// By the URIs that are exposed to the agent.
     resources: BTreeMap<String, ResourceSubscription>,
     log: Option<LogSubscription>,
+    /// The elicitations by URL that the agent got.
+    elicitations: VecDeque<ElicitationSubscription>,
     receiver: Option<NotificationReceiver>,
 }
 
@@ -31,8 +36,8 @@ pub(super) type NotificationReceiver = broadcast::Receiver<Arc<PublishedNotifica
 pub(super) enum AgentNotification {
     /// The resource with this URI was updated.
     ResourceUpdated(String),
-    /// A log message, as the whole JSON-RPC notification.
-    LogMessage(Bytes),
+    /// A log message, or the end of an elicitation by URL, as the whole JSON-RPC notification.
+    Message(Bytes),
 }
 
 impl AgentSubscriptions {
@@ -60,6 +65,18 @@ impl AgentSubscriptions {
         self.receiver.get_or_insert_with(|| subscriptions.notifications());
     }
 
+    pub(super) fn subscribe_elicitation(
+        &mut self,
+        subscriptions: &Subscriptions,
+        subscription: ElicitationSubscription,
+    ) {
+        self.elicitations.push_back(subscription);
+        if self.elicitations.len() > MAX_ELICITATIONS {
+            self.elicitations.pop_front();
+        }
+        self.receiver.get_or_insert_with(|| subscriptions.notifications());
+    }
+
     /// Returns the minimum level of log messages.
     pub(super) fn log_level(&self) -> Option<LogLevel> {
         self.log.as_ref().map(|subscription| subscription.level)
@@ -79,7 +96,8 @@ impl AgentSubscriptions {
         if let Some(receiver) = self.receiver.take() {
             return Some((receiver, Vec::new()));
         }
-        let has_subscriptions = self.log.is_some() || !self.resources.is_empty();
+        let has_subscriptions =
+            self.log.is_some() || !self.resources.is_empty() || !self.elicitations.is_empty();
         has_subscriptions.then(|| (subscriptions.notifications(), self.all_resources_updated()))
     }
 
@@ -106,7 +124,15 @@ impl AgentSubscriptions {
                 let requested = self.log_level().is_some_and(|requested| *level >= requested);
                 let matching =
                     (requested && is_visible(&notification.server.namespace)).then(|| message.clone());
-                matching.map(AgentNotification::LogMessage).into_iter().collect()
+                matching.map(AgentNotification::Message).into_iter().collect()
+            }
+            NotificationContent::ElicitationComplete(id, message) => {
+                let is_own = |subscription: &ElicitationSubscription| {
+                    let (server, own_id) = &subscription.elicitation;
+                    *server == notification.server && **own_id == **id
+                };
+                let matching = self.elicitations.iter().any(is_own).then(|| message.clone());
+                matching.map(AgentNotification::Message).into_iter().collect()
             }
         }
     }

@@ -86,6 +86,11 @@ pub(super) fn event_stream(stream: impl Stream<Item = Bytes> + Send + 'static) -
     response
 }
 
+/// Returns the response to a cancelled request: an event stream that ends without a message.
+pub(super) fn empty_stream() -> Response<ResponseBody> {
+    event_stream(futures_util::stream::empty())
+}
+
 /// Encodes one message as an SSE event.
 pub(super) fn sse_event(message: &[u8]) -> Bytes {
     let mut event = Vec::with_capacity(message.len() + 16);

@@ -1,9 +1,11 @@
 use std::sync::Arc;
 
-use super::era::first_modern_version;
+use serde_json::value::RawValue;
+
+use super::era::{CAPABILITIES_KEY, first_modern_version};
 use super::in_flight::InFlightRequest;
 use super::session::Session;
-use crate::wire::{Era, JsonRpcId, LogLevel, RequestParams};
+use crate::wire::{ClientCapabilities, Era, JsonRpcId, LogLevel, RequestParams};
 
 /// The caller of a request. Code that depends on the caller takes this and uses no other distinction.
 #[derive(Clone, Debug)]
@@ -52,6 +54,21 @@ impl Caller {
             Self::Sessionless => {
                 let meta = params.meta.as_ref()?;
                 LogLevel::from_name(&meta.get_string("io.modelcontextprotocol/logLevel")?)
+            }
+        }
+    }
+
+    /// Returns the capabilities by which servers may ask the caller for input.
+    pub(super) fn input_capabilities(&self, params: &RequestParams<'_>) -> ClientCapabilities {
+        match self {
+            Self::Session(session) => session.input_capabilities(),
+            Self::Sessionless => {
+                let capabilities = params.meta.as_ref().and_then(|meta| meta.get(CAPABILITIES_KEY));
+                let capabilities = capabilities.map(RawValue::get);
+                capabilities
+                    .filter(|json| *json != "{}")
+                    .map(ClientCapabilities::from_json)
+                    .unwrap_or_default()
             }
         }
     }

@@ -15,6 +15,8 @@ pub(super) struct CallDeadline {
     expires_at: Instant,
     latest_expires_at: Instant,
     made_progress: bool,
+    /// The time since which the call waits for the agent.
+    paused_at: Option<Instant>,
 }
 
 impl CallDeadline {
@@ -22,7 +24,13 @@ impl CallDeadline {
     /// `timeout`.
     pub(super) fn new(now: Instant, timeout: Duration) -> Self {
         let maximum = timeout.saturating_mul(MAX_TIMEOUT_FACTOR).min(MAX_CALL_DURATION.max(timeout));
-        Self { timeout, expires_at: now + timeout, latest_expires_at: now + maximum, made_progress: false }
+        Self {
+            timeout,
+            expires_at: now + timeout,
+            latest_expires_at: now + maximum,
+            made_progress: false,
+            paused_at: None,
+        }
     }
 
     /// Restarts the timeout after a progress notification, up to the maximum.
@@ -31,7 +39,21 @@ impl CallDeadline {
         self.made_progress = true;
     }
 
-    /// Returns the instant at which the call ends.
+    /// Stops the time while the call waits for input of the agent.
+    pub(super) fn pause(&mut self, now: Instant) {
+        self.paused_at.get_or_insert(now);
+    }
+
+    /// Continues the time after [`Self::pause`].
+    pub(super) fn resume(&mut self, now: Instant) {
+        if let Some(paused_at) = self.paused_at.take() {
+            let paused_for = now.saturating_duration_since(paused_at);
+            self.expires_at += paused_for;
+            self.latest_expires_at += paused_for;
+        }
+    }
+
+    /// Returns the instant at which the call ends, unless it is paused.
     pub(super) fn expires_at(self) -> Instant {
         self.expires_at
     }
@@ -70,6 +92,15 @@ mod tests {
         deadline.record_progress(after(99));
         let too_long = "sent progress, but no response within 100 s";
         assert_eq!((deadline.expires_at(), &*deadline.timeout_reason()), (after(100), too_long));
+
+        let mut waiting = CallDeadline::new(start, Duration::from_secs(10));
+        waiting.pause(after(4));
+        waiting.pause(after(1_000));
+        waiting.resume(after(2_004));
+        waiting.resume(after(3_000));
+        assert_eq!(waiting.expires_at(), after(2_010), "a person was waited for from 4 to 2004");
+        waiting.record_progress(after(2_009));
+        assert_eq!(waiting.expires_at(), after(2_019));
 
         let mut long = CallDeadline::new(start, Duration::from_hours(20));
         long.record_progress(start + Duration::from_hours(19));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::ALLOW;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -11,14 +12,18 @@ use super::Gateway;
 use super::body::{self, ResponseBody};
 use super::caller::Caller;
 use super::era::request_era;
+use super::input::ProcessRef;
 use super::notification_stream::{StreamContext, session_stream};
+use super::replica::AgentHttpRequest;
 use super::request_body::{self, RefusedRequest};
 use super::response::{self, ResponseError};
 use super::session::Session;
 use crate::net::{accepts, is_json};
 use crate::upstream::ViewName;
-use crate::wire::{Envelope, Era, JsonRpcId, MalformedMessage, RequestParams};
+use crate::wire::{Envelope, Era, JsonRpcId, MalformedMessage, RequestParams, RpcResponse};
 
+/// The params of a request without params.
+const NO_PARAMS: Bytes = Bytes::from_static(b"{}");
 pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Handles one HTTP request.
@@ -58,6 +63,8 @@ pub(super) struct AgentRequest<'a> {
     pub(super) id: JsonRpcId,
     pub(super) method: &'a str,
     pub(super) params: &'a RequestParams<'a>,
+    /// The JSON of the params.
+    pub(super) params_json: &'a Bytes,
     /// True if the agent accepts an event stream as the response.
     pub(super) accepts_stream: bool,
 }
@@ -65,7 +72,7 @@ pub(super) struct AgentRequest<'a> {
 impl ViewHandler {
     async fn post(self, request: Request<Incoming>) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
-        let headers = parts.headers;
+        let (path, headers) = (parts.uri.path(), parts.headers);
         let bytes = match request_body::read(body).await {
             Ok(bytes) => bytes,
             Err(RefusedRequest { error, id }) => return error_response(&error, id.as_ref()),
@@ -92,6 +99,8 @@ impl ViewHandler {
             Ok(params) => params.unwrap_or_default(),
             Err(error) => return error_response(&malformed_error(&error.into()), id.as_ref()),
         };
+        let params_json =
+            envelope.params.map_or(NO_PARAMS, |params| bytes.slice_ref(params.get().as_bytes()));
         let method = envelope.method.as_deref();
         let era = match request_era(&headers, method, envelope.is_request(), &params) {
             Ok(era) => era,
@@ -100,16 +109,21 @@ impl ViewHandler {
         if let Some(error) = method.and_then(|method| self.loop_error(method, &params)) {
             return error_response(&error, id.as_ref());
         }
+        let http_request = AgentHttpRequest { path, headers: &headers, body: &bytes };
         match (era, method, id) {
             (Era::Modern, Some(method), Some(id)) => {
+                if let Some(response) = self.forward_to_replica(&http_request, &params).await {
+                    return response;
+                }
                 self.respond(
                     Caller::Sessionless,
-                    AgentRequest { id, method, params: &params, accepts_stream },
+                    AgentRequest { id, method, params: &params, params_json: &params_json, accepts_stream },
                 )
                 .await
             }
-            // Modern agents send no responses, and their notifications need no action.
-            (Era::Modern, _, _) => body::empty(StatusCode::ACCEPTED),
+            // Notifications of modern agents need no action.
+            (Era::Modern, Some(_), None) => body::empty(StatusCode::ACCEPTED),
+            (Era::Modern, None, id) => self.unexpected_response(id.as_ref()),
             (Era::Legacy, Some("initialize"), Some(id)) => self.initialize(&id, &params),
             (Era::Legacy, method, id) => {
                 let session = match self.find_session(&headers) {
@@ -124,7 +138,13 @@ impl ViewHandler {
                     (Some(method), Some(id)) => {
                         self.respond(
                             Caller::Session(session),
-                            AgentRequest { id, method, params: &params, accepts_stream },
+                            AgentRequest {
+                                id,
+                                method,
+                                params: &params,
+                                params_json: &params_json,
+                                accepts_stream,
+                            },
                         )
                         .await
                     }
@@ -134,10 +154,72 @@ impl ViewHandler {
                         }
                         body::empty(StatusCode::ACCEPTED)
                     }
-                    _ => body::empty(StatusCode::ACCEPTED),
+                    (Some(_), None) => body::empty(StatusCode::ACCEPTED),
+                    (None, id) => {
+                        self.receive_response(&session, id.as_ref(), &envelope, &http_request).await
+                    }
                 }
             }
         }
+    }
+
+    /// Passes a request on to the replica that holds the call whose state the request repeats; `None` if it is this
+    /// process, or if the replica cannot be reached.
+    async fn forward_to_replica(
+        &self,
+        request: &AgentHttpRequest<'_>,
+        params: &RequestParams<'_>,
+    ) -> Option<Response<ResponseBody>> {
+        let state = params.members.get_string("requestState")?;
+        let holder = self.gateway.request_states.process(&state)?;
+        self.forward_to_holder(request, &holder).await
+    }
+
+    async fn forward_to_holder(
+        &self,
+        request: &AgentHttpRequest<'_>,
+        holder: &ProcessRef,
+    ) -> Option<Response<ResponseBody>> {
+        let address = holder.address.as_deref()?;
+        if self.gateway.process.holds(holder) || request.is_forwarded() {
+            return None;
+        }
+        request.forward(&self.gateway, address).await
+    }
+
+    /// Gives the response of a legacy agent to the request that it belongs to.
+    async fn receive_response(
+        &self,
+        session: &Session,
+        id: Option<&JsonRpcId>,
+        envelope: &Envelope<'_>,
+        http_request: &AgentHttpRequest<'_>,
+    ) -> Response<ResponseBody> {
+        let response = match (envelope.result, envelope.error) {
+            (Some(result), _) => RpcResponse::Result(Bytes::copy_from_slice(result.get().as_bytes())),
+            (_, error) => {
+                let error = error.map_or("null", |error| error.get());
+                RpcResponse::Error(Bytes::copy_from_slice(error.as_bytes()))
+            }
+        };
+        let Some(request) = id.and_then(|id| self.gateway.process.open_request_id(id)) else {
+            return self.unexpected_response(id);
+        };
+        if self.gateway.process.holds(&request) && session.agent_requests().respond(request.number, response)
+        {
+            return body::empty(StatusCode::ACCEPTED);
+        }
+        match self.forward_to_holder(http_request, &request).await {
+            Some(response) => response,
+            None => self.unexpected_response(id),
+        }
+    }
+
+    /// Refuses a response that belongs to no open request.
+    fn unexpected_response(&self, id: Option<&JsonRpcId>) -> Response<ResponseBody> {
+        self.gateway.metrics.unexpected_responses.inc();
+        let message = "no request with this id is open: it was cancelled, has expired or was never sent";
+        error_response(&ResponseError::bad_request(ErrorCode::INVALID_REQUEST, message), id)
     }
 
     /// Opens the notification stream of a session.

@@ -108,6 +108,14 @@ impl InFlightRequest {
     }
 }
 
+/// Completes when the agent has cancelled its request; never for a request that cannot be cancelled by an id.
+pub(super) async fn wait_for_cancel(in_flight: &mut Option<InFlightRequest>) {
+    match in_flight {
+        Some(in_flight) => in_flight.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
         self.requests.remove(&self.id, self.number);

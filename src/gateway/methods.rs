@@ -1,12 +1,13 @@
 //! The JSON-RPC methods of the endpoint.
 
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use rmcp::model::{ErrorCode, SKILLS_EXTENSION_ID};
 
 use super::agent_subscriptions::AgentSubscriptions;
 use super::body::{self, ResponseBody};
-use super::call::{CallRequest, call};
+use super::call::{CallAgent, CallRequest, call};
 use super::caller::Caller;
 use super::era::{negotiate_version, supported_versions};
 use super::handler::{AgentRequest, SESSION_HEADER, ViewHandler, error_response, result_response};
@@ -20,7 +21,8 @@ use super::session_id::{SealedSession, bounded_client_name};
 use crate::catalog::{ResourceRoute, View};
 use crate::upstream::{ResourceSubscription, Responder};
 use crate::wire::{
-    Era, JsonRpcId, LOOP_KEY, ListKind, LogLevel, RequestParams, VIA_KEY, decode_json_string, parse_members,
+    ClientCapabilities, Era, JsonRpcId, LOOP_KEY, ListKind, LogLevel, RequestParams, VIA_KEY,
+    decode_json_string, parse_members,
 };
 
 impl ViewHandler {
@@ -66,7 +68,7 @@ impl ViewHandler {
         method: RoutedMethod,
         request: AgentRequest<'_>,
     ) -> Response<ResponseBody> {
-        let AgentRequest { id, params, accepts_stream, .. } = request;
+        let AgentRequest { id, params, params_json, accepts_stream, .. } = request;
         let Ok(in_flight) = caller.begin_request(&id) else {
             let error = ResponseError::in_band(
                 ErrorCode::INVALID_REQUEST,
@@ -74,22 +76,25 @@ impl ViewHandler {
             );
             return error_response(&error, Some(&id));
         };
-        let (era, log_level) = (caller.era(), caller.log_level(params));
-        call(
-            &self.gateway,
-            CallRequest {
-                id,
-                era,
-                protocol_version: caller.protocol_version(),
-                view: &self.view,
-                in_flight,
-                accepts_stream,
-                log_level,
-            },
-            method,
-            params,
-        )
-        .await
+        let era = caller.era();
+        // A legacy agent is asked on the stream of its call.
+        let capabilities = match era {
+            Era::Legacy if !accepts_stream => ClientCapabilities::NONE,
+            _ => caller.input_capabilities(params),
+        };
+        let keeps_params = era == Era::Modern || capabilities != ClientCapabilities::NONE;
+        let agent = CallAgent {
+            era,
+            view: self.view.clone(),
+            log_level: caller.log_level(params),
+            capabilities,
+            session: caller.session().filter(|_| capabilities != ClientCapabilities::NONE).cloned(),
+            identity: None,
+            params: if keeps_params { params_json.clone() } else { Bytes::new() },
+        };
+        let protocol_version = caller.protocol_version();
+        let request = CallRequest { id, protocol_version, in_flight, accepts_stream, agent };
+        call(&self.gateway, request, method, params).await
     }
 
     /// Returns the error for an evenkeel instance that must not use this one as a server, because one of them would be
@@ -116,12 +121,14 @@ impl ViewHandler {
                 &client.as_ref().and_then(|client| client.get_string(key)).unwrap_or_default(),
             )
         };
+        let client_capabilities = params.members.get("capabilities").map_or("{}", |value| value.get());
         let sealed = SealedSession {
             version: negotiate_version(&requested).to_owned(),
             client: client_text("name"),
             client_version: client_text("version"),
             namespace: self.view.namespace().cloned(),
             issued_at: Timestamp::now().as_second(),
+            capabilities: ClientCapabilities::from_json(client_capabilities).bits(),
         };
         let generation = self.gateway.catalog.load();
         let view = generation.view(&self.view);

@@ -29,6 +29,10 @@ pub struct GatewayMetrics {
     pub(super) streams: Gauge,
     pub(super) generation: Gauge,
     pub(super) evictions: Counter,
+    /// Calls that stay open at their servers while their agents obtain input.
+    pub(super) suspended_calls: Gauge,
+    /// Responses of agents to requests that are not open.
+    pub(super) unexpected_responses: Counter,
     spans: SpanSender,
 }
 
@@ -65,6 +69,8 @@ impl Default for GatewayMetrics {
             streams: Gauge::default(),
             generation: Gauge::default(),
             evictions: Counter::default(),
+            suspended_calls: Gauge::default(),
+            unexpected_responses: Counter::default(),
             spans: SpanSender::default(),
         }
     }
@@ -92,6 +98,16 @@ impl GatewayMetrics {
             "agent_evictions",
             "Connections closed because the agent stopped reading",
             self.evictions.clone(),
+        );
+        registry.register(
+            "suspended_calls",
+            "Calls that wait for input of modern agents",
+            self.suspended_calls.clone(),
+        );
+        registry.register(
+            "unexpected_responses",
+            "Responses of agents to requests that are not open",
+            self.unexpected_responses.clone(),
         );
         registry.register(
             "catalog_generation",

@@ -13,15 +13,18 @@ mod deadline;
 mod era;
 mod handler;
 mod in_flight;
+mod input;
 mod instructions;
 mod methods;
 mod metrics;
 mod notification_stream;
 mod outcome;
+mod replica;
 mod request_body;
 mod response;
 mod route_target;
 mod routed_method;
+mod seal;
 mod server;
 mod session;
 mod session_id;
@@ -36,14 +39,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use metrics::GatewayMetrics;
+pub use seal::{SealError, SessionKey};
 pub use server::serve_unavailable;
-pub use session_id::{SealError, SessionKey};
 
 use crate::catalog::Catalog;
 use crate::net::Authorization;
 use crate::upstream::Subscriptions;
 use crate::wire::InstanceId;
 use coarse_timer::CoarseTimer;
+use input::{OwnProcess, RequestStates, SuspendedCalls};
 use session::Sessions;
 
 /// The configuration of a [`Gateway`].
@@ -57,6 +61,9 @@ pub struct GatewayConfig {
     pub subscriptions: Subscriptions,
     /// The id of this instance, which detects an evenkeel instance that connects to itself.
     pub instance_id: InstanceId,
+    /// The address (`HOST:PORT`) at which other replicas reach this process, if there are any. A response of an agent
+    /// that belongs to a request of another replica is passed on to that one.
+    pub replica_address: Option<String>,
     /// The limits on connections.
     pub limits: Limits,
 }
@@ -91,6 +98,9 @@ impl Default for Limits {
 pub struct Gateway {
     authorization: Authorization,
     sessions: Sessions,
+    process: OwnProcess,
+    request_states: RequestStates,
+    suspended_calls: SuspendedCalls,
     subscriptions: Subscriptions,
     instance_id: InstanceId,
     limits: Limits,
@@ -111,12 +121,20 @@ impl Gateway {
         metrics: GatewayMetrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let GatewayConfig { authorization, session_key, subscriptions, instance_id, limits } = config;
-        let sessions = Sessions::new(session_key);
+        let GatewayConfig { authorization, session_key, subscriptions, instance_id, replica_address, limits } =
+            config;
+        let session_key = Arc::new(session_key);
+        let sessions = Sessions::new(session_key.clone());
+        let process = OwnProcess::new(instance_id.clone(), replica_address, session_key.clone());
+        let request_states = RequestStates::new(session_key);
+        let suspended_calls = SuspendedCalls::new(metrics.suspended_calls.clone());
         let (detached_calls, coarse_timer) = (TaskTracker::new(), CoarseTimer::default());
         Arc::new(Self {
             authorization,
             sessions,
+            process,
+            request_states,
+            suspended_calls,
             subscriptions,
             instance_id,
             limits,

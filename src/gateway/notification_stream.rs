@@ -71,7 +71,7 @@ pub(super) fn session_stream(context: StreamContext, stream: OpenStream) -> impl
             StreamEvent::Notification(AgentNotification::ResourceUpdated(uri)) => {
                 sse_event(notification_message(RESOURCE_UPDATED_METHOD, Some(&uri_member(&uri))).as_bytes())
             }
-            StreamEvent::Notification(AgentNotification::LogMessage(message)) => sse_event(&message),
+            StreamEvent::Notification(AgentNotification::Message(message)) => sse_event(&message),
             StreamEvent::Quiet => KEEP_ALIVE_COMMENT,
             StreamEvent::Stopped => return None,
         };
@@ -126,8 +126,8 @@ pub(super) fn listen_stream(
                         StreamEvent::Notification(AgentNotification::ResourceUpdated(uri)) => {
                             encode(RESOURCE_UPDATED_METHOD, &format!(",{}", uri_member(&uri)))
                         }
-                        // In this era log messages are sent only in the response to a request.
-                        StreamEvent::Notification(AgentNotification::LogMessage(_)) | StreamEvent::Quiet => {
+                        // In this era such messages are sent only in the response to a request.
+                        StreamEvent::Notification(AgentNotification::Message(_)) | StreamEvent::Quiet => {
                             KEEP_ALIVE_COMMENT
                         }
                         StreamEvent::Stopped => {

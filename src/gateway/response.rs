@@ -13,7 +13,8 @@ use crate::catalog::RemovedName;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::CallRefusal;
 use crate::wire::{
-    ConnectionError, Era, FailureSource, JsonEdit, JsonRpcId, ListKind, Members, RpcResponse, parse_members,
+    ClientCapabilities, ConnectionError, Era, FailureSource, JsonEdit, JsonRpcId, ListKind, Members,
+    RpcResponse, parse_members,
 };
 
 /// A JSON-RPC error response and its HTTP status.
@@ -194,6 +195,15 @@ pub(super) fn failure_message(id: &JsonRpcId, text: &str, method: RoutedMethod, 
         RoutedMethod::CallTool => tool_error(id, text, era),
         _ => ResponseError::in_band(ErrorCode::INTERNAL_ERROR, text.to_owned()).to_message(Some(id)),
     }
+}
+
+/// Returns the JSON of the error for an agent without a capability that its request needs (2026-07-28).
+pub(super) fn missing_capability_error(required: ClientCapabilities) -> Bytes {
+    let capabilities = required.to_json();
+    let code = ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY.0;
+    let message = "the request needs a capability that the client has not declared";
+    format!(r#"{{"code":{code},"message":"{message}","data":{{"requiredCapabilities":{capabilities}}}}}"#)
+        .into()
 }
 
 /// Describes a connection that failed during a call.

@@ -12,9 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent_subscriptions::{AgentNotification, AgentSubscriptions, NotificationReceiver};
 use super::in_flight::{InFlightRequest, InFlightRequests};
-use super::session_id::{SealError, SealedSession, SessionKey};
+use super::input::AgentRequests;
+use super::seal::{SealError, SessionKey};
+use super::session_id::SealedSession;
+use crate::resource::ObjectKey;
 use crate::upstream::{PublishedNotification, Subscriptions, ViewName};
-use crate::wire::{JsonRpcId, ListKind, LogLevel};
+use crate::wire::{ClientCapabilities, JsonRpcId, ListKind, LogLevel};
 
 /// The lists whose changes are notified, each by its own notification.
 pub(super) const NOTIFIED_LISTS: [ListKind; 3] = [ListKind::Tools, ListKind::Prompts, ListKind::Resources];
@@ -40,6 +43,10 @@ pub(super) struct Session {
     open_streams: Mutex<Vec<u64>>,
     next_stream_number: AtomicU64,
     in_flight: InFlightRequests,
+    /// The capabilities by which servers may ask the agent for input.
+    input_capabilities: ClientCapabilities,
+    /// The requests for input that wait for the agent.
+    agent_requests: AgentRequests,
     ended: CancellationToken,
 }
 
@@ -55,6 +62,8 @@ impl Session {
             open_streams: Mutex::default(),
             next_stream_number: AtomicU64::new(0),
             in_flight: InFlightRequests::default(),
+            input_capabilities: sealed.input_capabilities(),
+            agent_requests: AgentRequests::default(),
             ended: CancellationToken::new(),
         })
     }
@@ -85,6 +94,12 @@ impl Session {
         let result = change(&mut self.subscriptions.lock());
         self.subscriptions_changed.notify_waiters();
         result
+    }
+
+    /// Has the agent notified once an elicitation by URL of a server is complete.
+    pub(super) fn expect_elicitation(&self, subscriptions: &Subscriptions, server: &ObjectKey, id: &str) {
+        let subscription = subscriptions.subscribe_elicitation(server, id);
+        self.update_subscriptions(|agent| agent.subscribe_elicitation(subscriptions, subscription));
     }
 
     /// Takes the receiver of the agent's notifications, if no stream has taken it yet.
@@ -136,6 +151,16 @@ impl Session {
         &self.protocol_version
     }
 
+    /// Returns the capabilities by which servers may ask the agent for input.
+    pub(super) fn input_capabilities(&self) -> ClientCapabilities {
+        self.input_capabilities
+    }
+
+    /// Returns the requests for input that wait for the agent.
+    pub(super) fn agent_requests(&self) -> &AgentRequests {
+        &self.agent_requests
+    }
+
     /// Registers a request in flight. `None` if the agent waits for another request with this id.
     pub(super) fn begin_request(&self, id: JsonRpcId) -> Option<InFlightRequest> {
         self.in_flight.begin(id)
@@ -179,7 +204,7 @@ impl Drop for OpenStream {
 /// The sessions of this process. A lookup takes no lock.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    key: SessionKey,
+    key: Arc<SessionKey>,
     by_id: ArcSwap<imbl::HashMap<Arc<str>, Arc<Session>>>,
     ended: Mutex<EndedSessions>,
 }
@@ -191,7 +216,7 @@ struct EndedSessions {
 }
 
 impl Sessions {
-    pub(super) fn new(key: SessionKey) -> Self {
+    pub(super) fn new(key: Arc<SessionKey>) -> Self {
         Self { key, by_id: ArcSwap::default(), ended: Mutex::default() }
     }
 
@@ -201,7 +226,7 @@ impl Sessions {
         sealed: &SealedSession,
         version: impl Fn(ListKind) -> u64,
     ) -> Result<String, SealError> {
-        let id = self.key.seal(sealed)?;
+        let id = self.key.seal_session(sealed)?;
         // Held while the table changes.
         let _ended = self.ended.lock();
         self.insert(id.as_str().into(), Session::new(sealed, |list| version(list) + 1));
@@ -251,7 +276,7 @@ impl Sessions {
     }
 
     fn restore(&self, id: &str) -> Option<Arc<Session>> {
-        let sealed = self.key.open(id)?;
+        let sealed = self.key.open_session(id)?;
         let ended = self.ended.lock();
         if ended.ids.contains(id) {
             return None;
@@ -285,7 +310,7 @@ mod tests {
     use super::*;
 
     fn sessions() -> Sessions {
-        Sessions::new(SessionKey::new(b"k").unwrap())
+        Sessions::new(SessionKey::new(b"k").unwrap().into())
     }
 
     fn sealed_session() -> SealedSession {
@@ -295,6 +320,7 @@ mod tests {
             client_version: "1".into(),
             namespace: None,
             issued_at: 0,
+            capabilities: 0,
         }
     }
 

@@ -2,20 +2,13 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::hkdf;
-use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 
+use super::seal::{SealError, SealPurpose, SessionKey};
 use crate::upstream::ViewName;
+use crate::wire::ClientCapabilities;
 
-/// The format of the sealed content, bound into the key and the ciphertext: ids of another format are rejected.
-const SEAL_FORMAT: &[u8] = b"evenkeel session 1";
-/// The maximum length of an id. Longer ids were not created by evenkeel.
-const MAX_ID_BYTES: usize = 1_024;
-/// The maximum length of a client name or version in an id, so that the id stays below [`MAX_ID_BYTES`].
+/// The maximum length of a client name or version in an id, so that the id stays below 1,024 bytes.
 const MAX_CLIENT_NAME_CHARS: usize = 64;
 
 /// Shortens a client name or version and removes control characters, each of which would take six bytes in JSON.
@@ -41,9 +34,22 @@ pub(super) struct SealedSession {
     /// The creation time in seconds since 1970.
     #[serde(rename = "t")]
     pub(super) issued_at: i64,
+    /// The capabilities of the client, as [`ClientCapabilities::bits`]. May be absent. Members that a process does not
+    /// know are ignored, so replicas of two versions can share sessions.
+    #[serde(rename = "k", default)]
+    pub(super) capabilities: u8,
 }
 
 impl SealedSession {
+    /// Returns the capabilities by which servers may ask the client for input. A client of a revision before 2025-06-18
+    /// has none: elicitation was introduced then.
+    pub(super) fn input_capabilities(&self) -> ClientCapabilities {
+        if &*self.version < "2025-06-18" {
+            return ClientCapabilities::NONE;
+        }
+        ClientCapabilities::from_bits(self.capabilities)
+    }
+
     /// Returns the view that the session was opened on.
     pub(super) fn view(&self) -> ViewName {
         match &self.namespace {
@@ -53,53 +59,15 @@ impl SealedSession {
     }
 }
 
-/// The key that seals session ids. Processes with the same key share sessions.
-#[derive(Debug)]
-pub struct SessionKey {
-    key: LessSafeKey,
-    random: SystemRandom,
-}
-
-/// The error of a failed random number generator or cipher. Neither is expected.
-#[derive(Debug, thiserror::Error)]
-#[error("the random number generator of the system failed")]
-pub struct SealError;
-
-impl From<ring::error::Unspecified> for SealError {
-    fn from(_: ring::error::Unspecified) -> Self {
-        Self
-    }
-}
-
 impl SessionKey {
-    /// Derives a key from secret bytes. The same bytes may be used for other purposes too.
-    pub fn new(secret: &[u8]) -> Result<Self, SealError> {
-        let pseudorandom = hkdf::Salt::new(hkdf::HKDF_SHA256, SEAL_FORMAT).extract(secret);
-        let key = pseudorandom.expand(&[b"key"], &CHACHA20_POLY1305)?;
-        Ok(Self { key: LessSafeKey::new(UnboundKey::from(key)), random: SystemRandom::new() })
-    }
-
     /// Creates the id of a new session. Two ids are never equal, even for equal content.
-    pub(super) fn seal(&self, content: &SealedSession) -> Result<String, SealError> {
-        let mut nonce = [0; NONCE_LEN];
-        self.random.fill(&mut nonce)?;
-        let mut sealed = serde_json::to_vec(content).map_err(|_| SealError)?;
-        let aad = Aad::from(SEAL_FORMAT);
-        self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)?;
-        Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &sealed].concat()))
+    pub(super) fn seal_session(&self, content: &SealedSession) -> Result<String, SealError> {
+        self.seal(SealPurpose::Session, content)
     }
 
-    /// Returns the content of an id; `None` if it was not sealed with this key.
-    pub(super) fn open(&self, id: &str) -> Option<SealedSession> {
-        if id.len() > MAX_ID_BYTES {
-            return None;
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(id).ok()?;
-        let (nonce, sealed) = bytes.split_first_chunk::<NONCE_LEN>()?;
-        let mut sealed = sealed.to_vec();
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let plain = self.key.open_in_place(nonce, Aad::from(SEAL_FORMAT), &mut sealed).ok()?;
-        serde_json::from_slice(plain).ok()
+    /// Returns the content of a session id; `None` if it was not sealed with this key.
+    pub(super) fn open_session(&self, id: &str) -> Option<SealedSession> {
+        self.open(SealPurpose::Session, id)
     }
 }
 
@@ -114,17 +82,20 @@ mod tests {
             client_version: "2".into(),
             namespace: Some("team-a".into()),
             issued_at: 1_790_000_000,
+            capabilities: ClientCapabilities::FORM_ELICITATION.bits(),
         }
     }
 
     #[test]
     fn id_opens_in_any_process_with_the_same_key() {
-        let id = SessionKey::new(b"k").unwrap().seal(&sealed_session()).unwrap();
+        let id = SessionKey::new(b"k").unwrap().seal_session(&sealed_session()).unwrap();
         let other_process = SessionKey::new(b"k").unwrap();
-        assert_eq!(other_process.open(&id), Some(sealed_session()));
+        assert_eq!(other_process.open_session(&id), Some(sealed_session()));
         assert!(id.bytes().all(|byte| byte.is_ascii_graphic()), "{id}");
         assert!(id.len() < 256 && !id.contains("claude"), "{id}");
-        assert_ne!(id, other_process.seal(&sealed_session()).unwrap());
+        let capabilities = other_process.open_session(&id).unwrap().input_capabilities();
+        assert_eq!(capabilities, ClientCapabilities::FORM_ELICITATION);
+        assert_ne!(id, other_process.seal_session(&sealed_session()).unwrap());
     }
 
     #[test]
@@ -139,26 +110,27 @@ mod tests {
                 issued_at: i64::MAX,
                 ..sealed_session()
             };
-            let id = key.seal(&content).unwrap();
-            assert_eq!(key.open(&id), Some(content), "{worst:?} yields an id of {} bytes", id.len());
+            let id = key.seal_session(&content).unwrap();
+            assert_eq!(key.open_session(&id), Some(content), "{worst:?} yields an id of {} bytes", id.len());
         }
         assert_eq!(bounded_client_name("Claude\n Code\0"), "Claude Code");
     }
 
     #[test]
-    fn forged_or_damaged_id_is_rejected() {
+    fn id_of_an_earlier_version_opens() {
         let key = SessionKey::new(b"k").unwrap();
-        let id = key.seal(&sealed_session()).unwrap();
-        assert_eq!(SessionKey::new(b"other").unwrap().open(&id), None);
-        for at in 0..id.len() {
-            let mut changed = id.clone().into_bytes();
-            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-            let changed = String::from_utf8(changed).unwrap();
-            assert_eq!(key.open(&changed), None, "{changed}");
-        }
-        for id in ["", "a", "AAAA", &"A".repeat(64), &"A".repeat(100_000), "%%%", &id[1..], &format!("{id}A")]
+        let content = serde_json::json!({ "v": "2025-11-25", "c": "a", "cv": "1", "n": null, "t": 1 });
+        let opened = key.open_session(&key.seal(SealPurpose::Session, &content).unwrap()).unwrap();
+        assert_eq!(opened.input_capabilities(), ClientCapabilities::NONE);
+    }
+
+    #[test]
+    fn clients_before_elicitation_have_no_capabilities() {
+        for (version, expected) in
+            [("2025-03-26", ClientCapabilities::NONE), ("2025-06-18", ClientCapabilities::FORM_ELICITATION)]
         {
-            assert_eq!(key.open(id), None);
+            let session = SealedSession { version: version.into(), ..sealed_session() };
+            assert_eq!(session.input_capabilities(), expected, "{version}");
         }
     }
 }

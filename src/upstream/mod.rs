@@ -24,7 +24,7 @@ pub use matcher::NameMatcher;
 pub use responder::{LocalResponder, Responder, SkillEntry};
 pub use section::Section;
 pub use subscriptions::{
-    LogSubscription, NotificationContent, PublishedNotification, RequestedNotifications,
-    ResourceSubscription, SubscriptionChanges, Subscriptions,
+    ElicitationSubscription, LogSubscription, NotificationContent, PublishedNotification,
+    RequestedNotifications, ResourceSubscription, SubscriptionChanges, Subscriptions,
 };
 pub use view_name::ViewName;

@@ -33,6 +33,8 @@ struct Inner {
 struct SubscriptionCounts {
     /// The number of resource subscriptions, by server and by the server's URI.
     resources: BTreeMap<ObjectKey, BTreeMap<Arc<str>, usize>>,
+    /// The number of agents that wait for the end of an elicitation by URL, by server and id.
+    elicitations: BTreeMap<(ObjectKey, Arc<str>), usize>,
     /// The number of log subscriptions, by view and level.
     levels: BTreeMap<(ViewName, LogLevel), usize>,
     /// The senders that notify the connections of a server about changed subscriptions.
@@ -55,6 +57,8 @@ pub enum NotificationContent {
     ResourceUpdated(String),
     /// A log message of this level, as the whole JSON-RPC notification.
     LogMessage(LogLevel, Bytes),
+    /// The elicitation by URL with this id is complete, with the whole JSON-RPC notification.
+    ElicitationComplete(String, Bytes),
 }
 
 /// The notifications that agents currently request from one server.
@@ -74,6 +78,14 @@ pub struct ResourceSubscription {
     pub server: ObjectKey,
     /// The URI that the server uses.
     pub uri: Arc<str>,
+}
+
+/// A subscription to the end of an elicitation by URL. It ends when this is dropped.
+#[derive(Debug)]
+pub struct ElicitationSubscription {
+    subscriptions: Subscriptions,
+    /// The key of the server, and the id that it chose.
+    pub elicitation: (ObjectKey, Arc<str>),
 }
 
 /// A subscription to log messages. It ends when this is dropped.
@@ -105,6 +117,13 @@ impl Subscriptions {
         ResourceSubscription { subscriptions: self.clone(), server: server.clone(), uri }
     }
 
+    /// Subscribes to the end of an elicitation by URL.
+    pub fn subscribe_elicitation(&self, server: &ObjectKey, id: &str) -> ElicitationSubscription {
+        let elicitation = (server.clone(), Arc::from(id));
+        *self.0.counts.lock().elicitations.entry(elicitation.clone()).or_default() += 1;
+        ElicitationSubscription { subscriptions: self.clone(), elicitation }
+    }
+
     /// Subscribes to log messages of at least this level from all servers that a view shows.
     pub fn subscribe_logs(&self, view: &ViewName, level: LogLevel) -> LogSubscription {
         let mut counts = self.0.counts.lock();
@@ -127,6 +146,9 @@ impl Subscriptions {
             ServerNotification::LogMessage(message) => {
                 subscriptions.publish_log_message(&server, message, &oversize_logged);
             }
+            ServerNotification::ElicitationComplete(id, message) => {
+                subscriptions.publish_elicitation_complete(&server, id, message);
+            }
         })
     }
 
@@ -136,6 +158,15 @@ impl Subscriptions {
             self.0.counts.lock().resources.get(server).is_some_and(|uris| uris.contains_key(uri));
         if is_requested {
             self.publish(server, NotificationContent::ResourceUpdated(uri.to_owned()));
+        }
+    }
+
+    /// Publishes that an elicitation by URL is complete, if an agent waits for it.
+    fn publish_elicitation_complete(&self, server: &ObjectKey, id: &str, message: &Bytes) {
+        let elicitation = (server.clone(), Arc::from(id));
+        if self.0.counts.lock().elicitations.contains_key(&elicitation) {
+            let message = Bytes::copy_from_slice(message);
+            self.publish(server, NotificationContent::ElicitationComplete(id.to_owned(), message));
         }
     }
 
@@ -249,6 +280,12 @@ impl Drop for ResourceSubscription {
     }
 }
 
+impl Drop for ElicitationSubscription {
+    fn drop(&mut self) {
+        decrement(&mut self.subscriptions.0.counts.lock().elicitations, &self.elicitation);
+    }
+}
+
 impl Drop for LogSubscription {
     fn drop(&mut self) {
         let mut counts = self.subscriptions.0.counts.lock();
@@ -326,6 +363,17 @@ mod tests {
         let mut notifications = subscriptions.notifications();
         handler.call(ServerNotification::LogMessage(&log_message("error")));
         handler.call(ServerNotification::ResourceUpdated("x:1"));
+        assert!(notifications.try_recv().is_err());
+        let complete = Bytes::from_static(b"{}");
+        let elicitation = subscriptions.subscribe_elicitation(&key, "e");
+        handler.call(ServerNotification::ElicitationComplete("other", &complete));
+        handler.call(ServerNotification::ElicitationComplete("e", &complete));
+        drop(elicitation);
+        handler.call(ServerNotification::ElicitationComplete("e", &complete));
+        assert!(matches!(
+            &notifications.try_recv().unwrap().content,
+            NotificationContent::ElicitationComplete(id, _) if id == "e"
+        ));
         assert!(notifications.try_recv().is_err());
         let _log = subscriptions.subscribe_logs(&ViewName::All, LogLevel::Warning);
         let _resource = subscriptions.subscribe_resource(&key, "x:1");

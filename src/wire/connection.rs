@@ -1,5 +1,6 @@
 mod exchange;
 mod health;
+mod server_input_request;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
+use super::client_capabilities::ClientCapabilities;
 use super::connection_context::ConnectionContext;
 use super::envelope::{JsonRpcId, MalformedMessage};
 use super::error::{ConnectionEnd, ConnectionError};
@@ -19,7 +21,7 @@ use super::http::{HttpClient, HttpExchange, SseCall, SseConnection};
 use super::json_edit::{JsonEdit, RequestParams, json_string};
 use super::notifications::NotificationDispatcher;
 use super::param_headers::ParamHeaders;
-use super::pending_calls::PendingCall;
+use super::pending_calls::{CallKind, PendingCall};
 use super::response::RpcResponse;
 use super::secret_mask::SecretMask;
 use super::server_message::{self, LISTEN_METHOD};
@@ -30,6 +32,7 @@ use super::{
 use crate::resource::{Problem, Reason};
 
 pub use health::HealthRequest;
+pub use server_input_request::ServerInputRequest;
 
 /// A live MCP connection to one server, shared by every call on it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -88,13 +91,16 @@ pub struct UpstreamRequest<'a> {
     /// The minimum level of the log messages that the server may send for this request. Used if the agent's own
     /// `_meta` has no log level.
     pub log_level: Option<LogLevel>,
+    /// The capabilities of the agent that sent the request: a modern server gets them with the request, and the requests
+    /// of the server for input are messages of the exchange. `None` for a request of evenkeel; then they are declined.
+    pub agent: Option<ClientCapabilities>,
 }
 
 impl<'a> UpstreamRequest<'a> {
     /// Returns a request without params.
     pub fn new(method: &'a str) -> Self {
         static NO_PARAMS: LazyLock<RequestParams<'static>> = LazyLock::new(RequestParams::default);
-        Self { method, params: &NO_PARAMS, edits: &[], name: None, log_level: None }
+        Self { method, params: &NO_PARAMS, edits: &[], name: None, log_level: None, agent: None }
     }
 }
 
@@ -105,7 +111,24 @@ pub struct UpstreamExchange {
     id: u64,
     /// The agent's progress token, restored in progress notifications.
     progress_token: Option<JsonRpcId>,
+    /// True if requests of the server for input are messages of the exchange. Otherwise they are declined.
+    takes_input_requests: bool,
     state: ExchangeState,
+}
+
+/// A complete request, and what its transport needs to know about it.
+pub(super) struct OutgoingRequest<'a> {
+    pub(super) id: u64,
+    pub(super) method: &'a str,
+    /// The server's own name of the tool or prompt, or the resource's URI.
+    pub(super) name: Option<&'a str>,
+    /// The agent's progress token.
+    pub(super) progress_token: Option<JsonRpcId>,
+    pub(super) param_headers: Vec<(HeaderName, HeaderValue)>,
+    /// True for a request of an agent.
+    pub(super) is_agent_call: bool,
+    /// The whole JSON-RPC message.
+    pub(super) message: Bytes,
 }
 
 #[derive(Debug)]
@@ -176,12 +199,26 @@ impl Connection {
         }
         let id = self.next_id();
         let RequestParams { members, meta } = request.params;
-        let (meta, token) = self.handshake().request_meta(meta.as_ref(), id, request.log_level);
+        let (meta, progress_token) = self.handshake().request_meta(
+            meta.as_ref(),
+            id,
+            request.log_level,
+            request.agent.unwrap_or_default(),
+        );
         // A `_meta` that is not an object was not inspected, so it is removed.
         let meta = meta.as_deref().map_or(JsonEdit::Remove("_meta"), |meta| JsonEdit::Set("_meta", meta));
         let edits = request.edits.iter().copied().chain([meta]);
         let message = server_message::request(id, request.method, members, edits);
-        self.dispatch(id, token, request.method, request.name, self.param_headers(&request), message).await
+        self.dispatch(OutgoingRequest {
+            id,
+            method: request.method,
+            name: request.name,
+            progress_token,
+            param_headers: self.param_headers(&request),
+            is_agent_call: request.agent.is_some(),
+            message,
+        })
+        .await
     }
 
     /// Records which arguments of these tools are also sent as headers. Each tool is given by its name and raw JSON.
@@ -218,18 +255,19 @@ impl Connection {
     /// Sends a complete JSON-RPC request.
     pub(super) async fn dispatch(
         &self,
-        id: u64,
-        token: Option<JsonRpcId>,
-        method: &str,
-        name: Option<&str>,
-        param_headers: Vec<(HeaderName, HeaderValue)>,
-        message: Bytes,
+        request: OutgoingRequest<'_>,
     ) -> Result<UpstreamExchange, ConnectionError> {
+        let OutgoingRequest { id, method, name, progress_token, param_headers, is_agent_call, message } =
+            request;
+        let kind = match method {
+            LISTEN_METHOD => CallKind::Listen,
+            _ if is_agent_call => CallKind::Agent,
+            _ => CallKind::Internal,
+        };
+        let wants_notifications = progress_token.is_some() || kind == CallKind::Listen;
         let state = match &self.0.transport {
             ConnectionTransport::Stdio(pipes) => {
-                let is_listen = method == LISTEN_METHOD;
-                let wants_notifications = token.is_some() || is_listen;
-                ExchangeState::Stdio(pipes.request(id, (wants_notifications, is_listen), message).await?)
+                ExchangeState::Stdio(pipes.request(id, kind, wants_notifications, message).await?)
             }
             ConnectionTransport::Http(client) => ExchangeState::Http(Box::new(client.request(
                 method,
@@ -238,11 +276,21 @@ impl Connection {
                 message,
                 self.0.end.clone(),
             ))),
-            ConnectionTransport::Sse(connection) => {
-                ExchangeState::Sse(Box::new(connection.request(id, token.is_some(), method, message)))
-            }
+            ConnectionTransport::Sse(connection) => ExchangeState::Sse(Box::new(connection.request(
+                id,
+                kind,
+                wants_notifications,
+                method,
+                message,
+            ))),
         };
-        Ok(UpstreamExchange { connection: self.clone(), id, progress_token: token, state })
+        Ok(UpstreamExchange {
+            connection: self.clone(),
+            id,
+            progress_token,
+            takes_input_requests: is_agent_call,
+            state,
+        })
     }
 
     pub(super) fn next_id(&self) -> u64 {

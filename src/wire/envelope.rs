@@ -5,6 +5,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::json_edit::json_string;
+use super::lenient::id_number;
+
 /// A JSON-RPC 2.0 message whose parts are the bytes as received.
 ///
 /// A request has `id` and `method`, a notification only `method`, a response `id` and one of `result` and
@@ -101,6 +104,16 @@ impl JsonRpcId {
     /// Returns a numeric id.
     pub fn from_number(number: u64) -> Self {
         Self(number.to_string().into())
+    }
+
+    /// Returns an id that is a string.
+    pub fn from_text(text: &str) -> Self {
+        Self(json_string(text).into())
+    }
+
+    /// Returns the number, if the id is one.
+    pub(super) fn number(&self) -> Option<u64> {
+        id_number(std::str::from_utf8(&self.0).ok()?).map(|(number, _)| number)
     }
 
     /// Returns the JSON text.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rmcp::model::{
-    ClientCapabilities, ClientConfig, ClientJsonRpcMessage, ErrorCode, ErrorData, Implementation,
-    JsonRpcMessage, ProtocolVersion, RequestId, ServerJsonRpcMessage,
+    ClientConfig, ClientJsonRpcMessage, ErrorCode, ErrorData, Implementation, JsonRpcMessage,
+    ProtocolVersion, RequestId, ServerJsonRpcMessage,
 };
 use rmcp::service::{
     ClientInitializeError, ClientLifecycleMode, ClientServiceExt, RoleClient, RunningService,
@@ -22,16 +22,17 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connection::{Connection, UpstreamExchange};
+use super::connection::{Connection, OutgoingRequest, UpstreamExchange};
 use super::error::{ConnectionError, FailureSource};
 use super::handshake_response::{
     HandshakeResponse, ProbeOutcome, discover_result, initialize_result, probe_error_outcome,
     probe_failure_outcome, probe_result_outcome,
 };
-use super::response::{ResponseMessage, RpcResponse};
+use super::response::RpcResponse;
+use super::response_message::ResponseMessage;
 use super::{
-    Envelope, Era, HandshakeResult, LoopKind, ProtocolViolation, ServerCapabilities, ServerDescription,
-    server_message,
+    ClientCapabilities, Envelope, Era, HandshakeResult, LoopKind, ProtocolViolation, ServerCapabilities,
+    ServerDescription, server_message,
 };
 use crate::resource::Reason;
 
@@ -128,7 +129,9 @@ async fn run_rmcp_handshake(
     };
     let mut config = ClientConfig::default();
     config.protocol_version = ProtocolVersion::V_2025_11_25;
-    config.capabilities = ClientCapabilities::default();
+    // It is valid.
+    config.capabilities =
+        serde_json::from_str(&ClientCapabilities::OF_SHARED_CONNECTIONS.to_json()).unwrap_or_default();
     config.client_info = Implementation::new("evenkeel", env!("CARGO_PKG_VERSION"));
     Box::pin(config.serve_with_lifecycle(transport, mode)).await.map_err(|error| {
         let transport_error = first_error.take();
@@ -300,7 +303,16 @@ async fn send_message(
     connection.attempt_step().record_request(method);
     let params = connection.with_via(params.unwrap_or("{}"))?;
     let message = server_message::message(Some(request_id), method, Some(&params));
-    let exchange = connection.dispatch(request_id, None, method, None, Vec::new(), message).await?;
+    let request = OutgoingRequest {
+        id: request_id,
+        method,
+        name: None,
+        progress_token: None,
+        param_headers: Vec::new(),
+        is_agent_call: false,
+        message,
+    };
+    let exchange = connection.dispatch(request).await?;
     let method = match method {
         "initialize" => HandshakeMethod::Initialize,
         "server/discover" => HandshakeMethod::Discover,
@@ -325,8 +337,8 @@ async fn next_response(
     let probe_error = probe_error.filter(|_| *method == HandshakeMethod::Discover);
     let response = loop {
         match exchange.next().await {
-            Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_)) => {}
             Ok(ResponseMessage::Response(response)) => break response,
+            Ok(_) => {}
             Err(error)
                 if let Some(probe_error) = probe_error
                     && probe_failure_outcome(&error) == Some(ProbeOutcome::Legacy) =>

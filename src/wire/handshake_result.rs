@@ -3,6 +3,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::client_capabilities::ClientCapabilities;
 use super::envelope::JsonRpcId;
 use super::json_edit::{JsonEdit, Members, json_string};
 use super::secret_mask::SecretMask;
@@ -146,7 +147,7 @@ impl HandshakeResult {
     /// agent's own connection, adds those of this one, and replaces the progress token with `token`.
     ///
     /// A modern server sends log messages for a request only if its `_meta` has a minimum level. `level` is that of the
-    /// agent's session; it is used if the agent's request has none.
+    /// agent's session; it is used if the agent's request has none. It may ask for input that `capabilities` permit.
     ///
     /// Returns the JSON text, if the request needs a `_meta`, and the agent's progress token, if there is one.
     pub(super) fn request_meta(
@@ -154,16 +155,22 @@ impl HandshakeResult {
         agent: Option<&Members<'_>>,
         token: u64,
         level: Option<LogLevel>,
+        capabilities: ClientCapabilities,
     ) -> (Option<String>, Option<JsonRpcId>) {
         if agent.is_none() && self.era == Era::Legacy {
             return (None, None);
         }
         let empty = Members::default();
         let agent = agent.unwrap_or(&empty);
-        let connection_edits = self.connection_meta.each_ref().map(|(key, value)| match value {
-            Some(value) => JsonEdit::Set(key, value),
-            None => JsonEdit::Remove(key),
-        });
+        let capabilities = (capabilities != ClientCapabilities::NONE).then(|| capabilities.to_json());
+        let connection_edits =
+            self.connection_meta.each_ref().map(|(key, value)| match (value, &capabilities) {
+                (Some(_), Some(capabilities)) if *key == CLIENT_CAPABILITIES_KEY => {
+                    JsonEdit::Set(key, capabilities)
+                }
+                (Some(value), _) => JsonEdit::Set(key, value),
+                (None, _) => JsonEdit::Remove(key),
+            });
         let level =
             level.filter(|_| agent.get(LOG_LEVEL_KEY).is_none()).map(|level| json_string(level.as_str()));
         let level = match self.era {
@@ -211,16 +218,23 @@ mod tests {
     #[test]
     fn legacy_request_meta_drops_the_agents_connection_members() {
         let agent = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{},"io.modelcontextprotocol/clientCapabilities":{},"traceparent":"00-1","progressToken":"p"}"#;
-        let (meta, progress) =
-            handshake_result(Era::Legacy).request_meta(Some(&parse_members(agent).unwrap()), 9, None);
+        let (meta, progress) = handshake_result(Era::Legacy).request_meta(
+            Some(&parse_members(agent).unwrap()),
+            9,
+            None,
+            ClientCapabilities::NONE,
+        );
         assert_eq!(meta.unwrap(), r#"{"traceparent":"00-1","progressToken":9}"#);
         assert_eq!(progress.unwrap().as_bytes(), b"\"p\"");
-        assert!(handshake_result(Era::Legacy).request_meta(None, 9, None).0.is_none());
+        assert!(
+            handshake_result(Era::Legacy).request_meta(None, 9, None, ClientCapabilities::NONE).0.is_none()
+        );
     }
 
     #[test]
     fn modern_request_meta_describes_evenkeels_own_connection() {
-        let (meta, progress) = handshake_result(Era::Modern).request_meta(None, 9, None);
+        let (meta, progress) =
+            handshake_result(Era::Modern).request_meta(None, 9, None, ClientCapabilities::NONE);
         let meta = meta.unwrap();
         assert!(progress.is_none());
         let value: serde_json::Value = serde_json::from_str(&meta).unwrap();
@@ -228,11 +242,16 @@ mod tests {
         assert_eq!(value[CLIENT_INFO_KEY]["name"], "evenkeel");
         assert_eq!(value[CLIENT_CAPABILITIES_KEY], json!({}));
         let agent = r#"{"io.modelcontextprotocol/clientCapabilities":{"sampling":{}},"x/y":1}"#;
-        let (meta, _) =
-            handshake_result(Era::Modern).request_meta(Some(&parse_members(agent).unwrap()), 9, None);
-        let value: serde_json::Value = serde_json::from_str(&meta.unwrap()).unwrap();
-        assert_eq!(value[CLIENT_CAPABILITIES_KEY], json!({}));
-        assert_eq!(value["x/y"], 1);
+        for (capabilities, expected) in [
+            (ClientCapabilities::NONE, json!({})),
+            (ClientCapabilities::FORM_ELICITATION, json!({ "elicitation": { "form": {} } })),
+        ] {
+            let agent = parse_members(agent).unwrap();
+            let (meta, _) = handshake_result(Era::Modern).request_meta(Some(&agent), 9, None, capabilities);
+            let value: serde_json::Value = serde_json::from_str(&meta.unwrap()).unwrap();
+            assert_eq!(value[CLIENT_CAPABILITIES_KEY], expected);
+            assert_eq!(value["x/y"], 1);
+        }
     }
 
     #[test]
@@ -243,7 +262,12 @@ mod tests {
             (Some(r#"{"io.modelcontextprotocol/logLevel":"error"}"#), Some(LogLevel::Info), json!("error")),
         ] {
             let agent = agent.map(|agent| parse_members(agent).unwrap());
-            let (meta, _) = handshake_result(Era::Modern).request_meta(agent.as_ref(), 9, level);
+            let (meta, _) = handshake_result(Era::Modern).request_meta(
+                agent.as_ref(),
+                9,
+                level,
+                ClientCapabilities::NONE,
+            );
             let value: serde_json::Value = serde_json::from_str(&meta.unwrap()).unwrap();
             assert_eq!(value[LOG_LEVEL_KEY], expected, "{agent:?} {level:?}");
         }

@@ -52,6 +52,11 @@ impl Default for InstanceId {
 }
 
 impl InstanceId {
+    /// Returns the id.
+    pub fn as_str(&self) -> &str {
+        &self.0.id
+    }
+
     /// Returns the value of [`VIA_KEY`]: a JSON array of ids, this instance's first.
     pub(super) fn via_json(&self) -> String {
         let recent_callers = self.0.recent_callers.lock();

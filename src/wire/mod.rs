@@ -5,6 +5,7 @@
 
 mod attempt_step;
 mod child_environment;
+mod client_capabilities;
 mod connection;
 mod connection_context;
 mod envelope;
@@ -15,6 +16,7 @@ mod handshake;
 mod handshake_response;
 mod handshake_result;
 mod http;
+mod input_request;
 mod json_edit;
 mod lenient;
 mod list_kind;
@@ -29,6 +31,7 @@ mod pending_calls;
 mod process;
 mod protocol_violation;
 mod response;
+mod response_message;
 mod retry_after;
 mod secret_mask;
 mod server_message;
@@ -38,11 +41,15 @@ mod subscription;
 
 pub use attempt_step::AttemptStep;
 pub use child_environment::ChildEnvironment;
-pub use connection::{Connection, ConnectionEvent, HealthRequest, UpstreamExchange, UpstreamRequest};
+pub use client_capabilities::ClientCapabilities;
+pub use connection::{
+    Connection, ConnectionEvent, HealthRequest, ServerInputRequest, UpstreamExchange, UpstreamRequest,
+};
 pub use connection_context::ConnectionContext;
 pub use envelope::{Envelope, JsonRpcId, MalformedMessage};
 pub use error::{ConnectionError, FailureSource};
 pub use handshake_result::{Era, HandshakeResult, ServerCapabilities, ServerDescription};
+pub use input_request::{InputMethod, InputRequest};
 pub use json_edit::{
     JsonEdit, Member, Members, RequestParams, decode_json_string, json_string, parse_members,
     push_json_string, rewrite,
@@ -56,7 +63,8 @@ pub use notifications::{NotificationHandler, ServerNotification};
 pub use open::{ConnectionEvents, open};
 pub use process::{ProcessActivity, ProcessGuard, SharedStopTimeout, StderrTail, guard_children};
 pub use protocol_violation::ProtocolViolation;
-pub use response::{ResponseMessage, RpcResponse};
+pub use response::RpcResponse;
+pub use response_message::ResponseMessage;
 pub use retry_after::RetryAfter;
 pub use server_message::is_unknown_method;
 

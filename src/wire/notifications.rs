@@ -20,6 +20,8 @@ pub enum ServerNotification<'a> {
     ResourceUpdated(&'a str),
     /// A log message. Holds the whole JSON-RPC notification.
     LogMessage(&'a Bytes),
+    /// An elicitation by URL is complete. Holds its id and the whole JSON-RPC notification.
+    ElicitationComplete(&'a str, &'a Bytes),
 }
 
 /// A function that is called with each notification of a server. Cheap to clone.
@@ -162,6 +164,11 @@ impl NotificationDispatcher {
             ServerMessage::ResourceUpdated(uri) => {
                 if let Some(handler) = &self.0.handler {
                     handler.call(ServerNotification::ResourceUpdated(uri));
+                }
+            }
+            ServerMessage::ElicitationComplete(id) => {
+                if let Some(handler) = &self.0.handler {
+                    handler.call(ServerNotification::ElicitationComplete(id, message));
                 }
             }
             ServerMessage::LogMessage => {

@@ -7,6 +7,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::envelope::{Envelope, JsonRpcId, MalformedMessage};
+use super::input_request::{InputMethod, InputRequest};
 use super::json_edit::{JsonEdit, Members, rewrite};
 use super::lenient::{id_number, mend_encoding, request_id_of_unreadable};
 use super::response::RpcResponse;
@@ -27,17 +28,21 @@ pub(super) enum ServerMessage {
     Progress(u64),
     /// The server acknowledged the listen request with this id.
     ListenAcknowledged(u64),
-    /// The server cancelled the request with this id. It may do so only for a listen request.
-    ListenCancelled(u64),
+    /// The server cancelled the request with this id: one of its own, or a listen request of evenkeel.
+    Cancelled(JsonRpcId),
     /// A list changed.
     ListChanged(ListKind),
     /// The resource with this URI changed.
     ResourceUpdated(String),
+    /// The URL of the elicitation with this id was opened and all is done there.
+    ElicitationComplete(String),
     /// A log message.
     LogMessage,
     /// Any other notification.
     OtherNotification,
-    /// A request of the server, with its id and method.
+    /// A request of the server for input of an agent, with its id.
+    InputRequest(JsonRpcId, InputRequest),
+    /// Any other request of the server, with its id and method.
     Request(JsonRpcId, String),
     /// Text that is not a JSON-RPC message; with the id of the request that it responds to, if that can be told.
     Unreadable(Option<u64>),
@@ -92,6 +97,12 @@ struct CancelledParams<'a> {
 #[derive(Deserialize)]
 struct ResourceUpdatedParams {
     uri: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ElicitationCompleteParams {
+    elicitation_id: String,
 }
 
 #[derive(Deserialize)]
@@ -167,11 +178,24 @@ fn classify(message: &Bytes) -> Option<(ServerMessage, Option<ProtocolViolation>
     }
     if let Some(id) = envelope.id.filter(|id| not_null(Some(id))) {
         // The response repeats the id and is queued until the server accepts it.
-        let is_id = matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'));
-        return (is_id && id.get().len() <= MAX_ID_BYTES)
-            .then(|| (ServerMessage::Request(JsonRpcId::from_raw(id), method.into_owned()), violation));
+        let id = is_request_id(id).then(|| JsonRpcId::from_raw(id))?;
+        let request = match InputMethod::from_method(&method) {
+            Some(method) => {
+                // Copied: the agent may respond much later, and a slice keeps the whole read buffer alive.
+                let params = envelope.params.map(|params| Bytes::copy_from_slice(params.get().as_bytes()));
+                ServerMessage::InputRequest(id, InputRequest::new(method, params.unwrap_or_default()))
+            }
+            None => ServerMessage::Request(id, method.into_owned()),
+        };
+        return Some((request, violation));
     }
     Some((notification(&method, envelope.params), violation))
+}
+
+/// True for a string or a number that is not too long to be repeated.
+fn is_request_id(id: &RawValue) -> bool {
+    let is_id = matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'));
+    is_id && id.get().len() <= MAX_ID_BYTES
 }
 
 /// Returns the names of the members of a request or notification that agents reject.
@@ -215,12 +239,18 @@ fn notification(method: &str, params: Option<&RawValue>) -> ServerMessage {
             .map_or(ServerMessage::OtherNotification, ServerMessage::ListenAcknowledged),
         "notifications/cancelled" => serde_json::from_str::<CancelledParams<'_>>(params)
             .ok()
-            .and_then(|cancelled| number(cancelled.request_id))
-            .map_or(ServerMessage::OtherNotification, ServerMessage::ListenCancelled),
+            .filter(|cancelled| is_request_id(cancelled.request_id))
+            .map_or(ServerMessage::OtherNotification, |cancelled| {
+                ServerMessage::Cancelled(JsonRpcId::from_raw(cancelled.request_id))
+            }),
         "notifications/message" => ServerMessage::LogMessage,
         "notifications/resources/updated" => serde_json::from_str::<ResourceUpdatedParams>(params)
             .map_or(ServerMessage::OtherNotification, |ResourceUpdatedParams { uri }| {
                 ServerMessage::ResourceUpdated(uri)
+            }),
+        "notifications/elicitation/complete" => serde_json::from_str::<ElicitationCompleteParams>(params)
+            .map_or(ServerMessage::OtherNotification, |ElicitationCompleteParams { elicitation_id }| {
+                ServerMessage::ElicitationComplete(elicitation_id)
             }),
         method => ListKind::from_notification(method)
             .map_or(ServerMessage::OtherNotification, ServerMessage::ListChanged),
@@ -283,6 +313,16 @@ pub(super) fn response_to(id: &JsonRpcId, method: &str) -> Bytes {
     }
     let error = r#"{"code":-32601,"message":"not offered by this client"}"#;
     format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#).into()
+}
+
+/// Returns the whole message of a response to a request of a server.
+pub(super) fn response_message(id: &JsonRpcId, response: &RpcResponse) -> Bytes {
+    let (member, raw) = match response {
+        RpcResponse::Result(raw) => (&b"result"[..], raw),
+        RpcResponse::Error(raw) => (&b"error"[..], raw),
+    };
+    let parts = [br#"{"jsonrpc":"2.0","id":"#, id.as_bytes(), b",\"", member, b"\":", raw, b"}"];
+    parts.concat().into()
 }
 
 /// An upper bound of the bytes of a message beyond its method and params.

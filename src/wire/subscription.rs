@@ -5,7 +5,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::connection::{Connection, UpstreamExchange};
 use super::error::ConnectionError;
 use super::notifications::NotificationDispatcher;
-use super::response::{ResponseMessage, RpcResponse};
+use super::response::RpcResponse;
+use super::response_message::ResponseMessage;
 use super::server_message;
 use crate::net::{Backoff, Delays, jitter};
 
@@ -40,7 +41,7 @@ impl ListenSubscription {
         match timeout(ack_timeout, exchange.next()).await {
             Ok(Ok(ResponseMessage::Response(response))) => self.schedule_retry(connection, Some(&response)),
             Ok(Err(error)) => return Err(error),
-            Ok(Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_))) | Err(_) => {
+            Ok(Ok(_)) | Err(_) => {
                 (self.exchange, self.started_at) = (Some(exchange), Some(Instant::now()));
             }
         }
@@ -56,10 +57,10 @@ impl ListenSubscription {
         loop {
             match (&mut self.exchange, self.retry_at) {
                 (Some(exchange), _) => match exchange.next().await {
-                    Ok(ResponseMessage::Notification(_) | ResponseMessage::Progress(_)) => {}
                     Ok(ResponseMessage::Response(response)) => {
                         self.schedule_retry(connection, Some(&response));
                     }
+                    Ok(_) => {}
                     Err(_) => self.schedule_retry(connection, None),
                 },
                 (None, Some(retry_at)) => {

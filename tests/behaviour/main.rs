@@ -23,6 +23,7 @@ mod file_changes;
 mod fixture;
 mod forgotten_sessions;
 mod handshake;
+mod input_requests;
 mod isolation;
 mod lifecycle;
 mod lists;

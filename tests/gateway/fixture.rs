@@ -82,16 +82,17 @@ impl GatewayFixture {
     }
 
     async fn serve(&mut self, change: impl FnOnce(&mut GatewayConfig)) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.address = listener.local_addr().unwrap();
         let mut config = GatewayConfig {
             authorization: Authorization::new(AllowedHosts::default()),
             session_key: SessionKey::new(b"the key of all tests").unwrap(),
             subscriptions: self.subscriptions.clone(),
             instance_id: InstanceId::default(),
+            replica_address: Some(self.address.to_string()),
             limits: Limits::default(),
         };
         change(&mut config);
-        let listener = TcpListener::bind(self.address).await.unwrap();
-        self.address = listener.local_addr().unwrap();
         let gateway =
             Gateway::new(config, self.catalog.clone(), self.metrics.clone(), self.stop_token.clone());
         self.serve_task = Some(tokio::spawn(gateway.serve(Arc::new(listener))));

@@ -81,7 +81,7 @@ async fn session_works_until_it_is_deleted() {
     let other_view = post(&fixture.namespace_url("default"), &[("Mcp-Session-Id", &session)], ping).await;
     assert_eq!(other_view.status, 404, "the session belongs to another view");
     let response = r#"{"jsonrpc":"2.0","id":1,"result":{}}"#;
-    assert_eq!(post(&fixture.url(), &[("Mcp-Session-Id", &session)], response).await.status, 202);
+    assert_eq!(post(&fixture.url(), &[("Mcp-Session-Id", &session)], response).await.status, 400);
 
     let mut notifications = agent.notifications().await;
     assert_eq!(agent.end_session().await, 204);

@@ -11,6 +11,7 @@ mod calls;
 mod checks;
 mod connections;
 mod fixture;
+mod input;
 mod legacy;
 mod modern;
 mod rmcp_client;

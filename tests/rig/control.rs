@@ -27,6 +27,8 @@ pub enum ControlCommand {
     Updated(String),
     /// Send a log message, with this level and data, to legacy clients.
     Log(String, String),
+    /// Send this whole message to legacy clients.
+    Message(String),
     /// End every GET and listen stream.
     CloseStreams,
     /// Remove every session: further requests get the response `unknown_session` of the script. With `quietly`, open

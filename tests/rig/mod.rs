@@ -33,6 +33,7 @@ mod example;
 mod handle;
 mod headers;
 mod http;
+mod input;
 mod message;
 mod polling;
 mod script;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::control::ControlCommand;
@@ -36,6 +36,8 @@ pub(super) struct ServerState {
     /// The legacy client over stdio, or over HTTP if the script turns sessions off.
     pub sessionless_client: ClientSession,
     in_flight: HashMap<String, CancellationToken>,
+    /// The requests to the client that wait for a response, by their ids.
+    pub questions: HashMap<String, oneshot::Sender<String>>,
     /// The last number used in a session id or in the key of a request in flight.
     pub last_number: u64,
 }
@@ -143,6 +145,7 @@ impl FakeServer {
                 .to_string(),
             ),
             ControlCommand::Notify(method) => ServerEvent::Notification(method),
+            ControlCommand::Message(text) => ServerEvent::Message(text),
             ControlCommand::CloseStreams => ServerEvent::CloseStreams,
             ControlCommand::ForgetSessions { quietly } => {
                 self.state().sessions.clear();
@@ -160,8 +163,7 @@ impl FakeServer {
             ControlCommand::Stderr(text) => ServerEvent::Stderr(text),
             ControlCommand::Exit(code) => std::process::exit(code),
         };
-        // Sending fails if there is no subscriber, which is not an error.
-        let _ = self.events.send(event);
+        self.send_event(event);
     }
 
     /// Handles a message from a client. `headers` are those of the HTTP request.
@@ -180,6 +182,7 @@ impl FakeServer {
         };
         let Some(method) = message.method else {
             self.state().counters.answers += 1;
+            self.answer_question(message.id.map(RawValue::get), bytes);
             return Outcome::Accepted;
         };
         let params = message.params.map_or("{}", RawValue::get);
@@ -351,6 +354,11 @@ impl FakeServer {
     /// Returns true once a legacy client on stdio has sent `notifications/initialized`.
     pub(super) fn is_client_initialized(&self) -> bool {
         self.state().sessionless_client.initialized
+    }
+
+    pub(super) fn send_event(&self, event: ServerEvent) {
+        // Sending fails if there is no subscriber, which is not an error.
+        let _ = self.events.send(event);
     }
 
     pub(super) fn subscribe_events(&self) -> broadcast::Receiver<ServerEvent> {

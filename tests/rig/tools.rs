@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::input;
 use super::message::{IncomingRequest, InterimEvent, InterimSender, Outcome, member};
 use super::script::{Script, raw_json};
 use super::server::FakeServer;
@@ -54,6 +55,7 @@ fn descriptor(name: &str) -> String {
         "reply" => ("Returns the given result.", json!({"result": {"type": "object"}})),
         "fail" => ("Returns the given error.", json!({"error": {"type": "object"}})),
         "big" => ("Returns that many bytes of text.", json!({"bytes": {"type": "integer"}})),
+        "ask" => ("Requests input of the agent.", json!({"requests": {"type": "array"}})),
         "log" => ("Sends a log message before the response.", json!({"data": {}})),
         "mirror" => (
             "Requires its region in a header too.",
@@ -116,6 +118,7 @@ pub(super) async fn call(
             tokio::task::yield_now().await;
             request.result(&text_result("logged"))
         }
+        "ask" => input::ask(server, request, interim).await,
         "report" => request.result(&text_result(&server_report(server, request).to_string())),
         _ => request.result(&text_result(request.params)),
     }

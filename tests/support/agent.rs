@@ -41,6 +41,8 @@ pub struct Agent {
     pub session: Option<String>,
     /// The result of `initialize` or `server/discover`.
     pub handshake_result: String,
+    /// The JSON of its capabilities.
+    capabilities: String,
     next_id: AtomicU64,
 }
 
@@ -52,19 +54,27 @@ impl Agent {
 
     /// Connects with the handshake of this era. The error is the cause of the failure.
     pub async fn try_connect(era: Era, url: &str) -> Result<Self, String> {
+        Self::connect_with_capabilities(era, url, "{}").await
+    }
+
+    /// Connects with these capabilities, as JSON. The error is the cause of the failure.
+    pub async fn connect_with_capabilities(era: Era, url: &str, capabilities: &str) -> Result<Self, String> {
         let mut agent = Self {
             era,
             url: url.into(),
             session: None,
             handshake_result: String::new(),
+            capabilities: capabilities.to_owned(),
             next_id: AtomicU64::new(1),
         };
         if era == Era::Modern {
             agent.handshake_result = agent.request("server/discover", "{}").await?;
             return Ok(agent);
         }
-        let params = r#"{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"test-agent","version":"1"}}"#;
-        let mut exchange = agent.start_request("initialize", params).await?;
+        let params = format!(
+            r#"{{"protocolVersion":"2025-11-25","capabilities":{capabilities},"clientInfo":{{"name":"test-agent","version":"1"}}}}"#
+        );
+        let mut exchange = agent.start_request("initialize", &params).await?;
         agent.session = exchange.session.take();
         agent.handshake_result = exchange.result().await?;
         agent.notify("notifications/initialized", "{}").await?;
@@ -76,7 +86,7 @@ impl Agent {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let params = match self.era {
             Era::Legacy => Cow::Borrowed(params),
-            Era::Modern => Cow::Owned(with_meta(params)),
+            Era::Modern => Cow::Owned(with_meta(params, &self.capabilities)),
         };
         let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
         let name = ["name", "uri"].iter().find_map(|key| member(&params, key));
@@ -201,6 +211,12 @@ impl Agent {
         Ok(NotificationStream { messages, reader_task: reader })
     }
 
+    /// Sends a response to a request with this id, both as JSON. Returns the HTTP status.
+    pub async fn respond(&self, id: &str, result: &str) -> u16 {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
+        self.post("", None, &body).await.unwrap().status
+    }
+
     /// Deletes the legacy session. Returns the HTTP status.
     pub async fn end_session(&self) -> u16 {
         let session = self.session.as_deref().expect("a session");
@@ -309,8 +325,10 @@ pub fn member<'a>(object: &'a str, name: &str) -> Option<&'a RawValue> {
 }
 
 /// Inserts the required `_meta` members of a modern request into its params.
-fn with_meta(params: &str) -> String {
-    let meta_members = r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"test-agent","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}"#;
+fn with_meta(params: &str, capabilities: &str) -> String {
+    let meta_members = format!(
+        r#""io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{{"name":"test-agent","version":"1"}},"io.modelcontextprotocol/clientCapabilities":{capabilities}"#
+    );
     let inner = |object: &str| {
         let inner =
             object.trim().strip_prefix('{').and_then(|after| after.strip_suffix('}')).expect("an object");

@@ -5,11 +5,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::sleep;
 
+use super::super::envelope::JsonRpcId;
 use super::super::error::ConnectionEnd;
-use super::super::response::{ResponseMessage, RpcResponse};
+use super::super::input_request::InputRequest;
+use super::super::response::RpcResponse;
+use super::super::response_message::ResponseMessage;
 use super::super::server_message::{self, ServerMessage};
 use super::super::{ConnectionError, Era, FailureSource};
-use super::{ConnectionTransport, ExchangeState, UpstreamExchange, malformed_request};
+use super::{
+    Connection, ConnectionTransport, ExchangeState, ServerInputRequest, UpstreamExchange, malformed_request,
+};
 use crate::resource::Reason;
 
 /// The time for the responses that are still to come when the session is lost.
@@ -18,6 +23,28 @@ const LAST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 impl UpstreamExchange {
     /// Returns the next message for the request. Nothing follows a response or an error. Cancel safe.
     pub async fn next(&mut self) -> Result<ResponseMessage, ConnectionError> {
+        loop {
+            match self.next_message().await {
+                Ok(ResponseMessage::InputRequest(id, request)) if !self.takes_input_requests => {
+                    self.input_request(id, request).decline();
+                }
+                Ok(ResponseMessage::InputCancelled(_)) if !self.takes_input_requests => {}
+                message => return message,
+            }
+        }
+    }
+
+    /// Returns the request of the server that [`ResponseMessage::InputRequest`] contains, for its response.
+    pub fn input_request(&self, id: JsonRpcId, request: InputRequest) -> ServerInputRequest {
+        ServerInputRequest::new(self.connection.clone(), id, request)
+    }
+
+    /// Returns the connection.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    async fn next_message(&mut self) -> Result<ResponseMessage, ConnectionError> {
         let (state, id, end) = (&mut self.state, self.id, &self.connection.0.end);
         let message = async {
             match state {
@@ -39,10 +66,11 @@ impl UpstreamExchange {
             Ok(ResponseMessage::Notification(message) | ResponseMessage::Progress(message)) => {
                 self.with_agent_token(message)
             }
-            Ok(response) => {
+            Ok(ResponseMessage::Response(response)) => {
                 self.finish();
-                Ok(response)
+                Ok(ResponseMessage::Response(response))
             }
+            Ok(input) => Ok(input),
             Err(error) => {
                 if error.failure_source == FailureSource::Session {
                     end.mark(error.clone());

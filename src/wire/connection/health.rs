@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::handshake_response::{DescribedServer, described_server};
 use super::super::response::RpcResponse;
 use super::super::server_message;
-use super::super::{ConnectionError, Era, ListKind, ServerDescription};
+use super::super::{ClientCapabilities, ConnectionError, Era, ListKind, ServerDescription};
 use super::{Connection, ConnectionTransport, UpstreamRequest};
 
 /// A request that checks the health of a server.
@@ -36,7 +36,7 @@ impl Connection {
             }
             ConnectionTransport::Http(client) => {
                 let id = self.next_id();
-                let (meta, _) = handshake.request_meta(None, id, None);
+                let (meta, _) = handshake.request_meta(None, id, None, ClientCapabilities::NONE);
                 let params = meta.map(|meta| format!(r#"{{"_meta":{meta}}}"#));
                 let message = server_message::message(Some(id), method, params.as_deref());
                 let response = client.check_health(method, &message).await?;

@@ -118,15 +118,24 @@ fn check_server_message(text: &[u8]) {
                 assert_eq!(value["id"], serde_json::from_slice::<Value>(id.as_bytes()).unwrap());
             }
             // Agents get these, so their envelope is valid.
-            ServerMessage::Progress(_) | ServerMessage::LogMessage | ServerMessage::OtherNotification => {
+            ServerMessage::Progress(_)
+            | ServerMessage::LogMessage
+            | ServerMessage::ElicitationComplete(_)
+            | ServerMessage::OtherNotification => {
                 assert!(Envelope::parse(&text).unwrap().is_notification(), "{text:?}");
             }
             ServerMessage::ResourceUpdated(uri) => {
                 assert!(value().is_none_or(|value| value["params"]["uri"] == *uri));
             }
             ServerMessage::ListenAcknowledged(_)
-            | ServerMessage::ListenCancelled(_)
+            | ServerMessage::Cancelled(_)
             | ServerMessage::ListChanged(_) => {}
+            ServerMessage::InputRequest(id, request) => {
+                let Some(value) = value() else { continue };
+                assert_eq!(value["method"], request.method.as_str());
+                assert_eq!(value["id"], serde_json::from_slice::<Value>(id.as_bytes()).unwrap());
+                assert!(parse_value(request.params().as_bytes()).is_none_or(|params| params.is_object()));
+            }
         }
     }
 }

@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::super::error::{ConnectionEnd, ConnectionError};
 use super::super::lenient;
-use super::super::response::{ResponseMessage, RpcResponse, unreadable_response, unusable_response};
+use super::super::response::{RpcResponse, unreadable_response, unusable_response};
+use super::super::response_message::ResponseMessage;
 use super::super::server_message::ServerMessage;
 use super::super::{ListKind, MAX_MESSAGE_BYTES};
 use super::client::{HttpClient, RequestError, SESSION_ID_HEADER, read_error};
@@ -214,11 +215,17 @@ impl HttpExchange {
                     (message, ServerMessage::Unreadable(request_id)) if request_id == Some(id) => {
                         return Err(unreadable_response(&message, notifications.mask()));
                     }
+                    (_, ServerMessage::InputRequest(id, request)) => {
+                        return Ok(Some(ResponseMessage::InputRequest(id, request)));
+                    }
+                    (_, ServerMessage::Cancelled(id)) => {
+                        return Ok(Some(ResponseMessage::InputCancelled(id)));
+                    }
                     (
                         message,
                         kind @ (ServerMessage::Progress(_)
                         | ServerMessage::ListenAcknowledged(_)
-                        | ServerMessage::ListenCancelled(_)
+                        | ServerMessage::ElicitationComplete(_)
                         | ServerMessage::OtherNotification
                         | ServerMessage::LogMessage),
                     ) => {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::super::error::{ConnectionError, FailureSource};
 use super::super::server_message::{self, LISTEN_METHOD};
 use super::super::sse::StreamPosition;
-use super::super::{Era, HandshakeResult, JsonEdit, ListKind, rewrite};
+use super::super::{ClientCapabilities, Era, HandshakeResult, JsonEdit, ListKind, rewrite};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, RequestError, with_error_body_timeout};
 use super::media_type::MediaType;
 use super::response::MessageEvents;
@@ -382,7 +382,7 @@ impl fmt::Debug for StreamState {
 
 /// Builds the `subscriptions/listen` request.
 fn listen_request(handshake: &HandshakeResult, filter: &str, id: u64) -> Bytes {
-    let (meta, _) = handshake.request_meta(None, id, None);
+    let (meta, _) = handshake.request_meta(None, id, None, ClientCapabilities::NONE);
     let meta = meta.unwrap_or_else(|| "{}".into());
     let params = [JsonEdit::Set("notifications", filter), JsonEdit::Set("_meta", &meta)];
     let params = rewrite("{}", &params).unwrap_or_default();

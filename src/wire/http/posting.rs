@@ -16,6 +16,10 @@ impl HttpClient {
             ServerMessage::Request(id, method) => {
                 self.post_in_background("", server_message::response_to(id, method), None);
             }
+            // It belongs to no call, so no agent is responsible for it.
+            ServerMessage::InputRequest(id, request) => {
+                self.post_in_background("", server_message::response_message(id, &request.declined()), None);
+            }
             ServerMessage::Response(..) => debug!("a response to no request in flight was skipped"),
             kind => self.notifications().dispatch(kind, message),
         }

@@ -16,8 +16,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::super::connection_context::ConnectionContext;
 use super::super::error::{ConnectionEnd, ConnectionError};
 use super::super::notifications::NotificationDispatcher;
-use super::super::pending_calls::{PendingCall, PendingCalls};
-use super::super::response::{ResponseMessage, RpcResponse};
+use super::super::pending_calls::{CallKind, PendingCall, PendingCalls};
+use super::super::response::RpcResponse;
+use super::super::response_message::ResponseMessage;
 use super::super::{ProtocolViolation, server_message};
 use super::client::{HttpClient, MAX_ERROR_BODY_BYTES, RequestError, read_error, with_error_body_timeout};
 use super::media_type::MediaType;
@@ -96,11 +97,12 @@ impl SseConnection {
     pub(in crate::wire) fn request(
         &self,
         id: u64,
+        kind: CallKind,
         wants_notifications: bool,
         method: &str,
         message: Bytes,
     ) -> SseCall {
-        let call = self.calls.add(id, (wants_notifications, false), self.end.clone());
+        let call = self.calls.add(id, kind, wants_notifications, self.end.clone());
         let (client, method) = (self.client.clone(), method.to_owned());
         let posting = Box::pin(async move { client.post_sse_request(&method, &message).await });
         SseCall { posting: Some(posting), call }

@@ -15,12 +15,12 @@ use tracing::{debug, trace};
 use super::super::connection_context::ConnectionContext;
 use super::super::error::{ConnectionEnd, ConnectionError, FailureSource};
 use super::super::notifications::NotificationDispatcher;
-use super::super::pending_calls::{PendingCall, PendingCalls};
+use super::super::pending_calls::{CallKind, PendingCall, PendingCalls};
 use super::super::process::{
     self, ChildProcess, ProcessActivity, ProcessGuard, StderrLines, StderrTail, Supervision,
 };
 use super::super::server_message::{self, ServerMessage};
-use super::super::{JsonRpcId, MAX_MESSAGE_BYTES, lenient};
+use super::super::{MAX_MESSAGE_BYTES, lenient};
 use super::lines::{self, StdoutLine};
 use crate::resource::{Reason, StdioEndpoint};
 
@@ -147,15 +147,15 @@ impl StdioPipes {
         }
     }
 
-    /// Sends a request. `wants_notifications` is true if the call takes notifications; `is_listen` for
-    /// `subscriptions/listen`.
+    /// Sends a request. `wants_notifications` is true if the call takes notifications.
     pub(in crate::wire) async fn request(
         &self,
         id: u64,
-        (wants_notifications, is_listen): (bool, bool),
+        kind: CallKind,
+        wants_notifications: bool,
         message: Bytes,
     ) -> Result<PendingCall, ConnectionError> {
-        let call = self.calls.add(id, (wants_notifications, is_listen), self.end.clone());
+        let call = self.calls.add(id, kind, wants_notifications, self.end.clone());
         self.send(message).await?;
         Ok(call)
     }
@@ -239,7 +239,13 @@ async fn read_messages(
                 process_activity.mark_message_received();
             }
             match calls.receive(message, kind, &notifications) {
-                Some((_, ServerMessage::Request(id, method))) => respond(&outgoing, &id, &method),
+                Some((_, ServerMessage::Request(id, method))) => {
+                    respond(&outgoing, server_message::response_to(&id, &method));
+                }
+                // It cannot be told which call it belongs to, so no agent is responsible for it.
+                Some((_, ServerMessage::InputRequest(id, request))) => {
+                    respond(&outgoing, server_message::response_message(&id, &request.declined()));
+                }
                 Some((message, kind)) => notifications.dispatch(&kind, &message),
                 None => {}
             }
@@ -248,9 +254,9 @@ async fn read_messages(
 }
 
 /// Queues the response to a request of the child without waiting.
-fn respond(outgoing: &mpsc::Sender<Bytes>, id: &JsonRpcId, method: &str) {
-    if outgoing.try_send(server_message::response_to(id, method)).is_err() {
-        debug!(method, "the queue of messages for the child is full; its request gets no response");
+fn respond(outgoing: &mpsc::Sender<Bytes>, response: Bytes) {
+    if outgoing.try_send(response).is_err() {
+        debug!("the queue of messages for the child is full; its request gets no response");
     }
 }
 
