@@ -18,8 +18,9 @@ const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
 
 /// Returns the era of a message.
 ///
-/// Decides for each message: `initialize` is legacy, a protocol version in `_meta` or a modern one in the header
-/// is modern, everything else is legacy (2026-07-28, Versioning and Streamable HTTP).
+/// Decides for each message: a modern protocol version in `_meta` is modern, for `initialize` too; any other
+/// `initialize` is legacy; of the other messages those with a modern version in the header are modern, and all else is
+/// legacy (2026-07-28, Versioning and Streamable HTTP).
 /// A modern request is rejected if required `_meta` members are missing or if its headers do not match its body.
 pub(super) fn request_era(
     headers: &HeaderMap,
@@ -27,12 +28,13 @@ pub(super) fn request_era(
     is_request: bool,
     params: &RequestParams<'_>,
 ) -> Result<Era, ResponseError> {
-    if method == Some("initialize") {
+    let meta = params.meta.as_ref();
+    let version = meta.and_then(|meta| meta.get_string(VERSION_KEY));
+    if method == Some("initialize") && !version.as_deref().is_some_and(is_modern_version) {
         return Ok(Era::Legacy);
     }
     let header = single_header(headers, VERSION_HEADER)?;
-    let meta = params.meta.as_ref();
-    let Some(version) = meta.and_then(|meta| meta.get_string(VERSION_KEY)) else {
+    let Some(version) = version else {
         return era_without_meta(header, method, is_request);
     };
     if header != Some(&*version) {
@@ -189,6 +191,15 @@ mod tests {
             (&[][..], "tools/list", "{}", Ok(Era::Legacy)),
             (&[("mcp-protocol-version", "2025-11-25")], "tools/list", "{}", Ok(Era::Legacy)),
             (&[version], "initialize", "{}", Ok(Era::Legacy)),
+            (&[version, ("Mcp-Method", "initialize")], "initialize", &full, Ok(Era::Modern)),
+            (&[], "initialize", &full, Err((400, -32020))),
+            (&[], "initialize", &older, Ok(Era::Legacy)),
+            (
+                &[],
+                "initialize",
+                r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":7}}"#,
+                Ok(Era::Legacy),
+            ),
             (&[version, list], "tools/list", &full, Ok(Era::Modern)),
             (&[version], "notifications/cancelled", "{}", Ok(Era::Modern)),
             (&[("mcp-protocol-version", "2025-11-25"), list], "tools/list", &older, Ok(Era::Legacy)),
