@@ -23,7 +23,7 @@ use super::{kubeconfig, server_cache_file, socket};
 use crate::admin::{self, LocalApi};
 use crate::catalog::catalog;
 use crate::fleet::{Fleet, FleetContext, ServerCache};
-use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, serve_unavailable};
+use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, KnownNamespaces, Limits, serve_unavailable};
 use crate::net::{AllowedHosts, Authorization, SupervisedTasks};
 use crate::report::{AuditMetrics, Reporter, ReporterInputs, write_audit_log};
 use crate::resource::{API_VERSION, Digest, DigestKey};
@@ -134,6 +134,7 @@ impl Daemon {
         let declared_routes =
             admin::declared_routes(desired.clone(), digests, info.policy.clone(), info.root.clone());
         let desired_objects = desired.clone();
+        let namespaces = KnownNamespaces::new(info.namespaces.clone(), desired.clone());
         let (names, reserved_names) = NamesFile::open(&state, started);
         let (name_sender, name_updates) = mpsc::unbounded_channel();
         let (catalog, publisher, generations) =
@@ -229,6 +230,7 @@ impl Daemon {
                     session_key,
                     subscriptions,
                     instance_id: identity,
+                    namespaces,
                     limits,
                 };
                 Gateway::new(config, gateway_catalog, gateway_metrics, task_stop).serve(listener).await;

@@ -34,12 +34,13 @@ pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) ->
         Method::POST => handler.post(request).await,
         Method::GET => handler.get(request.headers()),
         Method::DELETE => handler.delete(request.headers()),
-        _ => method_not_allowed(),
+        _ => handler.method_not_allowed(),
     }
 }
 
-/// Returns the view that a path selects, if it is an MCP endpoint.
+/// Returns the view that a path selects, if it is an MCP endpoint. The path may end with a slash.
 fn parse_view_path(path: &str) -> Option<ViewName> {
+    let path = path.strip_suffix('/').unwrap_or(path);
     if path == "/mcp" {
         return Some(ViewName::All);
     }
@@ -97,7 +98,12 @@ impl ViewHandler {
             Ok(era) => era,
             Err(error) => return error_response(&error, id.as_ref()),
         };
-        if let Some(error) = method.and_then(|method| self.loop_error(method, &params)) {
+        let needs_no_session = era == Era::Modern || method == Some("initialize");
+        let unknown_namespace = (needs_no_session || !headers.contains_key(SESSION_HEADER))
+            .then(|| self.unknown_namespace_error())
+            .flatten();
+        let loop_error = || method.and_then(|method| self.loop_error(method, &params));
+        if let Some(error) = unknown_namespace.or_else(loop_error) {
             return error_response(&error, id.as_ref());
         }
         match (era, method, id) {
@@ -143,7 +149,7 @@ impl ViewHandler {
     /// Opens the notification stream of a session.
     fn get(&self, headers: &HeaderMap) -> Response<ResponseBody> {
         if !headers.contains_key(SESSION_HEADER) {
-            return method_not_allowed();
+            return self.method_not_allowed();
         }
         if !accepts(headers, "text", "event-stream") {
             return body::plain_text(StatusCode::NOT_ACCEPTABLE, "Accept must include text/event-stream");
@@ -157,7 +163,7 @@ impl ViewHandler {
     /// Ends a session.
     fn delete(&self, headers: &HeaderMap) -> Response<ResponseBody> {
         let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) else {
-            return method_not_allowed();
+            return self.method_not_allowed();
         };
         match self.find_session(headers) {
             Ok(_) => {
@@ -177,6 +183,26 @@ impl ViewHandler {
             .ok_or((StatusCode::BAD_REQUEST, "Bad request: the Mcp-Session-Id header is missing"))?;
         let session = id.to_str().ok().and_then(|id| self.gateway.sessions.get(id, &self.view));
         session.ok_or((StatusCode::NOT_FOUND, "Session not found: initialize again"))
+    }
+
+    /// Returns the error for a namespace that does not exist. A session that was opened before its namespace became empty
+    /// continues.
+    fn unknown_namespace_error(&self) -> Option<ResponseError> {
+        let error = ResponseError::bad_request(ErrorCode::INVALID_REQUEST, self.unknown_namespace_text()?);
+        Some(error.with_status(StatusCode::NOT_FOUND))
+    }
+
+    fn unknown_namespace_text(&self) -> Option<String> {
+        self.gateway.namespaces.unknown_text(&self.gateway.catalog.load(), &self.view)
+    }
+
+    fn method_not_allowed(&self) -> Response<ResponseBody> {
+        if let Some(text) = self.unknown_namespace_text() {
+            return body::plain_text(StatusCode::NOT_FOUND, text);
+        }
+        let mut response = body::plain_text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
+        response
     }
 
     pub(super) fn stream_context(&self) -> StreamContext {
@@ -200,12 +226,6 @@ pub(super) fn error_response(error: &ResponseError, id: Option<&JsonRpcId>) -> R
     body::json(error.status, error.to_message(id))
 }
 
-fn method_not_allowed() -> Response<ResponseBody> {
-    let mut response = body::plain_text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,7 +234,9 @@ mod tests {
     fn path_selects_the_view() {
         assert_eq!(parse_view_path("/mcp"), Some(ViewName::All));
         assert_eq!(parse_view_path("/ns/team-a/mcp"), Some(ViewName::Namespace("team-a".into())));
-        for path in ["/", "/mcp/", "/ns//mcp", "/ns/a/b/mcp", "/ns/mcp", "/sse"] {
+        assert_eq!(parse_view_path("/mcp/"), Some(ViewName::All));
+        assert_eq!(parse_view_path("/ns/team-a/mcp/"), Some(ViewName::Namespace("team-a".into())));
+        for path in ["", "/", "/mcp//", "//mcp", "/ns//mcp", "/ns//mcp/", "/ns/a/b/mcp", "/ns/mcp", "/sse"] {
             assert_eq!(parse_view_path(path), None, "{path}");
         }
     }

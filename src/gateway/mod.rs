@@ -14,6 +14,7 @@ mod era;
 mod handler;
 mod in_flight;
 mod instructions;
+mod known_namespaces;
 mod methods;
 mod metrics;
 mod notification_stream;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use known_namespaces::KnownNamespaces;
 pub use metrics::GatewayMetrics;
 pub use server::serve_unavailable;
 pub use session_id::{SealError, SessionKey};
@@ -57,6 +59,8 @@ pub struct GatewayConfig {
     pub subscriptions: Subscriptions,
     /// The id of this instance, which detects an evenkeel instance that connects to itself.
     pub instance_id: InstanceId,
+    /// The namespaces that agents may use in a path.
+    pub namespaces: KnownNamespaces,
     /// The limits on connections.
     pub limits: Limits,
 }
@@ -93,6 +97,7 @@ pub struct Gateway {
     sessions: Sessions,
     subscriptions: Subscriptions,
     instance_id: InstanceId,
+    namespaces: KnownNamespaces,
     limits: Limits,
     catalog: Catalog,
     metrics: GatewayMetrics,
@@ -111,7 +116,8 @@ impl Gateway {
         metrics: GatewayMetrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let GatewayConfig { authorization, session_key, subscriptions, instance_id, limits } = config;
+        let GatewayConfig { authorization, session_key, subscriptions, instance_id, namespaces, limits } =
+            config;
         let sessions = Sessions::new(session_key);
         let (detached_calls, coarse_timer) = (TaskTracker::new(), CoarseTimer::default());
         Arc::new(Self {
@@ -119,6 +125,7 @@ impl Gateway {
             sessions,
             subscriptions,
             instance_id,
+            namespaces,
             limits,
             catalog,
             metrics,

@@ -13,4 +13,5 @@ mod connections;
 mod fixture;
 mod legacy;
 mod modern;
+mod namespaces;
 mod rmcp_client;
