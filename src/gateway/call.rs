@@ -83,7 +83,7 @@ pub(super) async fn call(
     let handle = match local_response {
         Err(handle) => handle,
         Ok(response) => {
-            let (status, message) = response::server_response(&request.id, &response, method, request.era);
+            let (status, message) = response::server_response(&request.id, &response, &target, request.era);
             return body::json(status, message);
         }
     };
@@ -434,7 +434,7 @@ impl PendingResponse {
         let (method, section) = (self.target.method, self.target.section());
         let text = match end {
             CallEnd::Response(response) => {
-                return response::server_response(&self.id, response, method, self.era);
+                return response::server_response(&self.id, response, &self.target, self.era);
             }
             CallEnd::Refused(text) => text.clone(),
             CallEnd::Failed(error) => response::connection_failure_text(&section.key, error),

@@ -17,6 +17,7 @@ mod instructions;
 mod known_namespaces;
 mod methods;
 mod metrics;
+mod not_found;
 mod notification_stream;
 mod outcome;
 mod request_body;

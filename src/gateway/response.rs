@@ -7,6 +7,8 @@ use http::StatusCode;
 use memchr::memmem;
 use rmcp::model::ErrorCode;
 
+use super::not_found::with_not_found_code;
+use super::route_target::RouteTarget;
 use super::routed_method::RoutedMethod;
 use super::structured_content::with_structured_object;
 use crate::catalog::RemovedName;
@@ -68,9 +70,10 @@ pub(super) fn result_message(id: &JsonRpcId, pieces: &[&[u8]]) -> Bytes {
 pub(super) fn server_response(
     id: &JsonRpcId,
     response: &RpcResponse,
-    method: RoutedMethod,
+    target: &RouteTarget,
     era: Era,
 ) -> (StatusCode, Bytes) {
+    let method = target.method;
     match response {
         RpcResponse::Result(raw) if method == RoutedMethod::ReadResource && era == Era::Modern => {
             (StatusCode::OK, result_message_for_era(id, &with_cache_members(raw), era))
@@ -83,7 +86,12 @@ pub(super) fn server_response(
             // It was parsed as JSON before, so this never fails.
             let error = std::str::from_utf8(raw).unwrap_or("null");
             let error = if method == RoutedMethod::ReadResource {
-                map_not_found_code(error, era)
+                with_not_found_code(
+                    error,
+                    target.upstream_name().unwrap_or_default(),
+                    target.server_era(),
+                    era,
+                )
             } else {
                 Cow::Borrowed(error)
             };
@@ -177,8 +185,9 @@ pub(super) fn route_error_response(
             return (StatusCode::OK, tool_error(id, text, era));
         }
         RouteError::Unknown(..) | RouteError::Unsupported(_) | RouteError::Removed(_) => {
+            let exists = matches!(route_error, RouteError::Unsupported(_));
             let code = match (method, era) {
-                (RoutedMethod::ReadResource, Era::Legacy) => ErrorCode::RESOURCE_NOT_FOUND,
+                (RoutedMethod::ReadResource, Era::Legacy) if !exists => ErrorCode::RESOURCE_NOT_FOUND,
                 _ => ErrorCode::INVALID_PARAMS,
             };
             ResponseError::in_band(code, route_error.text())
@@ -291,18 +300,6 @@ fn object_members(object: &[u8]) -> Option<Members<'_>> {
     parse_members(std::str::from_utf8(object).ok()?).ok()
 }
 
-/// Replaces the error code for an unknown resource, which only the legacy era has.
-fn map_not_found_code(error: &str, era: Era) -> Cow<'_, str> {
-    let code = ErrorCode::RESOURCE_NOT_FOUND.0.to_string();
-    let Ok(members) = parse_members(error) else { return Cow::Borrowed(error) };
-    let is_not_found = members.get("code").is_some_and(|found| found.get() == code);
-    if era == Era::Legacy || !is_not_found {
-        return Cow::Borrowed(error);
-    }
-    let code = ErrorCode::INVALID_PARAMS.0.to_string();
-    Cow::Owned(members.rewrite(&[JsonEdit::Set("code", &code)]))
-}
-
 /// Returns the HTTP status of an error. Only the modern era maps some codes to a status other than 200.
 fn http_status_of_error(error: &str, era: Era) -> StatusCode {
     #[derive(serde::Deserialize)]
@@ -358,29 +355,18 @@ mod tests {
     }
 
     #[test]
-    fn read_response_has_cache_members_and_the_not_found_code() {
-        let read = |text: &'static str, error: bool, era| {
-            let raw = Bytes::from_static(text.as_bytes());
-            let response = if error { RpcResponse::Error(raw) } else { RpcResponse::Result(raw) };
-            let (_, message) =
-                server_response(&JsonRpcId::from_number(1), &response, RoutedMethod::ReadResource, era);
-            let text = String::from_utf8(message.to_vec()).unwrap();
-            text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,""#).unwrap().to_owned()
-        };
-        let without_members = r#"{"contents":[]}"#;
-        assert_eq!(read(without_members, false, Era::Legacy), r#"result":{"contents":[]}}"#);
-        assert_eq!(
-            read(without_members, false, Era::Modern),
-            r#"result":{"resultType":"complete","contents":[],"ttlMs":0,"cacheScope":"private"}}"#
-        );
-        let with_members = r#"{"resultType":"complete","ttlMs":5,"cacheScope":"public","contents":[]}"#;
-        assert_eq!(read(with_members, false, Era::Modern), format!(r#"result":{with_members}}}"#));
-        let error = r#"{"code":-32002,"message":"m","data":{"uri":"x:1"}}"#;
-        assert_eq!(read(error, true, Era::Legacy), format!(r#"error":{error}}}"#));
-        assert_eq!(
-            read(error, true, Era::Modern),
-            format!(r#"error":{}}}"#, error.replace("-32002", "-32602"))
-        );
+    fn missing_cache_members_are_added() {
+        for (raw, expected) in [
+            (r#"{"contents":[]}"#, r#"{"contents":[],"ttlMs":0,"cacheScope":"private"}"#),
+            (r#"{"ttlMs":5,"contents":[]}"#, r#"{"ttlMs":5,"contents":[],"cacheScope":"private"}"#),
+            (
+                r#"{"ttlMs":5,"cacheScope":"public","contents":[]}"#,
+                r#"{"ttlMs":5,"cacheScope":"public","contents":[]}"#,
+            ),
+            ("null", "null"),
+        ] {
+            assert_eq!(with_cache_members(raw.as_bytes()), expected.as_bytes());
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 use super::response::{self, RouteError};
 use super::routed_method::RoutedMethod;
 use crate::catalog::{ResourceRoute, Route, Table, View};
-use crate::upstream::{Item, Section};
-use crate::wire::{JsonEdit, ListKind, Members, json_string, parse_members};
+use crate::upstream::{Item, Responder, Section};
+use crate::wire::{Era, JsonEdit, ListKind, Members, json_string, parse_members};
 
 /// The server that a request is forwarded to, and the server's own name or URI of the requested item.
 #[derive(Clone, Debug)]
@@ -64,6 +64,14 @@ impl RouteTarget {
             RouteKind::Listed(route) => route.section(),
             RouteKind::Resource(route, _) => &route.section,
             RouteKind::Reference(section, _) => section,
+        }
+    }
+
+    /// Returns the protocol era of the server; `None` if evenkeel itself responds, or if there is no connection.
+    pub(super) fn server_era(&self) -> Option<Era> {
+        match &self.section().responder {
+            Responder::Server(handle) => Some(handle.live_connection()?.handshake().era),
+            Responder::Local(_) => None,
         }
     }
 
