@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::unfold;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -43,6 +43,7 @@ pub(super) struct CallRequest<'a> {
     /// The protocol version of the agent.
     pub(super) protocol_version: &'a str,
     pub(super) view: &'a ViewName,
+    pub(super) headers: &'a HeaderMap,
     /// The entry among the session's requests in flight; `None` for a modern agent, which has no session.
     pub(super) in_flight: Option<InFlightRequest>,
     /// False if the agent accepts only JSON.
@@ -75,6 +76,11 @@ pub(super) async fn call(
             return body::json(status, message);
         }
     };
+    if request.era == Era::Modern
+        && let Err(error) = target.check_param_headers(request.headers, &params.members)
+    {
+        return body::json(error.status, error.to_message(Some(&request.id)));
+    }
     let name = target.upstream_name().unwrap_or_default();
     let local_response = match &target.section().responder {
         Responder::Server(handle) => Err(handle.clone()),

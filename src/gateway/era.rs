@@ -8,12 +8,15 @@ use http::{HeaderMap, StatusCode};
 use rmcp::model::{ErrorCode, ProtocolVersion};
 
 use super::response::ResponseError;
+use crate::text::sanitize;
 use crate::wire::{Era, RequestParams};
 
 const VERSION_HEADER: &str = "mcp-protocol-version";
 const METHOD_HEADER: &str = "mcp-method";
 const NAME_HEADER: &str = "mcp-name";
 const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
+/// The maximum length of a value in an error about a header.
+pub(super) const MAX_QUOTED_CHARS: usize = 100;
 const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
 
 /// Returns the era of a message.
@@ -113,7 +116,10 @@ fn is_modern_version(version: &str) -> bool {
 }
 
 /// Returns the value of a header that may occur at most once.
-fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ResponseError> {
+pub(super) fn single_header<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+) -> Result<Option<&'a str>, ResponseError> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(http::HeaderValue::to_str).transpose();
     match (value, values.next()) {
@@ -126,7 +132,7 @@ fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a st
 }
 
 /// Decodes a header value that may be wrapped as `=?base64?…?=`.
-fn decode_header_value(value: &str) -> Option<Cow<'_, str>> {
+pub(super) fn decode_header_value(value: &str) -> Option<Cow<'_, str>> {
     let Some(wrapped) = value.strip_prefix("=?base64?").and_then(|value| value.strip_suffix("?=")) else {
         return Some(Cow::Borrowed(value));
     };
@@ -134,10 +140,9 @@ fn decode_header_value(value: &str) -> Option<Cow<'_, str>> {
 }
 
 fn header_mismatch(header: &str, found: Option<&str>, body: &str) -> ResponseError {
-    let message = match found {
-        Some(found) => format!("Header mismatch: {header} is {found:?}, the body has {body:?}"),
-        None => format!("Header mismatch: {header} is missing, the body has {body:?}"),
-    };
+    let quoted = |text: &str| format!("{:?}", sanitize(text, MAX_QUOTED_CHARS));
+    let found = found.map_or("missing".to_owned(), quoted);
+    let message = format!("Header mismatch: {header} is {found}, the body has {}", quoted(body));
     ResponseError::bad_request(ErrorCode::HEADER_MISMATCH, message)
 }
 

@@ -59,6 +59,7 @@ pub(super) struct AgentRequest<'a> {
     pub(super) id: JsonRpcId,
     pub(super) method: &'a str,
     pub(super) params: &'a RequestParams<'a>,
+    pub(super) headers: &'a HeaderMap,
     /// True if the agent accepts an event stream as the response.
     pub(super) accepts_stream: bool,
 }
@@ -110,7 +111,7 @@ impl ViewHandler {
             (Era::Modern, Some(method), Some(id)) => {
                 self.respond(
                     Caller::Sessionless,
-                    AgentRequest { id, method, params: &params, accepts_stream },
+                    AgentRequest { id, method, params: &params, headers: &headers, accepts_stream },
                 )
                 .await
             }
@@ -130,7 +131,7 @@ impl ViewHandler {
                     (Some(method), Some(id)) => {
                         self.respond(
                             Caller::Session(session),
-                            AgentRequest { id, method, params: &params, accepts_stream },
+                            AgentRequest { id, method, params: &params, headers: &headers, accepts_stream },
                         )
                         .await
                     }

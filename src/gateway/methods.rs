@@ -66,7 +66,7 @@ impl ViewHandler {
         method: RoutedMethod,
         request: AgentRequest<'_>,
     ) -> Response<ResponseBody> {
-        let AgentRequest { id, params, accepts_stream, .. } = request;
+        let AgentRequest { id, params, headers, accepts_stream, .. } = request;
         let Ok(in_flight) = caller.begin_request(&id) else {
             let error = ResponseError::in_band(
                 ErrorCode::INVALID_REQUEST,
@@ -82,6 +82,7 @@ impl ViewHandler {
                 era,
                 protocol_version: caller.protocol_version(),
                 view: &self.view,
+                headers,
                 in_flight,
                 accepts_stream,
                 log_level,

@@ -20,6 +20,7 @@ mod metrics;
 mod not_found;
 mod notification_stream;
 mod outcome;
+mod param_header_check;
 mod request_body;
 mod response;
 mod route_target;

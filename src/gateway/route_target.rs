@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use serde_json::value::RawValue;
 
-use super::response::{self, RouteError};
+use super::param_header_check::check_param_headers;
+use super::response::{self, ResponseError, RouteError};
 use super::routed_method::RoutedMethod;
 use crate::catalog::{ResourceRoute, Route, Table, View};
 use crate::upstream::{Item, Responder, Section};
@@ -82,6 +84,16 @@ impl RouteTarget {
             (RouteKind::Listed(route), RoutedMethod::GetPrompt) => Some((ListKind::Prompts, route.item())),
             _ => None,
         }
+    }
+
+    /// Checks the headers of a modern agent that repeat arguments of the called tool.
+    pub(super) fn check_param_headers(
+        &self,
+        headers: &HeaderMap,
+        params: &Members<'_>,
+    ) -> Result<(), ResponseError> {
+        let expected = self.listed_item().and_then(|(_, item)| item.param_headers());
+        expected.map_or(Ok(()), |expected| check_param_headers(expected, headers, params.get("arguments")))
     }
 
     /// Returns the list in which the server has the requested item; `None` for a resource of a template and for a

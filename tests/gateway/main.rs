@@ -14,4 +14,5 @@ mod fixture;
 mod legacy;
 mod modern;
 mod namespaces;
+mod param_headers;
 mod rmcp_client;
