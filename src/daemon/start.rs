@@ -76,9 +76,10 @@ impl Daemon {
         };
         // Keep the port open and refuse agents until the end, so that it is closed only while the next instance
         // starts.
+        let authorization = Authorization::new(self.allowed.clone());
         let reason = tokio::select! {
             () = tasks.shutdown() => return outcome,
-            never = serve_unavailable(&agents) => match never {},
+            never = serve_unavailable(&agents, &authorization) => match never {},
             name = signals.next() => format!("exited immediately on a second signal, {name}"),
             () = sleep(SHUTDOWN_TIMEOUT) => {
                 format!("shutdown did not complete within {} s", SHUTDOWN_TIMEOUT.as_secs())

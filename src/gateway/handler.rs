@@ -10,6 +10,7 @@ use rmcp::model::ErrorCode;
 use super::Gateway;
 use super::body::{self, ResponseBody};
 use super::caller::Caller;
+use super::cors::CorsHeaders;
 use super::era::request_era;
 use super::notification_stream::{StreamContext, session_stream};
 use super::request_body::{self, RefusedRequest};
@@ -23,9 +24,20 @@ pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-sessi
 
 /// Handles one HTTP request.
 pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ResponseBody> {
-    if let Err(error) = gateway.authorization.check_request(request.headers()) {
-        return body::plain_text(error.status(), error.to_string());
-    }
+    let cors = CorsHeaders::for_request(&gateway.authorization, request.headers());
+    let mut response = match gateway.authorization.check_request(request.headers()) {
+        Err(error) => body::plain_text(error.status(), error.to_string()),
+        Ok(()) => match cors.preflight_response(request.method(), request.headers()) {
+            Some(response) => response,
+            None => handle_checked(gateway, request).await,
+        },
+    };
+    cors.add_to(response.headers_mut());
+    response
+}
+
+/// Handles one HTTP request with an allowed host and origin.
+async fn handle_checked(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ResponseBody> {
     let Some(view) = parse_view_path(request.uri().path()) else {
         return body::plain_text(StatusCode::NOT_FOUND, "MCP is served at /mcp and /ns/NAMESPACE/mcp");
     };

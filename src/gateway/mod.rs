@@ -9,6 +9,7 @@ mod body;
 mod call;
 mod caller;
 mod coarse_timer;
+mod cors;
 mod deadline;
 mod era;
 mod handler;

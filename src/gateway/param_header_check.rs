@@ -52,7 +52,8 @@ fn equals_number(one: &Number, other: &Number) -> bool {
 }
 
 fn mismatch(name: &HeaderName, found: Option<&str>, argument: Option<&Value>) -> ResponseError {
-    let found = found.map_or("missing".to_owned(), |found| format!("{:?}", sanitize(found, MAX_QUOTED_CHARS)));
+    let found =
+        found.map_or("missing".to_owned(), |found| format!("{:?}", sanitize(found, MAX_QUOTED_CHARS)));
     let argument =
         argument.map_or("absent".to_owned(), |argument| sanitize(&argument.to_string(), MAX_QUOTED_CHARS));
     ResponseError::bad_request(

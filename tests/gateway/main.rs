@@ -10,6 +10,7 @@ mod support;
 mod calls;
 mod checks;
 mod connections;
+mod cors;
 mod fixture;
 mod legacy;
 mod modern;
