@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use rmcp::model::ErrorCode;
 
 use super::Gateway;
+use super::batch::is_batch;
 use super::body::{self, ResponseBody};
 use super::caller::Caller;
 use super::cors::CorsHeaders;
@@ -97,7 +98,20 @@ impl ViewHandler {
             let RefusedRequest { error, id } = RefusedRequest::new(status, message, &bytes);
             return error_response(&error, id.as_ref());
         }
-        let envelope = match Envelope::parse(&bytes) {
+        if is_batch(&bytes) {
+            return self.post_batch(headers, &bytes, accepts_stream).await;
+        }
+        self.handle_message(&headers, &bytes, accepts_stream).await
+    }
+
+    /// Handles one JSON-RPC message.
+    pub(super) async fn handle_message(
+        &self,
+        headers: &HeaderMap,
+        message: &[u8],
+        accepts_stream: bool,
+    ) -> Response<ResponseBody> {
+        let envelope = match Envelope::parse(message) {
             Ok(envelope) => envelope,
             Err(error) => return error_response(&malformed_error(&error), None),
         };
@@ -107,7 +121,7 @@ impl ViewHandler {
             Err(error) => return error_response(&malformed_error(&error.into()), id.as_ref()),
         };
         let method = envelope.method.as_deref();
-        let era = match request_era(&headers, method, envelope.is_request(), &params) {
+        let era = match request_era(headers, method, envelope.is_request(), &params) {
             Ok(era) => era,
             Err(error) => return error_response(&error, id.as_ref()),
         };
@@ -123,7 +137,7 @@ impl ViewHandler {
             (Era::Modern, Some(method), Some(id)) => {
                 self.respond(
                     Caller::Sessionless,
-                    AgentRequest { id, method, params: &params, headers: &headers, accepts_stream },
+                    AgentRequest { id, method, params: &params, headers, accepts_stream },
                 )
                 .await
             }
@@ -131,7 +145,7 @@ impl ViewHandler {
             (Era::Modern, _, _) => body::empty(StatusCode::ACCEPTED),
             (Era::Legacy, Some("initialize"), Some(id)) => self.initialize(&id, &params),
             (Era::Legacy, method, id) => {
-                let session = match self.find_session(&headers) {
+                let session = match self.find_session(headers) {
                     Ok(session) => session,
                     Err((status, text)) => {
                         let error =
@@ -143,7 +157,7 @@ impl ViewHandler {
                     (Some(method), Some(id)) => {
                         self.respond(
                             Caller::Session(session),
-                            AgentRequest { id, method, params: &params, headers: &headers, accepts_stream },
+                            AgentRequest { id, method, params: &params, headers, accepts_stream },
                         )
                         .await
                     }
@@ -190,7 +204,10 @@ impl ViewHandler {
 
     /// Returns the session in the `Mcp-Session-Id` header. The error is 400 if the header is missing, and 404 if the
     /// session does not exist or belongs to another view.
-    fn find_session(&self, headers: &HeaderMap) -> Result<Arc<Session>, (StatusCode, &'static str)> {
+    pub(super) fn find_session(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<Arc<Session>, (StatusCode, &'static str)> {
         let id = headers
             .get(SESSION_HEADER)
             .ok_or((StatusCode::BAD_REQUEST, "Bad request: the Mcp-Session-Id header is missing"))?;

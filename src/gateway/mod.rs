@@ -5,6 +5,7 @@
 //! delays no other agent. Never connects to a server: calls use the catalog's routes.
 
 mod agent_subscriptions;
+mod batch;
 mod body;
 mod call;
 mod caller;

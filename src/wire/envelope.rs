@@ -52,7 +52,7 @@ pub enum MalformedMessage {
 }
 
 impl<'a> Envelope<'a> {
-    /// Parses one message. Rejects batches: of the supported MCP revisions only one has them, and it was not used.
+    /// Parses one message. Rejects batches.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, MalformedMessage> {
         let mut envelope: Self = serde_json::from_slice(bytes)?;
         if envelope.jsonrpc.as_deref() != Some("2.0") {

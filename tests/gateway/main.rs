@@ -7,6 +7,7 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod batches;
 mod calls;
 mod checks;
 mod connections;
