@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use rig::{Action, FakeHttpServer, FakeStdioServer, Rule, Script};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Evenkeel, TestDirectory, eventually, http, within};
+use support::{Agent, Era, Evenkeel, TestDirectory, eventually, http, within};
 
 const SECRET: &str = "hunter2-is-no-secret";
 
@@ -155,6 +155,28 @@ async fn missing_directory_is_waited_for() {
     std::fs::rename(fleet.path(), &late).unwrap();
     evenkeel.wait_until_attached("a").await;
     assert_eq!(readyz(&evenkeel).await.0, 200);
+}
+
+#[tokio::test]
+async fn namespace_exists_once_something_is_declared_in_it() {
+    let fleet = TestDirectory::new();
+    let evenkeel = Evenkeel::run(fleet.path()).await;
+    let url = |namespace: &str| format!("{}/ns/{namespace}/mcp/", evenkeel.url().trim_end_matches("/mcp"));
+    let refused = async || Agent::try_connect(Era::Legacy, &url("team-x")).await.err();
+    let error = eventually("the declarations are read", refused).await;
+    assert!(error.contains("404") || error.contains("Namespaces: default"), "{error}");
+    for era in Era::ALL {
+        Agent::connect(era, &url("default")).await;
+    }
+    fleet.write(
+        "notes.yaml",
+        "apiVersion: evenkeel.dev/v1alpha1\nkind: Skill\nmetadata: { name: notes, namespace: team-x }\n\
+         spec: { path: ./missing }\n",
+    );
+    for era in Era::ALL {
+        let connected = async || Agent::try_connect(era, &url("team-x")).await.ok();
+        eventually("the namespace exists", connected).await;
+    }
 }
 
 #[tokio::test]

@@ -170,6 +170,11 @@ impl Generation {
         }
     }
 
+    /// Returns true if a namespace has items, or had some in the last hour.
+    pub fn has_namespace(&self, namespace: &str) -> bool {
+        self.namespaces.contains_key(namespace)
+    }
+
     /// Returns the section of a server.
     pub fn section(&self, key: &ObjectKey) -> Option<&Arc<Section>> {
         self.sections.get(key)

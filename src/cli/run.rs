@@ -90,7 +90,8 @@ pub(super) struct Args {
     /// Accept requests with this host name too; may be given more than once
     #[arg(long, env = "EVENKEEL_ALLOWED_HOST", value_name = "HOST", value_delimiter = ',')]
     allowed_host: Vec<String>,
-    /// Accept requests from web pages of this origin; may be given more than once
+    /// Accept requests from web pages of this origin, such as https://app.example.com, and let them read the responses
+    /// (CORS); may be given more than once
     #[arg(long, env = "EVENKEEL_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     allowed_origin: Vec<String>,
     /// Allow listening on addresses that other machines can reach, although clients are not authenticated

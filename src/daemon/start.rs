@@ -23,7 +23,7 @@ use super::{kubeconfig, server_cache_file, socket};
 use crate::admin::{self, LocalApi};
 use crate::catalog::catalog;
 use crate::fleet::{Fleet, FleetContext, ServerCache};
-use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, serve_unavailable};
+use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, KnownNamespaces, Limits, serve_unavailable};
 use crate::net::{AllowedHosts, Authorization, SupervisedTasks};
 use crate::report::{AuditMetrics, Reporter, ReporterInputs, write_audit_log};
 use crate::resource::{API_VERSION, Digest, DigestKey};
@@ -78,9 +78,10 @@ impl Daemon {
         };
         // Keep the port open and refuse agents until the end, so that it is closed only while the next instance
         // starts.
+        let authorization = Authorization::new(self.allowed.clone());
         let reason = tokio::select! {
             () = tasks.shutdown() => return outcome,
-            never = serve_unavailable(&agents) => match never {},
+            never = serve_unavailable(&agents, &authorization) => match never {},
             name = signals.next() => format!("exited immediately on a second signal, {name}"),
             () = sleep(SHUTDOWN_TIMEOUT) => {
                 format!("shutdown did not complete within {} s", SHUTDOWN_TIMEOUT.as_secs())
@@ -136,6 +137,7 @@ impl Daemon {
         let declared_routes =
             admin::declared_routes(desired.clone(), digests, info.policy.clone(), info.root.clone());
         let desired_objects = desired.clone();
+        let namespaces = KnownNamespaces::new(info.namespaces.clone(), desired.clone());
         let (names, reserved_names) = NamesFile::open(&state, started);
         let (name_sender, name_updates) = mpsc::unbounded_channel();
         let (catalog, publisher, generations) =
@@ -233,6 +235,7 @@ impl Daemon {
                     subscriptions,
                     instance_id: identity,
                     replica_address,
+                    namespaces,
                     limits,
                 };
                 Gateway::new(config, gateway_catalog, gateway_metrics, task_stop).serve(listener).await;

@@ -8,6 +8,7 @@ use http::{HeaderMap, StatusCode};
 use rmcp::model::{ErrorCode, ProtocolVersion};
 
 use super::response::ResponseError;
+use crate::text::sanitize;
 use crate::wire::{Era, RequestParams};
 
 const VERSION_HEADER: &str = "mcp-protocol-version";
@@ -15,11 +16,14 @@ const METHOD_HEADER: &str = "mcp-method";
 const NAME_HEADER: &str = "mcp-name";
 const VERSION_KEY: &str = "io.modelcontextprotocol/protocolVersion";
 pub(super) const CAPABILITIES_KEY: &str = "io.modelcontextprotocol/clientCapabilities";
+/// The maximum length of a value in an error about a header.
+pub(super) const MAX_QUOTED_CHARS: usize = 100;
 
 /// Returns the era of a message.
 ///
-/// Decides for each message: `initialize` is legacy, a protocol version in `_meta` or a modern one in the header
-/// is modern, everything else is legacy (2026-07-28, Versioning and Streamable HTTP).
+/// Decides for each message: a modern protocol version in `_meta` is modern, for `initialize` too; any other
+/// `initialize` is legacy; of the other messages those with a modern version in the header are modern, and all else is
+/// legacy (2026-07-28, Versioning and Streamable HTTP).
 /// A modern request is rejected if required `_meta` members are missing or if its headers do not match its body.
 pub(super) fn request_era(
     headers: &HeaderMap,
@@ -27,12 +31,13 @@ pub(super) fn request_era(
     is_request: bool,
     params: &RequestParams<'_>,
 ) -> Result<Era, ResponseError> {
-    if method == Some("initialize") {
+    let meta = params.meta.as_ref();
+    let version = meta.and_then(|meta| meta.get_string(VERSION_KEY));
+    if method == Some("initialize") && !version.as_deref().is_some_and(is_modern_version) {
         return Ok(Era::Legacy);
     }
     let header = single_header(headers, VERSION_HEADER)?;
-    let meta = params.meta.as_ref();
-    let Some(version) = meta.and_then(|meta| meta.get_string(VERSION_KEY)) else {
+    let Some(version) = version else {
         return era_without_meta(header, method, is_request);
     };
     if header != Some(&*version) {
@@ -111,7 +116,10 @@ fn is_modern_version(version: &str) -> bool {
 }
 
 /// Returns the value of a header that may occur at most once.
-fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, ResponseError> {
+pub(super) fn single_header<'a>(
+    headers: &'a HeaderMap,
+    name: &str,
+) -> Result<Option<&'a str>, ResponseError> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().map(http::HeaderValue::to_str).transpose();
     match (value, values.next()) {
@@ -124,7 +132,7 @@ fn single_header<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a st
 }
 
 /// Decodes a header value that may be wrapped as `=?base64?…?=`.
-fn decode_header_value(value: &str) -> Option<Cow<'_, str>> {
+pub(super) fn decode_header_value(value: &str) -> Option<Cow<'_, str>> {
     let Some(wrapped) = value.strip_prefix("=?base64?").and_then(|value| value.strip_suffix("?=")) else {
         return Some(Cow::Borrowed(value));
     };
@@ -132,10 +140,9 @@ fn decode_header_value(value: &str) -> Option<Cow<'_, str>> {
 }
 
 fn header_mismatch(header: &str, found: Option<&str>, body: &str) -> ResponseError {
-    let message = match found {
-        Some(found) => format!("Header mismatch: {header} is {found:?}, the body has {body:?}"),
-        None => format!("Header mismatch: {header} is missing, the body has {body:?}"),
-    };
+    let quoted = |text: &str| format!("{:?}", sanitize(text, MAX_QUOTED_CHARS));
+    let found = found.map_or("missing".to_owned(), quoted);
+    let message = format!("Header mismatch: {header} is {found}, the body has {}", quoted(body));
     ResponseError::bad_request(ErrorCode::HEADER_MISMATCH, message)
 }
 
@@ -189,6 +196,15 @@ mod tests {
             (&[][..], "tools/list", "{}", Ok(Era::Legacy)),
             (&[("mcp-protocol-version", "2025-11-25")], "tools/list", "{}", Ok(Era::Legacy)),
             (&[version], "initialize", "{}", Ok(Era::Legacy)),
+            (&[version, ("Mcp-Method", "initialize")], "initialize", &full, Ok(Era::Modern)),
+            (&[], "initialize", &full, Err((400, -32020))),
+            (&[], "initialize", &older, Ok(Era::Legacy)),
+            (
+                &[],
+                "initialize",
+                r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":7}}"#,
+                Ok(Era::Legacy),
+            ),
             (&[version, list], "tools/list", &full, Ok(Era::Modern)),
             (&[version], "notifications/cancelled", "{}", Ok(Era::Modern)),
             (&[("mcp-protocol-version", "2025-11-25"), list], "tools/list", &older, Ok(Era::Legacy)),

@@ -11,6 +11,7 @@ use rmcp::model::ErrorCode;
 use super::Gateway;
 use super::body::{self, ResponseBody};
 use super::caller::Caller;
+use super::cors::CorsHeaders;
 use super::era::request_era;
 use super::input::ProcessRef;
 use super::notification_stream::{StreamContext, session_stream};
@@ -28,9 +29,20 @@ pub(super) const SESSION_HEADER: HeaderName = HeaderName::from_static("mcp-sessi
 
 /// Handles one HTTP request.
 pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ResponseBody> {
-    if let Err(error) = gateway.authorization.check_request(request.headers()) {
-        return body::plain_text(error.status(), error.to_string());
-    }
+    let cors = CorsHeaders::for_request(&gateway.authorization, request.headers());
+    let mut response = match gateway.authorization.check_request(request.headers()) {
+        Err(error) => body::plain_text(error.status(), error.to_string()),
+        Ok(()) => match cors.preflight_response(request.method(), request.headers()) {
+            Some(response) => response,
+            None => handle_checked(gateway, request).await,
+        },
+    };
+    cors.add_to(response.headers_mut());
+    response
+}
+
+/// Handles one HTTP request with an allowed host and origin.
+async fn handle_checked(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ResponseBody> {
     let Some(view) = parse_view_path(request.uri().path()) else {
         return body::plain_text(StatusCode::NOT_FOUND, "MCP is served at /mcp and /ns/NAMESPACE/mcp");
     };
@@ -39,12 +51,13 @@ pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) ->
         Method::POST => handler.post(request).await,
         Method::GET => handler.get(request.headers()),
         Method::DELETE => handler.delete(request.headers()),
-        _ => method_not_allowed(),
+        _ => handler.method_not_allowed(),
     }
 }
 
-/// Returns the view that a path selects, if it is an MCP endpoint.
+/// Returns the view that a path selects, if it is an MCP endpoint. The path may end with a slash.
 fn parse_view_path(path: &str) -> Option<ViewName> {
+    let path = path.strip_suffix('/').unwrap_or(path);
     if path == "/mcp" {
         return Some(ViewName::All);
     }
@@ -65,6 +78,7 @@ pub(super) struct AgentRequest<'a> {
     pub(super) params: &'a RequestParams<'a>,
     /// The JSON of the params.
     pub(super) params_json: &'a Bytes,
+    pub(super) headers: &'a HeaderMap,
     /// True if the agent accepts an event stream as the response.
     pub(super) accepts_stream: bool,
 }
@@ -72,7 +86,7 @@ pub(super) struct AgentRequest<'a> {
 impl ViewHandler {
     async fn post(self, request: Request<Incoming>) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
-        let (path, headers) = (parts.uri.path(), parts.headers);
+        let headers = parts.headers;
         let bytes = match request_body::read(body).await {
             Ok(bytes) => bytes,
             Err(RefusedRequest { error, id }) => return error_response(&error, id.as_ref()),
@@ -90,7 +104,21 @@ impl ViewHandler {
             let RefusedRequest { error, id } = RefusedRequest::new(status, message, &bytes);
             return error_response(&error, id.as_ref());
         }
-        let envelope = match Envelope::parse(&bytes) {
+        if request_body::is_batch(&bytes) {
+            return self.post_batch(parts.uri.path(), headers, &bytes, accepts_stream).await;
+        }
+        let request = AgentHttpRequest { path: parts.uri.path(), headers: &headers, body: &bytes };
+        self.handle_message(&request, accepts_stream).await
+    }
+
+    /// Handles one JSON-RPC message.
+    pub(super) async fn handle_message(
+        &self,
+        http_request: &AgentHttpRequest<'_>,
+        accepts_stream: bool,
+    ) -> Response<ResponseBody> {
+        let AgentHttpRequest { headers, body: message, .. } = *http_request;
+        let envelope = match Envelope::parse(message) {
             Ok(envelope) => envelope,
             Err(error) => return error_response(&malformed_error(&error), None),
         };
@@ -100,33 +128,41 @@ impl ViewHandler {
             Err(error) => return error_response(&malformed_error(&error.into()), id.as_ref()),
         };
         let params_json =
-            envelope.params.map_or(NO_PARAMS, |params| bytes.slice_ref(params.get().as_bytes()));
+            envelope.params.map_or(NO_PARAMS, |params| message.slice_ref(params.get().as_bytes()));
         let method = envelope.method.as_deref();
-        let era = match request_era(&headers, method, envelope.is_request(), &params) {
+        let era = match request_era(headers, method, envelope.is_request(), &params) {
             Ok(era) => era,
             Err(error) => return error_response(&error, id.as_ref()),
         };
-        if let Some(error) = method.and_then(|method| self.loop_error(method, &params)) {
+        let needs_no_session = era == Era::Modern || method == Some("initialize");
+        let unknown_namespace = (needs_no_session || !headers.contains_key(SESSION_HEADER))
+            .then(|| self.unknown_namespace_error())
+            .flatten();
+        let loop_error = || method.and_then(|method| self.loop_error(method, &params));
+        if let Some(error) = unknown_namespace.or_else(loop_error) {
             return error_response(&error, id.as_ref());
         }
-        let http_request = AgentHttpRequest { path, headers: &headers, body: &bytes };
+        let agent_request = |id, method| AgentRequest {
+            id,
+            method,
+            params: &params,
+            params_json: &params_json,
+            headers,
+            accepts_stream,
+        };
         match (era, method, id) {
             (Era::Modern, Some(method), Some(id)) => {
-                if let Some(response) = self.forward_to_replica(&http_request, &params).await {
+                if let Some(response) = self.forward_to_replica(http_request, &params).await {
                     return response;
                 }
-                self.respond(
-                    Caller::Sessionless,
-                    AgentRequest { id, method, params: &params, params_json: &params_json, accepts_stream },
-                )
-                .await
+                self.respond(Caller::Sessionless, agent_request(id, method)).await
             }
             // Notifications of modern agents need no action.
             (Era::Modern, Some(_), None) => body::empty(StatusCode::ACCEPTED),
             (Era::Modern, None, id) => self.unexpected_response(id.as_ref()),
             (Era::Legacy, Some("initialize"), Some(id)) => self.initialize(&id, &params),
             (Era::Legacy, method, id) => {
-                let session = match self.find_session(&headers) {
+                let session = match self.find_session(headers) {
                     Ok(session) => session,
                     Err((status, text)) => {
                         let error =
@@ -136,17 +172,7 @@ impl ViewHandler {
                 };
                 match (method, id) {
                     (Some(method), Some(id)) => {
-                        self.respond(
-                            Caller::Session(session),
-                            AgentRequest {
-                                id,
-                                method,
-                                params: &params,
-                                params_json: &params_json,
-                                accepts_stream,
-                            },
-                        )
-                        .await
+                        self.respond(Caller::Session(session), agent_request(id, method)).await
                     }
                     (Some("notifications/cancelled"), None) => {
                         if let Some(id) = params.members.get("requestId") {
@@ -155,9 +181,7 @@ impl ViewHandler {
                         body::empty(StatusCode::ACCEPTED)
                     }
                     (Some(_), None) => body::empty(StatusCode::ACCEPTED),
-                    (None, id) => {
-                        self.receive_response(&session, id.as_ref(), &envelope, &http_request).await
-                    }
+                    (None, id) => self.receive_response(&session, id.as_ref(), &envelope, http_request).await,
                 }
             }
         }
@@ -225,7 +249,7 @@ impl ViewHandler {
     /// Opens the notification stream of a session.
     fn get(&self, headers: &HeaderMap) -> Response<ResponseBody> {
         if !headers.contains_key(SESSION_HEADER) {
-            return method_not_allowed();
+            return self.method_not_allowed();
         }
         if !accepts(headers, "text", "event-stream") {
             return body::plain_text(StatusCode::NOT_ACCEPTABLE, "Accept must include text/event-stream");
@@ -239,7 +263,7 @@ impl ViewHandler {
     /// Ends a session.
     fn delete(&self, headers: &HeaderMap) -> Response<ResponseBody> {
         let Some(id) = headers.get(SESSION_HEADER).and_then(|id| id.to_str().ok()) else {
-            return method_not_allowed();
+            return self.method_not_allowed();
         };
         match self.find_session(headers) {
             Ok(_) => {
@@ -253,12 +277,35 @@ impl ViewHandler {
 
     /// Returns the session in the `Mcp-Session-Id` header. The error is 400 if the header is missing, and 404 if the
     /// session does not exist or belongs to another view.
-    fn find_session(&self, headers: &HeaderMap) -> Result<Arc<Session>, (StatusCode, &'static str)> {
+    pub(super) fn find_session(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<Arc<Session>, (StatusCode, &'static str)> {
         let id = headers
             .get(SESSION_HEADER)
             .ok_or((StatusCode::BAD_REQUEST, "Bad request: the Mcp-Session-Id header is missing"))?;
         let session = id.to_str().ok().and_then(|id| self.gateway.sessions.get(id, &self.view));
         session.ok_or((StatusCode::NOT_FOUND, "Session not found: initialize again"))
+    }
+
+    /// Returns the error for a namespace that does not exist. A session that was opened before its namespace became empty
+    /// continues.
+    fn unknown_namespace_error(&self) -> Option<ResponseError> {
+        let error = ResponseError::bad_request(ErrorCode::INVALID_REQUEST, self.unknown_namespace_text()?);
+        Some(error.with_status(StatusCode::NOT_FOUND))
+    }
+
+    fn unknown_namespace_text(&self) -> Option<String> {
+        self.gateway.namespaces.unknown_text(&self.gateway.catalog.load(), &self.view)
+    }
+
+    fn method_not_allowed(&self) -> Response<ResponseBody> {
+        if let Some(text) = self.unknown_namespace_text() {
+            return body::plain_text(StatusCode::NOT_FOUND, text);
+        }
+        let mut response = body::plain_text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
+        response
     }
 
     pub(super) fn stream_context(&self) -> StreamContext {
@@ -282,12 +329,6 @@ pub(super) fn error_response(error: &ResponseError, id: Option<&JsonRpcId>) -> R
     body::json(error.status, error.to_message(id))
 }
 
-fn method_not_allowed() -> Response<ResponseBody> {
-    let mut response = body::plain_text(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST, GET, DELETE"));
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,7 +337,9 @@ mod tests {
     fn path_selects_the_view() {
         assert_eq!(parse_view_path("/mcp"), Some(ViewName::All));
         assert_eq!(parse_view_path("/ns/team-a/mcp"), Some(ViewName::Namespace("team-a".into())));
-        for path in ["/", "/mcp/", "/ns//mcp", "/ns/a/b/mcp", "/ns/mcp", "/sse"] {
+        assert_eq!(parse_view_path("/mcp/"), Some(ViewName::All));
+        assert_eq!(parse_view_path("/ns/team-a/mcp/"), Some(ViewName::Namespace("team-a".into())));
+        for path in ["", "/", "/mcp//", "//mcp", "/ns//mcp", "/ns//mcp/", "/ns/a/b/mcp", "/ns/mcp", "/sse"] {
             assert_eq!(parse_view_path(path), None, "{path}");
         }
     }

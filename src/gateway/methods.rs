@@ -68,7 +68,7 @@ impl ViewHandler {
         method: RoutedMethod,
         request: AgentRequest<'_>,
     ) -> Response<ResponseBody> {
-        let AgentRequest { id, params, params_json, accepts_stream, .. } = request;
+        let AgentRequest { id, params, params_json, headers, accepts_stream, .. } = request;
         let Ok(in_flight) = caller.begin_request(&id) else {
             let error = ResponseError::in_band(
                 ErrorCode::INVALID_REQUEST,
@@ -93,7 +93,7 @@ impl ViewHandler {
             params: if keeps_params { params_json.clone() } else { Bytes::new() },
         };
         let protocol_version = caller.protocol_version();
-        let request = CallRequest { id, protocol_version, in_flight, accepts_stream, agent };
+        let request = CallRequest { id, protocol_version, headers, in_flight, accepts_stream, agent };
         call(&self.gateway, request, method, params).await
     }
 

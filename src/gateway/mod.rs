@@ -5,27 +5,34 @@
 //! delays no other agent. Never connects to a server: calls use the catalog's routes.
 
 mod agent_subscriptions;
+mod batch;
 mod body;
 mod call;
 mod caller;
 mod coarse_timer;
+mod cors;
 mod deadline;
 mod era;
 mod handler;
 mod in_flight;
 mod input;
 mod instructions;
+mod known_namespaces;
 mod methods;
 mod metrics;
+mod not_found;
 mod notification_stream;
 mod outcome;
+mod param_header_check;
 mod replica;
 mod request_body;
 mod response;
+mod result_for_era;
 mod route_target;
 mod routed_method;
 mod seal;
 mod server;
+mod server_response;
 mod session;
 mod session_id;
 mod structured_content;
@@ -38,6 +45,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use known_namespaces::KnownNamespaces;
 pub use metrics::GatewayMetrics;
 pub use seal::{SealError, SessionKey};
 pub use server::serve_unavailable;
@@ -64,6 +72,8 @@ pub struct GatewayConfig {
     /// The address (`HOST:PORT`) at which other replicas reach this process, if there are any. A response of an agent
     /// that belongs to a request of another replica is passed on to that one.
     pub replica_address: Option<String>,
+    /// The namespaces that agents may use in a path.
+    pub namespaces: KnownNamespaces,
     /// The limits on connections.
     pub limits: Limits,
 }
@@ -103,6 +113,7 @@ pub struct Gateway {
     suspended_calls: SuspendedCalls,
     subscriptions: Subscriptions,
     instance_id: InstanceId,
+    namespaces: KnownNamespaces,
     limits: Limits,
     catalog: Catalog,
     metrics: GatewayMetrics,
@@ -121,8 +132,15 @@ impl Gateway {
         metrics: GatewayMetrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let GatewayConfig { authorization, session_key, subscriptions, instance_id, replica_address, limits } =
-            config;
+        let GatewayConfig {
+            authorization,
+            session_key,
+            subscriptions,
+            instance_id,
+            replica_address,
+            namespaces,
+            limits,
+        } = config;
         let session_key = Arc::new(session_key);
         let sessions = Sessions::new(session_key.clone());
         let process = OwnProcess::new(instance_id.clone(), replica_address, session_key.clone());
@@ -137,6 +155,7 @@ impl Gateway {
             suspended_calls,
             subscriptions,
             instance_id,
+            namespaces,
             limits,
             catalog,
             metrics,

@@ -20,7 +20,8 @@ const FORWARDED_HEADER: HeaderName = HeaderName::from_static("evenkeel-forwarded
 /// The timeout for connecting to a replica, which is in the same cluster.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The HTTP request of an agent, as it arrived.
+/// The HTTP request of an agent, with one JSON-RPC message: that of its body, or one of a batch.
+#[derive(Clone, Copy)]
 pub(super) struct AgentHttpRequest<'a> {
     pub(super) path: &'a str,
     pub(super) headers: &'a HeaderMap,

@@ -40,6 +40,11 @@ impl RefusedRequest {
     }
 }
 
+/// True for a body that is a JSON-RPC batch: a JSON array.
+pub(super) fn is_batch(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"[")
+}
+
 /// Reads the body of a request.
 pub(super) async fn read(body: Incoming) -> Result<Bytes, RefusedRequest> {
     match timeout(BODY_READ_TIMEOUT, read_bounded(body)).await {

@@ -4,18 +4,14 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::StatusCode;
-use memchr::memmem;
 use rmcp::model::ErrorCode;
 
+use super::result_for_era::result_for_era;
 use super::routed_method::RoutedMethod;
-use super::structured_content::with_structured_object;
 use crate::catalog::RemovedName;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::upstream::CallRefusal;
-use crate::wire::{
-    ClientCapabilities, ConnectionError, Era, FailureSource, JsonEdit, JsonRpcId, ListKind, Members,
-    RpcResponse, parse_members,
-};
+use crate::wire::{ClientCapabilities, ConnectionError, Era, FailureSource, JsonRpcId, ListKind};
 
 /// A JSON-RPC error response and its HTTP status.
 #[derive(Debug)]
@@ -63,34 +59,6 @@ impl ResponseError {
 /// Builds the whole JSON-RPC message with a result, which is given in pieces.
 pub(super) fn result_message(id: &JsonRpcId, pieces: &[&[u8]]) -> Bytes {
     build_message(Some(id), "result", pieces)
-}
-
-/// Builds the HTTP status and the whole message from a server's response, adapted to the agent's era.
-pub(super) fn server_response(
-    id: &JsonRpcId,
-    response: &RpcResponse,
-    method: RoutedMethod,
-    era: Era,
-) -> (StatusCode, Bytes) {
-    match response {
-        RpcResponse::Result(raw) if method == RoutedMethod::ReadResource && era == Era::Modern => {
-            (StatusCode::OK, result_message_for_era(id, &with_cache_members(raw), era))
-        }
-        RpcResponse::Result(raw) if method == RoutedMethod::CallTool && era == Era::Legacy => {
-            (StatusCode::OK, result_message_for_era(id, &with_structured_object(raw), era))
-        }
-        RpcResponse::Result(raw) => (StatusCode::OK, result_message_for_era(id, raw, era)),
-        RpcResponse::Error(raw) => {
-            // It was parsed as JSON before, so this never fails.
-            let error = std::str::from_utf8(raw).unwrap_or("null");
-            let error = if method == RoutedMethod::ReadResource {
-                map_not_found_code(error, era)
-            } else {
-                Cow::Borrowed(error)
-            };
-            (http_status_of_error(&error, era), build_message(Some(id), "error", &[error.as_bytes()]))
-        }
-    }
 }
 
 /// Builds a tool result with `isError`, whose text describes the failure to the model.
@@ -178,8 +146,9 @@ pub(super) fn route_error_response(
             return (StatusCode::OK, tool_error(id, text, era));
         }
         RouteError::Unknown(..) | RouteError::Unsupported(_) | RouteError::Removed(_) => {
+            let exists = matches!(route_error, RouteError::Unsupported(_));
             let code = match (method, era) {
-                (RoutedMethod::ReadResource, Era::Legacy) => ErrorCode::RESOURCE_NOT_FOUND,
+                (RoutedMethod::ReadResource, Era::Legacy) if !exists => ErrorCode::RESOURCE_NOT_FOUND,
                 _ => ErrorCode::INVALID_PARAMS,
             };
             ResponseError::in_band(code, route_error.text())
@@ -245,7 +214,7 @@ fn retry_advice(problem: &Problem) -> &'static str {
     }
 }
 
-fn build_message(id: Option<&JsonRpcId>, member: &str, pieces: &[&[u8]]) -> Bytes {
+pub(super) fn build_message(id: Option<&JsonRpcId>, member: &str, pieces: &[&[u8]]) -> Bytes {
     let id = id.map_or(&b"null"[..], JsonRpcId::as_bytes);
     let start: [&[u8]; 5] = [br#"{"jsonrpc":"2.0","id":"#, id, b",\"", member.as_bytes(), b"\":"];
     let end: [&[u8]; 1] = [b"}"];
@@ -255,156 +224,14 @@ fn build_message(id: Option<&JsonRpcId>, member: &str, pieces: &[&[u8]]) -> Byte
     message.into()
 }
 
-fn result_message_for_era(id: &JsonRpcId, raw: &[u8], era: Era) -> Bytes {
+pub(super) fn result_message_for_era(id: &JsonRpcId, raw: &[u8], era: Era) -> Bytes {
     let (start, rest) = result_for_era(raw, era);
     result_message(id, &[start.as_bytes(), &rest])
-}
-
-/// Adapts a result to an era: the modern era requires `resultType` in every result, the legacy era has none. All else
-/// is unchanged.
-///
-/// Returns the start of the result, and the rest.
-fn result_for_era(result: &[u8], era: Era) -> (&'static str, Cow<'_, [u8]>) {
-    // Most results do not contain the member and need no parsing.
-    let members = memmem::find(result, br#""resultType""#).and_then(|_| object_members(result));
-    if let Some(members) = &members
-        && let Some(value) = members.get("resultType")
-    {
-        return match (era, value.get()) {
-            (Era::Legacy, r#""complete""#) => {
-                ("", Cow::Owned(members.rewrite(&[JsonEdit::Remove("resultType")]).into()))
-            }
-            _ => ("", Cow::Borrowed(result)),
-        };
-    }
-    match (era, result.trim_ascii_start().strip_prefix(b"{")) {
-        (Era::Modern, Some(rest)) if rest.trim_ascii_start().starts_with(b"}") => {
-            (r#"{"resultType":"complete""#, Cow::Borrowed(rest))
-        }
-        (Era::Modern, Some(rest)) => (r#"{"resultType":"complete","#, Cow::Borrowed(rest)),
-        _ => ("", Cow::Borrowed(result)),
-    }
-}
-
-/// Adds the cache members that the modern era requires in a `resources/read` result. If the server did not send them,
-/// the resource may not be cached.
-fn with_cache_members(result: &[u8]) -> Cow<'_, [u8]> {
-    let Some(members) = object_members(result) else { return Cow::Borrowed(result) };
-    let missing = [("ttlMs", "0"), ("cacheScope", r#""private""#)]
-        .into_iter()
-        .filter(|(key, _)| members.get(key).is_none());
-    let edits: Vec<_> = missing.map(|(key, value)| JsonEdit::Set(key, value)).collect();
-    Cow::Owned(members.rewrite(&edits).into())
-}
-
-fn object_members(object: &[u8]) -> Option<Members<'_>> {
-    parse_members(std::str::from_utf8(object).ok()?).ok()
-}
-
-/// Replaces the error code for an unknown resource, which only the legacy era has.
-fn map_not_found_code(error: &str, era: Era) -> Cow<'_, str> {
-    let code = ErrorCode::RESOURCE_NOT_FOUND.0.to_string();
-    let Ok(members) = parse_members(error) else { return Cow::Borrowed(error) };
-    let is_not_found = members.get("code").is_some_and(|found| found.get() == code);
-    if era == Era::Legacy || !is_not_found {
-        return Cow::Borrowed(error);
-    }
-    let code = ErrorCode::INVALID_PARAMS.0.to_string();
-    Cow::Owned(members.rewrite(&[JsonEdit::Set("code", &code)]))
-}
-
-/// Returns the HTTP status of an error. Only the modern era maps some codes to a status other than 200.
-fn http_status_of_error(error: &str, era: Era) -> StatusCode {
-    #[derive(serde::Deserialize)]
-    struct ErrorWithCode {
-        code: i32,
-    }
-    let code = serde_json::from_str(error).map(|ErrorWithCode { code }| ErrorCode(code));
-    match (era, code) {
-        (Era::Modern, Ok(ErrorCode::METHOD_NOT_FOUND)) => StatusCode::NOT_FOUND,
-        (
-            Era::Modern,
-            Ok(
-                ErrorCode::HEADER_MISMATCH
-                | ErrorCode::MISSING_REQUIRED_CLIENT_CAPABILITY
-                | ErrorCode::UNSUPPORTED_PROTOCOL_VERSION,
-            ),
-        ) => StatusCode::BAD_REQUEST,
-        _ => StatusCode::OK,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn result_is_adapted_to_the_era_and_otherwise_unchanged() {
-        for (raw, legacy, modern) in [
-            (r"{}", r"{}", r#"{"resultType":"complete"}"#),
-            (" { } ", " { } ", r#"{"resultType":"complete" } "#),
-            (
-                r#"{ "content": [], "x-new":1.0e+2 }"#,
-                r#"{ "content": [], "x-new":1.0e+2 }"#,
-                r#"{"resultType":"complete", "content": [], "x-new":1.0e+2 }"#,
-            ),
-            (
-                r#"{"content":[],"resultType":"complete","_meta":{}}"#,
-                r#"{"content":[],"_meta":{}}"#,
-                r#"{"content":[],"resultType":"complete","_meta":{}}"#,
-            ),
-            (
-                r#"{"structuredContent":{"resultType":"complete"}}"#,
-                r#"{"structuredContent":{"resultType":"complete"}}"#,
-                r#"{"resultType":"complete","structuredContent":{"resultType":"complete"}}"#,
-            ),
-            (r#"{"resultType":"task"}"#, r#"{"resultType":"task"}"#, r#"{"resultType":"task"}"#),
-        ] {
-            for (era, expected) in [(Era::Legacy, legacy), (Era::Modern, modern)] {
-                let (start, rest) = result_for_era(raw.as_bytes(), era);
-                assert_eq!(format!("{start}{}", String::from_utf8_lossy(&rest)), expected);
-            }
-        }
-    }
-
-    #[test]
-    fn read_response_has_cache_members_and_the_not_found_code() {
-        let read = |text: &'static str, error: bool, era| {
-            let raw = Bytes::from_static(text.as_bytes());
-            let response = if error { RpcResponse::Error(raw) } else { RpcResponse::Result(raw) };
-            let (_, message) =
-                server_response(&JsonRpcId::from_number(1), &response, RoutedMethod::ReadResource, era);
-            let text = String::from_utf8(message.to_vec()).unwrap();
-            text.strip_prefix(r#"{"jsonrpc":"2.0","id":1,""#).unwrap().to_owned()
-        };
-        let without_members = r#"{"contents":[]}"#;
-        assert_eq!(read(without_members, false, Era::Legacy), r#"result":{"contents":[]}}"#);
-        assert_eq!(
-            read(without_members, false, Era::Modern),
-            r#"result":{"resultType":"complete","contents":[],"ttlMs":0,"cacheScope":"private"}}"#
-        );
-        let with_members = r#"{"resultType":"complete","ttlMs":5,"cacheScope":"public","contents":[]}"#;
-        assert_eq!(read(with_members, false, Era::Modern), format!(r#"result":{with_members}}}"#));
-        let error = r#"{"code":-32002,"message":"m","data":{"uri":"x:1"}}"#;
-        assert_eq!(read(error, true, Era::Legacy), format!(r#"error":{error}}}"#));
-        assert_eq!(
-            read(error, true, Era::Modern),
-            format!(r#"error":{}}}"#, error.replace("-32002", "-32602"))
-        );
-    }
-
-    #[test]
-    fn modern_errors_map_to_http_status() {
-        for (raw, status) in [
-            (r#"{"code":-32601,"message":"m"}"#, 404),
-            (r#"{"code":-32021,"message":"m"}"#, 400),
-            (r#"{"code":-32602,"message":"m"}"#, 200),
-            (r#"{"message":"m"}"#, 200),
-        ] {
-            assert_eq!(http_status_of_error(raw, Era::Modern).as_u16(), status, "{raw}");
-            assert_eq!(http_status_of_error(raw, Era::Legacy).as_u16(), 200, "{raw}");
-        }
-    }
 
     #[test]
     fn error_texts_name_the_server_the_reason_and_the_advice() {

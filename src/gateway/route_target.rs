@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use http::HeaderMap;
 use serde_json::value::RawValue;
 
-use super::response::{self, RouteError};
+use super::param_header_check::check_param_headers;
+use super::response::{self, ResponseError, RouteError};
 use super::routed_method::RoutedMethod;
 use crate::catalog::{ResourceRoute, Route, Table, View};
-use crate::upstream::{Item, Section};
-use crate::wire::{JsonEdit, ListKind, Members, json_string, parse_members};
+use crate::upstream::{Item, Responder, Section};
+use crate::wire::{Era, JsonEdit, ListKind, Members, json_string, parse_members};
 
 /// The server that a request is forwarded to, and the server's own name or URI of the requested item.
 #[derive(Clone, Debug)]
@@ -67,6 +69,14 @@ impl RouteTarget {
         }
     }
 
+    /// Returns the protocol era of the server; `None` if evenkeel itself responds, or if there is no connection.
+    pub(super) fn server_era(&self) -> Option<Era> {
+        match &self.section().responder {
+            Responder::Server(handle) => Some(handle.live_connection()?.handshake().era),
+            Responder::Local(_) => None,
+        }
+    }
+
     /// Returns the item of the server's list that the agent requested, if the request is for a tool or prompt.
     pub(super) fn listed_item(&self) -> Option<(ListKind, &Item)> {
         match (&self.kind, self.method) {
@@ -74,6 +84,16 @@ impl RouteTarget {
             (RouteKind::Listed(route), RoutedMethod::GetPrompt) => Some((ListKind::Prompts, route.item())),
             _ => None,
         }
+    }
+
+    /// Checks the headers of a modern agent that repeat arguments of the called tool.
+    pub(super) fn check_param_headers(
+        &self,
+        headers: &HeaderMap,
+        params: &Members<'_>,
+    ) -> Result<(), ResponseError> {
+        let expected = self.listed_item().and_then(|(_, item)| item.param_headers());
+        expected.map_or(Ok(()), |expected| check_param_headers(expected, headers, params.get("arguments")))
     }
 
     /// Returns the list in which the server has the requested item; `None` for a resource of a template and for a

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,8 +16,9 @@ use tokio_util::task::TaskTracker;
 
 use super::Gateway;
 use super::body;
+use super::cors::CorsHeaders;
 use super::handler::handle;
-use crate::net::{StallGuard, catch_panic};
+use crate::net::{Authorization, StallGuard, catch_panic};
 
 /// The interval between removals of idle sessions and of metrics of removed servers.
 const CLEANUP_INTERVAL: Duration = Duration::from_mins(10);
@@ -125,12 +128,17 @@ impl Gateway {
 /// Responds with 503 and `Retry-After` to agents that connect during shutdown. Never returns.
 ///
 /// Serves one connection after another, each for at most 200 ms.
-pub async fn serve_unavailable(listener: &TcpListener) -> Infallible {
+pub async fn serve_unavailable(listener: &TcpListener, authorization: &Authorization) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let _ = timeout(UNAVAILABLE_RESPONSE_TIMEOUT, async {
-                    let service = service_fn(|_| async { Ok::<_, Infallible>(body::service_unavailable()) });
+                    let service = service_fn(async |request: Request<Incoming>| {
+                        let cors = CorsHeaders::for_request(authorization, request.headers());
+                        let mut response = body::service_unavailable();
+                        cors.add_to(response.headers_mut());
+                        Ok::<_, Infallible>(response)
+                    });
                     let mut connection = http1::Builder::new();
                     connection.keep_alive(false).max_buf_size(CONNECTION_BUFFER_BYTES);
                     connection.serve_connection(TokioIo::new(stream), service).await

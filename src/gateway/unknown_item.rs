@@ -46,7 +46,7 @@ pub(super) fn unknown_item_list(target: &RouteTarget, response: &RpcResponse) ->
 }
 
 /// True for the error of an unknown item. Its code says little: SDKs send -32602, -32601, -32603 and 0.
-fn is_unknown_item_error(raw: &[u8], list: ListKind) -> bool {
+pub(super) fn is_unknown_item_error(raw: &[u8], list: ListKind) -> bool {
     #[derive(Deserialize)]
     struct ErrorBody<'a> {
         code: i64,

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use ring::digest::{SHA256, digest};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -35,6 +35,19 @@ impl Authorization {
     /// Checks the `Host` and `Origin` headers of a request.
     pub fn check_request(&self, headers: &HeaderMap) -> Result<(), AuthorizationError> {
         self.allowed_hosts.as_ref().map_or(Ok(()), |hosts| hosts.check(headers))
+    }
+
+    /// Returns true if origins are named that are allowed in addition to loopback ones.
+    pub fn names_origins(&self) -> bool {
+        self.allowed_hosts.as_ref().is_some_and(|hosts| !hosts.origins.is_empty())
+    }
+
+    /// Returns the origin of a request if it is one of the named ones. Loopback origins count only if they are named.
+    pub fn named_origin<'h>(&self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+        let mut origins = headers.get_all(ORIGIN).into_iter();
+        let (Some(origin), None) = (origins.next(), origins.next()) else { return None };
+        let is_named = self.allowed_hosts.as_ref()?.names_origin(origin.to_str().ok()?);
+        is_named.then_some(origin)
     }
 
     /// Checks the bearer token of a request that changes something.
@@ -152,8 +165,11 @@ impl AllowedHosts {
             let host = origin.strip_prefix(scheme)?;
             Some(is_loopback(without_port(host)))
         };
-        is_local("http://").or_else(|| is_local("https://")) == Some(true)
-            || self.origins.iter().any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(origin))
+        is_local("http://").or_else(|| is_local("https://")) == Some(true) || self.names_origin(origin)
+    }
+
+    fn names_origin(&self, origin: &str) -> bool {
+        self.origins.iter().any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(origin))
     }
 }
 
@@ -179,8 +195,6 @@ fn is_loopback(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn rejection_status(headers: &[(HeaderName, &str)]) -> Option<u16> {

@@ -32,6 +32,8 @@ pub struct SourceInfo {
     pub root: Option<PathBuf>,
     /// The namespace of objects whose names carry none, if there is one.
     pub default_namespace: Option<Arc<str>>,
+    /// The namespaces that exist for agents even if nothing is declared in them.
+    pub namespaces: Arc<[Arc<str>]>,
     /// The policy for stdio servers.
     pub policy: StdioPolicy,
     /// An instruction for a person who wants to change a declaration, such as `edit the files in …`.

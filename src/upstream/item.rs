@@ -2,7 +2,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::wire::{Era, JsonEdit, ListKind, parse_members};
+use crate::wire::{Era, JsonEdit, ListKind, ParamHeaders, parse_members};
 
 /// One item of a server's list, parsed once and shared by lists and routes.
 #[derive(Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Item {
     name_range: Range<usize>,
     /// The form for agents of the legacy era, if it differs.
     legacy: Option<Box<Item>>,
+    /// The arguments that modern agents also send as headers, if it is a tool that has any.
+    param_headers: Option<Arc<ParamHeaders>>,
 }
 
 impl Item {
@@ -22,7 +24,13 @@ impl Item {
     /// If the name member occurs more than once, only the last one is kept, because agents would interpret duplicates
     /// differently.
     pub fn parse(list: ListKind, entry: &str) -> Result<Self, &'static str> {
-        Self::with_single_name(list.item_key(), entry).ok_or("it has no name")
+        let mut item = Self::with_single_name(list.item_key(), entry).ok_or("it has no name")?;
+        if list == ListKind::Tools {
+            // Agents do not use a tool whose annotations are invalid, or use it without headers.
+            let headers = ParamHeaders::from_tool(item.raw.as_bytes()).unwrap_or_default();
+            item.param_headers = (!headers.is_empty()).then(|| Arc::new(headers));
+        }
+        Ok(item)
     }
 
     /// Sets the JSON that agents of the legacy era get in place of this item's.
@@ -43,7 +51,7 @@ impl Item {
         if names.next().is_none() {
             let start = name_json.as_ptr().addr() - entry.as_ptr().addr();
             let name_range = start..start + name_json.len();
-            return Some(Self { name, raw: entry.into(), name_range, legacy: None });
+            return Some(Self { name, raw: entry.into(), name_range, legacy: None, param_headers: None });
         }
         let other_members = members.rewrite(&[JsonEdit::Remove(key)]);
         let mut json = format!(r#"{{"{key}":{name_json}"#);
@@ -52,7 +60,12 @@ impl Item {
             json.push(',');
         }
         json.push_str(other_members.strip_prefix('{')?);
-        Some(Self { name, raw: json.into(), name_range, legacy: None })
+        Some(Self { name, raw: json.into(), name_range, legacy: None, param_headers: None })
+    }
+
+    /// Returns the arguments of a tool that modern agents also send as headers.
+    pub fn param_headers(&self) -> Option<&ParamHeaders> {
+        self.param_headers.as_deref()
     }
 
     /// Returns the name that the server uses, or the URI or URI template.

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::json_edit::json_string;
@@ -26,8 +26,8 @@ pub struct Envelope<'a> {
     /// `"2.0"`.
     #[serde(borrow)]
     pub jsonrpc: Option<Cow<'a, str>>,
-    /// A string or a number, raw. `null` counts as absent.
-    #[serde(borrow, default)]
+    /// A string or a number, raw. `null` in a response counts as absent; a request with it is rejected.
+    #[serde(borrow, default, deserialize_with = "raw_member")]
     pub id: Option<&'a RawValue>,
     /// The method of a request or notification.
     #[serde(borrow, default)]
@@ -55,16 +55,19 @@ pub enum MalformedMessage {
 }
 
 impl<'a> Envelope<'a> {
-    /// Parses one message. Rejects batches: of the supported MCP revisions only one has them, and it was not used.
+    /// Parses one message. Rejects batches.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, MalformedMessage> {
-        let envelope: Self = serde_json::from_slice(bytes)?;
+        let mut envelope: Self = serde_json::from_slice(bytes)?;
         if envelope.jsonrpc.as_deref() != Some("2.0") {
             return Err(MalformedMessage::NotJsonRpc("\"jsonrpc\" must be \"2.0\""));
         }
-        if let Some(id) = envelope.id
-            && !matches!(id.get().as_bytes().first(), Some(b'"' | b'-' | b'0'..=b'9'))
-        {
-            return Err(MalformedMessage::NotJsonRpc("\"id\" must be a string or a number"));
+        if let Some(id) = envelope.id {
+            match id.get().as_bytes().first() {
+                Some(b'"' | b'-' | b'0'..=b'9') => {}
+                // The error of a message whose id could not be read.
+                Some(b'n') if envelope.method.is_none() => envelope.id = None,
+                _ => return Err(MalformedMessage::NotJsonRpc("\"id\" must be a string or a number")),
+            }
         }
         if let Some(params) = envelope.params
             && !params.get().starts_with('{')
@@ -89,6 +92,13 @@ impl<'a> Envelope<'a> {
     pub fn is_notification(&self) -> bool {
         self.method.is_some() && self.id.is_none()
     }
+}
+
+/// Reads a member that is present, also if it is null.
+pub(super) fn raw_member<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// A JSON-RPC id as it was sent: `1` and `"1"` are different.
@@ -137,8 +147,10 @@ mod tests {
         let request = Envelope::parse(br#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"a": 1}}"#).unwrap();
         assert!(request.is_request());
         assert_eq!(request.params.unwrap().get(), r#"{"a": 1}"#);
-        let notification = Envelope::parse(br#"{"jsonrpc":"2.0","method":"m","id":null}"#).unwrap();
+        let notification = Envelope::parse(br#"{"jsonrpc":"2.0","method":"m"}"#).unwrap();
         assert!(notification.is_notification());
+        let error = Envelope::parse(br#"{"jsonrpc":"2.0","id":null,"error":{}}"#).unwrap();
+        assert!(error.id.is_none() && error.error.is_some());
         let response = Envelope::parse(br#"{"result":{},"id":"x","jsonrpc":"2.0","extra":[]}"#).unwrap();
         assert_eq!(
             JsonRpcId::from_raw(response.id.unwrap()),
@@ -158,6 +170,8 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":{},"method":"m"}"#,
             r#"{"jsonrpc":"2.0","id":[1],"method":"m"}"#,
             r#"{"jsonrpc":"2.0","id":true,"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","id":null,"method":"m"}"#,
+            r#"{"jsonrpc":"2.0","method":"m","id": null}"#,
             r#"{"jsonrpc":"2.0","method":"m","params":[1]}"#,
             r#"{"jsonrpc":"2.0","method":"m","result":{}}"#,
             r#"{"jsonrpc":"2.0","id":1,"result":{},"error":{}}"#,

@@ -61,6 +61,7 @@ pub use log_level::{LogLevel, notification_level};
 pub use loop_detection::{InstanceId, LOOP_KEY, LoopKind, VIA_KEY};
 pub use notifications::{NotificationHandler, ServerNotification};
 pub use open::{ConnectionEvents, open};
+pub use param_headers::ParamHeaders;
 pub use process::{ProcessActivity, ProcessGuard, SharedStopTimeout, StderrTail, guard_children};
 pub use protocol_violation::ProtocolViolation;
 pub use response::RpcResponse;

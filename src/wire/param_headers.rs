@@ -1,4 +1,4 @@
-//! Tool arguments that are also sent as headers to a modern HTTP server (2026-07-28, SEP-2243: `x-mcp-header`).
+//! Tool arguments that are also sent as headers in the modern protocol over HTTP (2026-07-28, SEP-2243: `x-mcp-header`).
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ const ANNOTATION_KEY: &str = "x-mcp-header";
 
 /// The arguments of one tool that are also sent as `Mcp-Param-…` headers, each as a path of keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ParamHeaders(Vec<(Vec<String>, HeaderName)>);
+pub struct ParamHeaders(Vec<(Vec<String>, HeaderName)>);
 
 impl ParamHeaders {
     /// Reads the annotations of a tool, given as JSON. The error is the reason why the tool must not be used over HTTP.
-    pub(super) fn from_tool(tool: &[u8]) -> Result<Self, String> {
+    pub fn from_tool(tool: &[u8]) -> Result<Self, String> {
         // Few tools have annotations: search for the key before parsing.
         if memmem::find(tool, ANNOTATION_KEY.as_bytes()).is_none() {
             return Ok(Self::default());
@@ -29,26 +29,31 @@ impl ParamHeaders {
         Ok(Self(reader.headers))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Returns true if no argument is sent as a header.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Returns the headers for the arguments, a JSON object. Absent arguments get no header.
     pub(super) fn header_values(&self, arguments: &str) -> Vec<(HeaderName, HeaderValue)> {
-        let Ok(arguments) = serde_json::from_str::<Value>(arguments) else {
-            return Vec::new();
-        };
-        let value = |path: &[String]| path.iter().try_fold(&arguments, |value, key| value.get(key));
-        let text = |value: &Value| match value {
-            Value::String(text) => Some(text.clone()),
-            Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
-            _ => None,
+        let text = |value: Value| match value {
+            Value::String(text) => text,
+            value => value.to_string(),
         };
         let headers = self
-            .0
-            .iter()
-            .filter_map(|(path, name)| Some((name.clone(), encode_header_value(&text(value(path)?)?)?)));
+            .repeated_arguments(arguments)
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.clone(), encode_header_value(&text(value?))?)));
         headers.collect()
+    }
+
+    /// Returns each header with its argument; `None` for one that is absent, null, an array or an object, which gets no
+    /// header.
+    pub fn repeated_arguments(&self, arguments: &str) -> Vec<(&HeaderName, Option<Value>)> {
+        let arguments: Value = serde_json::from_str(arguments).unwrap_or_default();
+        let value = |path: &[String]| path.iter().try_fold(&arguments, |value, key| value.get(key));
+        let is_primitive = |value: &&Value| value.is_string() || value.is_boolean() || value.is_number();
+        self.0.iter().map(|(path, name)| (name, value(path).filter(is_primitive).cloned())).collect()
     }
 }
 

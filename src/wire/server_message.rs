@@ -2,11 +2,11 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use rmcp::model::ErrorCode;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::envelope::{Envelope, JsonRpcId, MalformedMessage};
+use super::envelope::{Envelope, JsonRpcId, MalformedMessage, raw_member};
 use super::input_request::{InputMethod, InputRequest};
 use super::json_edit::{JsonEdit, Members, rewrite};
 use super::lenient::{id_number, mend_encoding, request_id_of_unreadable};
@@ -74,10 +74,6 @@ struct RawEnvelope<'a> {
     result: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "raw_member")]
     error: Option<&'a RawValue>,
-}
-
-fn raw_member<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize)]

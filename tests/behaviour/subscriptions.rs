@@ -194,7 +194,7 @@ async fn subscribe_fails_without_capability_and_for_unknown_resource() {
     fixture.attach("r", &rig.spec()).await;
     let agent = fixture.agent(Era::Legacy).await;
     let error = agent.request("resources/subscribe", r#"{"uri":"x:1"}"#).await.unwrap_err();
-    assert!(error.contains("does not support resource subscriptions"), "{error}");
+    assert!(error.contains("does not support resource subscriptions") && error.contains("-32602"), "{error}");
     let other = Script::new("s", ServerEra::Dual).prompts_and_resources(&[], &["y:1"], &[]);
     let other = crate::rig::FakeHttpServer::start(other).await;
     fixture.attach("s", &other.spec()).await;

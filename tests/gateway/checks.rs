@@ -93,6 +93,8 @@ async fn body_must_be_a_bounded_json_rpc_message() {
         ("[]", 400, "-32600"),
         (r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, 400, "-32600"),
         (r#"{"jsonrpc":"2.0","id":null,"method":5}"#, 400, "-32600"),
+        (r#"{"jsonrpc":"2.0","id":null,"method":"ping"}"#, 400, "-32600"),
+        (r#"{"jsonrpc":"2.0","id":null,"method":"initialize","params":{}}"#, 400, r#""id":null"#),
         (r#"{"id":1,"method":"ping"}"#, 400, "-32600"),
     ] {
         let response = send_to(&fixture, Method::POST, "/mcp", &[CONTENT_TYPE_JSON, ACCEPT_BOTH], body).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use evenkeel::catalog::{Catalog, Publisher, ReservedNames, catalog};
 use evenkeel::fleet::{Fleet, FleetContext, RestoredCache, ServerCache};
-use evenkeel::gateway::{Gateway, GatewayConfig, GatewayMetrics, Limits, SessionKey};
+use evenkeel::gateway::{Gateway, GatewayConfig, GatewayMetrics, KnownNamespaces, Limits, SessionKey};
 use evenkeel::net::{AllowedHosts, Authorization};
 use evenkeel::resource::{
     DeclaredMeta, DeclaredObject, Desired, DigestKey, Endpoint, HttpEndpoint, HttpTransportKind,
@@ -90,6 +90,7 @@ impl GatewayFixture {
             subscriptions: self.subscriptions.clone(),
             instance_id: InstanceId::default(),
             replica_address: Some(self.address.to_string()),
+            namespaces: KnownNamespaces::new(["default".into()].into(), self.desired.subscribe()),
             limits: Limits::default(),
         };
         change(&mut config);
@@ -181,7 +182,8 @@ impl GatewayFixture {
         };
         self.desired.send_modify(|desired| {
             let mut next = Desired::clone(desired);
-            next.source = Arc::new(SourceState { synced: true, ..SourceState::default() });
+            next.source =
+                Arc::new(SourceState { synced: true, skills_synced: true, ..SourceState::default() });
             next.servers.insert(key.clone(), Arc::new(declared));
             *desired = Arc::new(next);
         });
@@ -189,6 +191,16 @@ impl GatewayFixture {
             self.catalog.load().section(&key).is_some().then_some(())
         })
         .await;
+    }
+
+    /// Marks that all declarations have been read.
+    pub fn mark_synced(&self) {
+        self.desired.send_modify(|desired| {
+            let mut next = Desired::clone(desired);
+            next.source =
+                Arc::new(SourceState { synced: true, skills_synced: true, ..SourceState::default() });
+            *desired = Arc::new(next);
+        });
     }
 
     /// Removes the declaration of a server.

@@ -7,11 +7,15 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod batches;
 mod calls;
 mod checks;
 mod connections;
+mod cors;
 mod fixture;
 mod input;
 mod legacy;
 mod modern;
+mod namespaces;
+mod param_headers;
 mod rmcp_client;

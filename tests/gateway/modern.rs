@@ -70,6 +70,8 @@ async fn mismatched_requests_get_the_specified_errors() {
         (&[version, list], request("tools/list", "{}"), (400, json!(-32602))),
         (&[version, ("Mcp-Method", "ping")], request("ping", &full), (404, json!(-32601))),
         (&[version, ("Mcp-Method", "no/such")], request("no/such", &full), (404, json!(-32601))),
+        (&[version, ("Mcp-Method", "initialize")], request("initialize", &full), (404, json!(-32601))),
+        (&[version], request("initialize", &full), (400, json!(-32020))),
     ] {
         let (status, response) = post(&fixture, headers, &body).await;
         assert_eq!((status, response["error"]["code"].clone()), expected, "{headers:?} {body}");

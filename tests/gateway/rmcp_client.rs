@@ -19,7 +19,7 @@ use crate::rig::{FakeHttpServer, Script, ServerEra};
 use crate::support::{eventually, within};
 
 #[derive(Clone, Default)]
-struct NotifyingClient(Arc<Notify>);
+pub struct NotifyingClient(Arc<Notify>);
 
 impl ClientHandler for NotifyingClient {
     fn get_info(&self) -> ClientConfig {
@@ -63,6 +63,12 @@ async fn connect(
     let changed = client.0.clone();
     let client = within("the handshake", client.serve_with_lifecycle(transport, mode)).await.unwrap();
     (client, changed)
+}
+
+/// Connects a client in the modern era.
+pub async fn connect_modern(fixture: &GatewayFixture) -> RunningService<RoleClient, NotifyingClient> {
+    let preferred_versions = vec![ProtocolVersion::V_2026_07_28];
+    connect(fixture, ClientLifecycleMode::Discover { preferred_versions }).await.0
 }
 
 async fn tool_names(client: &RunningService<RoleClient, NotifyingClient>) -> Vec<String> {

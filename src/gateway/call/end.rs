@@ -13,6 +13,7 @@ use super::super::metrics::CallTimer;
 use super::super::outcome::CallOutcome;
 use super::super::response;
 use super::super::route_target::RouteTarget;
+use super::super::server_response::server_response;
 use super::super::unknown_item::unknown_item_list;
 use super::agent::CallAgent;
 use crate::upstream::Responder;
@@ -102,11 +103,11 @@ impl PendingResponse {
             CallEnd::Response(response) => match self.input_requested(gateway, response) {
                 Ok(None) => {
                     self.timer.end(end.outcome(), end.response());
-                    return response::server_response(&self.id, response, method, era);
+                    return server_response(&self.id, response, &self.target, era);
                 }
                 Ok(Some(response)) => {
                     self.timer.end(CallOutcome::Ok, Some(&response));
-                    return response::server_response(&self.id, &response, method, era);
+                    return server_response(&self.id, &response, &self.target, era);
                 }
                 Err(text) => text,
             },

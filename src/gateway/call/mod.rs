@@ -10,7 +10,7 @@ mod repeated;
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{HeaderMap, Response};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -20,9 +20,10 @@ use super::deadline::CallDeadline;
 use super::in_flight::{InFlightRequest, wait_for_cancel};
 use super::response::{self, RouteError};
 use super::routed_method::RoutedMethod;
+use super::server_response::server_response;
 use super::trace::CallSpan;
 use crate::upstream::Responder;
-use crate::wire::{JsonRpcId, RequestParams};
+use crate::wire::{Era, JsonRpcId, RequestParams};
 pub(super) use agent::CallAgent;
 
 use active::{ActiveCall, Stage};
@@ -36,6 +37,7 @@ pub(super) struct CallRequest<'a> {
     pub(super) id: JsonRpcId,
     /// The protocol version of the agent.
     pub(super) protocol_version: &'a str,
+    pub(super) headers: &'a HeaderMap,
     /// The entry among the session's requests in flight; `None` for a modern agent, which has no session.
     pub(super) in_flight: Option<InFlightRequest>,
     /// False if the agent accepts only JSON.
@@ -50,7 +52,7 @@ pub(super) async fn call(
     method: RoutedMethod,
     params: &RequestParams<'_>,
 ) -> Response<ResponseBody> {
-    let CallRequest { id, protocol_version, mut in_flight, accepts_stream, agent } = request;
+    let CallRequest { id, protocol_version, headers, mut in_flight, accepts_stream, agent } = request;
     let era = agent.era;
     let found = match resolve_target(gateway, &agent.view, method, params) {
         Err(RouteError::Unknown(..)) => tokio::select! {
@@ -67,6 +69,11 @@ pub(super) async fn call(
             return body::json(status, message);
         }
     };
+    if era == Era::Modern
+        && let Err(error) = target.check_param_headers(headers, &params.members)
+    {
+        return body::json(error.status, error.to_message(Some(&id)));
+    }
     let name = target.upstream_name().unwrap_or_default();
     let local_response = match &target.section().responder {
         Responder::Server(handle) => Err(handle.clone()),
@@ -75,7 +82,7 @@ pub(super) async fn call(
     let handle = match local_response {
         Err(handle) => handle,
         Ok(response) => {
-            let (status, message) = response::server_response(&id, &response, method, era);
+            let (status, message) = server_response(&id, &response, &target, era);
             return body::json(status, message);
         }
     };

@@ -22,6 +22,7 @@ impl Args {
             identity: self.root.clone(),
             root: Some(self.root.clone()),
             default_namespace: Some(DEFAULT_NAMESPACE.into()),
+            namespaces: [DEFAULT_NAMESPACE.into()].into(),
             policy: self.policy.clone(),
             api_server: None,
         };

@@ -57,6 +57,7 @@ impl Args {
             } else {
                 None
             },
+            namespaces: namespaces.as_slice().into(),
             policy: self.policy,
             root: None,
             api_server: Some(ApiServer { client: client.clone(), namespace, lease, session_key, instance }),
