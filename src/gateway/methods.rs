@@ -82,6 +82,8 @@ impl ViewHandler {
             Era::Legacy if !accepts_stream => ClientCapabilities::NONE,
             _ => caller.input_capabilities(params),
         };
+        // The roots of one agent could widen what a server permits to the others on the same connection.
+        let capabilities = capabilities.without(ClientCapabilities::ROOTS);
         let keeps_params = era == Era::Modern || capabilities != ClientCapabilities::NONE;
         let agent = CallAgent {
             era,

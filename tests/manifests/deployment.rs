@@ -71,7 +71,9 @@ fn resolve_flags(container: &Value, namespace: &str, probes: u16) -> Vec<String>
     // The kubelet replaces $(POD_NAMESPACE) by the namespace of the Pod.
     let lease_namespace = format!("--lease-namespace={namespace}");
     let resolved = flags.iter().map(|flag| {
-        flag.replace("$(POD_NAMESPACE)", namespace).replace("[::]:7719", &format!("127.0.0.1:{probes}"))
+        flag.replace("$(POD_NAMESPACE)", namespace)
+            .replace("$(POD_IP)", "127.0.0.1")
+            .replace("[::]:7719", &format!("127.0.0.1:{probes}"))
     });
     resolved.chain([lease_namespace]).collect()
 }
