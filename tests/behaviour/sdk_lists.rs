@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 
 use crate::fixture::EvenkeelFixture;
 use crate::rig::{FakeHttpServer, Script, ServerEra};
-use crate::support::{Agent, Era, Evenkeel, http, install_once, require_on_path, within};
+use crate::sdks::{python_sdk, typescript_sdks};
+use crate::support::{Agent, Era, Evenkeel, http, require_on_path, within};
 
 /// Entries of lists, and what becomes of each: `src/upstream/item_rules/tests.rs` compares them one by one.
 const ENTRIES: &str = include_str!("sdk_lists/entries.jsonl");
@@ -149,16 +150,8 @@ fn assert_sees(sdk: &str, mut seen: Seen, sent: &Seen, era: Era) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(without_node, ignore = "needs Node")]
 async fn typescript_sdks_read_the_lists_of_ill_formed_servers() {
-    const PACKAGES: [&str; 2] = ["@modelcontextprotocol/sdk@1.32.2", "@modelcontextprotocol/client@2.4.0"];
     let node = require_on_path("node", "the TypeScript SDKs");
-    let npm = require_on_path("npm", "the TypeScript SDKs");
-    let home = install_once("peers/typescript-sdks-1.32.2-2.4.0", "installing the TypeScript SDKs", |home| {
-        let mut install = std::process::Command::new(npm);
-        install.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]);
-        install.arg(home).args(PACKAGES);
-        vec![install]
-    });
-    let packages = format!("file://{}", home.join("node_modules").display());
+    let packages = typescript_sdks();
     let servers = Servers::start().await;
     let url = servers.fixture.evenkeel.url();
     let (legacy, modern) = (servers.sent(Era::Legacy).await, servers.sent(Era::Modern).await);
@@ -173,19 +166,7 @@ async fn typescript_sdks_read_the_lists_of_ill_formed_servers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(without_python, ignore = "needs Python")]
 async fn python_sdks_read_the_lists_of_ill_formed_servers() {
-    let python = require_on_path("python3", "the Python SDKs");
-    let [first, second] = ["1.30.0", "2.3.0"].map(|version| {
-        let name = format!("peers/python-sdk-{version}");
-        let home = install_once(&name, &format!("installing mcp {version}"), |home| {
-            let mut venv = std::process::Command::new(&python);
-            venv.args(["-m", "venv"]).arg(home);
-            let mut pip = std::process::Command::new(home.join("bin/python"));
-            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-            pip.arg(format!("mcp=={version}"));
-            vec![venv, pip]
-        });
-        home.join("bin/python")
-    });
+    let (first, second) = (python_sdk("1.30.0"), python_sdk("2.3.0"));
     let servers = Servers::start().await;
     let url = servers.fixture.evenkeel.url();
     let (legacy, modern) = (servers.sent(Era::Legacy).await, servers.sent(Era::Modern).await);
