@@ -105,7 +105,9 @@ impl ViewHandler {
             return error_response(&error, id.as_ref());
         }
         if request_body::is_batch(&bytes) {
-            return self.post_batch(parts.uri.path(), headers, &bytes, accepts_stream).await;
+            let batch = self.post_batch(parts.uri.path(), headers, &bytes, accepts_stream);
+            // Boxed, as are other rare steps: the future of every request would hold their memory.
+            return Box::pin(batch).await;
         }
         let request = AgentHttpRequest { path: parts.uri.path(), headers: &headers, body: &bytes };
         self.handle_message(&request, accepts_stream).await
@@ -181,7 +183,9 @@ impl ViewHandler {
                         body::empty(StatusCode::ACCEPTED)
                     }
                     (Some(_), None) => body::empty(StatusCode::ACCEPTED),
-                    (None, id) => self.receive_response(&session, id.as_ref(), &envelope, http_request).await,
+                    (None, id) => {
+                        Box::pin(self.receive_response(&session, id.as_ref(), &envelope, http_request)).await
+                    }
                 }
             }
         }
@@ -208,7 +212,7 @@ impl ViewHandler {
         if self.gateway.process.holds(holder) || request.is_forwarded() {
             return None;
         }
-        request.forward(&self.gateway, address).await
+        Box::pin(request.forward(&self.gateway, address)).await
     }
 
     /// Gives the response of a legacy agent to the request that it belongs to.

@@ -223,6 +223,10 @@ impl ActiveCall {
         let (RpcResponse::Result(result), Era::Legacy) = (response, self.response.agent.era) else {
             return Ok(None);
         };
+        let Stage::Dispatched(dispatched) = &self.stage else { return Ok(None) };
+        if dispatched.exchange.connection().handshake().era == Era::Legacy {
+            return Ok(None);
+        }
         let Some(required) = InputRequired::from_result(result) else { return Ok(None) };
         self.input_rounds += 1;
         let server = &self.response.target.section().key;

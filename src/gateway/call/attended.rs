@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::super::Gateway;
-use super::super::body::{self, KEEP_ALIVE_COMMENT, ResponseBody, sse_event};
+use super::super::body::{self, KEEP_ALIVE_COMMENT, ResponseBody, empty_stream, sse_event};
 use super::super::input::{StateContent, input_required_result, input_timeout};
 use super::active::{ActiveCall, Stage};
 use super::end::CallEnd;
@@ -108,6 +108,22 @@ impl AttendedCall {
                 CallEvent::Ended(end) => return ResponseStart::Ended(end),
                 CallEvent::AlreadyEnded => return ResponseStart::AlreadyEnded,
             }
+        }
+    }
+
+    /// Returns the response of a call that is not sent again.
+    pub(super) async fn into_response(
+        mut self,
+        quiet_until: Instant,
+        accepts_stream: bool,
+    ) -> Response<ResponseBody> {
+        match self.start_response(quiet_until, accepts_stream).await {
+            ResponseStart::Stream(first_event) => self.into_stream(first_event),
+            ResponseStart::Ended(end) => match self.call.take() {
+                Some(call) => call.response.into_response(&self.gateway, &end),
+                None => empty_stream(),
+            },
+            ResponseStart::AlreadyEnded => empty_stream(),
         }
     }
 

@@ -86,9 +86,14 @@ pub(super) async fn call(
             return body::json(status, message);
         }
     };
-    let repeated = match repeated::read_state(gateway, &agent, &target, &id, params).await {
-        Ok(repeated) => repeated,
-        Err((status, message)) => return body::json(status, message),
+    let repeated = if params.members.get("requestState").is_some() {
+        // Boxed: the future of every call would hold its memory.
+        match Box::pin(repeated::read_state(gateway, &agent, &target, &id, params)).await {
+            Ok(repeated) => repeated,
+            Err((status, message)) => return body::json(status, message),
+        }
+    } else {
+        RepeatedRequest::New
     };
     let deadline = CallDeadline::new(Instant::now(), target.section().call_timeout);
     let span = CallSpan { method, protocol_version, params };
@@ -100,15 +105,8 @@ pub(super) async fn call(
         RepeatedRequest::Sent(state_change) => Some(state_change),
         RepeatedRequest::Suspended(suspended) => {
             let call = suspended.into_active_call(response, params);
-            let mut attended = AttendedCall { gateway: gateway.clone(), call: Some(call) };
-            return match attended.start_response(quiet_until, accepts_stream).await {
-                ResponseStart::Stream(first_event) => attended.into_stream(first_event),
-                ResponseStart::Ended(end) => match attended.call.take() {
-                    Some(call) => call.response.into_response(gateway, &end),
-                    None => empty_stream(),
-                },
-                ResponseStart::AlreadyEnded => empty_stream(),
-            };
+            let attended = AttendedCall { gateway: gateway.clone(), call: Some(call) };
+            return Box::pin(attended.into_response(quiet_until, accepts_stream)).await;
         }
     };
     let edits = state_change.as_ref().map(StateChange::edits).unwrap_or_default();
