@@ -57,13 +57,13 @@ impl BatchFixture {
     }
 }
 
-fn request(id: impl Into<Value>, method: &str, params: Value) -> Value {
+fn request(id: impl Into<Value>, method: &str, params: &Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id.into(), "method": method, "params": params })
 }
 
-fn call(id: impl Into<Value>, tool: &str, arguments: Value) -> Value {
+fn call(id: impl Into<Value>, tool: &str, arguments: &Value) -> Value {
     let meta = json!({ "progressToken": 1 });
-    request(id, "tools/call", json!({ "name": tool, "arguments": arguments, "_meta": meta }))
+    request(id, "tools/call", &json!({ "name": tool, "arguments": arguments, "_meta": meta }))
 }
 
 fn ids(messages: &[Value]) -> Vec<Value> {
@@ -84,11 +84,11 @@ async fn events(mut response: HttpResponse) -> Vec<Value> {
 async fn batch_is_answered_with_an_array() {
     let fixture = BatchFixture::start().await;
     let batch = json!([
-        request("a", "ping", json!({})),
+        request("a", "ping", &json!({})),
         json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }),
-        call(7, "r_echo", json!({ "who": "me" })),
-        request(8, "tools/list", json!({})),
-        request(9, "no/such", json!({})),
+        call(7, "r_echo", &json!({ "who": "me" })),
+        request(8, "tools/list", &json!({})),
+        request(9, "no/such", &json!({})),
         json!(5),
         json!({ "jsonrpc": "2.0", "id": null, "method": "ping" }),
     ]);
@@ -112,9 +112,9 @@ async fn batch_is_answered_with_an_array() {
 async fn requests_of_a_batch_run_at_the_same_time_and_stream_their_progress() {
     let fixture = BatchFixture::start().await;
     let batch = json!([
-        call("slow", "r_sleep", json!({ "ms": 600_000 })),
-        call("steps", "r_sleep", json!({ "ms": 50, "steps": 2 })),
-        call("fast", "r_echo", json!({})),
+        call("slow", "r_sleep", &json!({ "ms": 600_000 })),
+        call("steps", "r_sleep", &json!({ "ms": 50, "steps": 2 })),
+        call("fast", "r_echo", &json!({})),
     ]);
     let response = async { events(fixture.post(BOTH, &batch).await).await };
     let cancel = async {
@@ -139,8 +139,8 @@ async fn requests_of_a_batch_run_at_the_same_time_and_stream_their_progress() {
 async fn agent_that_accepts_only_json_gets_an_array_without_cancelled_requests() {
     let fixture = BatchFixture::start().await;
     let batch = json!([
-        call(1, "r_sleep", json!({ "ms": 600_000 })),
-        call(2, "r_sleep", json!({ "ms": 50, "steps": 2 }))
+        call(1, "r_sleep", &json!({ "ms": 600_000 })),
+        call(2, "r_sleep", &json!({ "ms": 50, "steps": 2 }))
     ]);
     let cancel = async {
         fixture.wait_for_calls(2).await;
@@ -154,13 +154,13 @@ async fn agent_that_accepts_only_json_gets_an_array_without_cancelled_requests()
 #[tokio::test]
 async fn calls_of_a_batch_continue_after_a_disconnect() {
     let fixture = BatchFixture::start().await;
-    let sleep = |id: u64| call(id, "r_sleep", json!({ "ms": 600_000 }));
+    let sleep = |id: u64| call(id, "r_sleep", &json!({ "ms": 600_000 }));
     let batch = json!([sleep(1), sleep(2)]);
     tokio::select! {
         _ = fixture.post(BOTH, &batch) => panic!("the calls must not end"),
         () = fixture.wait_for_calls(2) => {}
     }
-    let response = fixture.post(BOTH, &json!([call(3, "r_echo", json!({}))])).await;
+    let response = fixture.post(BOTH, &json!([call(3, "r_echo", &json!({}))])).await;
     assert_eq!(response.status, 200);
     assert_eq!(fixture.server.counters().in_flight, 2);
     fixture.cancel(&json!(1)).await;
@@ -173,12 +173,12 @@ async fn calls_of_a_batch_continue_after_a_disconnect() {
 async fn batch_that_is_not_permitted_is_refused_as_a_whole() {
     let fixture = BatchFixture::start().await;
     let url = fixture.gateway.url();
-    let echo = call(1, "r_echo", json!({}));
-    let many: Vec<_> = (0..65_u64).map(|id| call(id, "r_echo", json!({}))).collect();
+    let echo = call(1, "r_echo", &json!({}));
+    let many: Vec<_> = (0..65_u64).map(|id| call(id, "r_echo", &json!({}))).collect();
     for batch in [
         json!([]),
         json!([echo, echo]),
-        json!([echo, request(2, "initialize", json!({ "protocolVersion": "2025-03-26" }))]),
+        json!([echo, request(2, "initialize", &json!({ "protocolVersion": "2025-03-26" }))]),
         json!(many),
     ] {
         let response = fixture.post(BOTH, &batch).await;
