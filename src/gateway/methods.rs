@@ -13,11 +13,12 @@ use super::era::{negotiate_version, supported_versions};
 use super::handler::{AgentRequest, SESSION_HEADER, ViewHandler, error_response, result_response};
 use super::instructions::instructions;
 use super::notification_stream::listen_stream;
-use super::response::{self, ResponseError, RouteError};
+use super::response::{self, ResponseError, RouteError, cache_members, invalid_params};
 use super::route_target;
 use super::routed_method::RoutedMethod;
 use super::session::{NOTIFIED_LISTS, Session};
 use super::session_id::{SealedSession, bounded_client_name};
+use super::skill_methods::skills_capability;
 use crate::catalog::{ResourceRoute, View};
 use crate::upstream::{ResourceSubscription, Responder};
 use crate::wire::{
@@ -35,7 +36,9 @@ impl ViewHandler {
             return self.list_page(&caller, &request, list);
         }
         match (request.method, &caller) {
-            ("skills/list" | "skills/get", _) => self.handle_skills(&caller, &request),
+            ("skills/list" | "skills/get" | "resources/directory/read", _) => {
+                self.handle_skills(&caller, &request)
+            }
             ("ping", Caller::Session(_)) => result_response(&request.id, "{}"),
             ("logging/setLevel", Caller::Session(session)) => self.set_level(session, &request),
             ("resources/subscribe", Caller::Session(session)) => self.subscribe(session, &request),
@@ -201,37 +204,6 @@ impl ViewHandler {
         body::json(StatusCode::OK, result)
     }
 
-    /// Responds with the skills of this view, or with one of them by the URI of its SKILL.md (SEP-2640).
-    fn handle_skills(&self, caller: &Caller, request: &AgentRequest<'_>) -> Response<ResponseBody> {
-        let generation = self.gateway.catalog.load();
-        let sections = generation.sections().filter(|section| self.view.shows(&section.key.namespace));
-        let mut skills = sections.filter_map(|section| match &section.responder {
-            Responder::Local(local) => local.skill(),
-            Responder::Server(_) => None,
-        });
-        let members = if request.method == "skills/list" {
-            let entries: Vec<_> = skills.map(|skill| skill.json.get()).collect();
-            format!("\"skills\":[{}]", entries.join(","))
-        } else {
-            let Some(uri) = request.params.members.get_string("uri") else {
-                return error_response(
-                    &invalid_params("skills/get needs the \"uri\" of a skill"),
-                    Some(&request.id),
-                );
-            };
-            match skills.find(|skill| skill.uri == uri).map(|skill| skill.json) {
-                Some(entry) => format!("\"skill\":{entry}"),
-                None => {
-                    return error_response(
-                        &invalid_params(format!("unknown skill {uri}")),
-                        Some(&request.id),
-                    );
-                }
-            }
-        };
-        result_response(&request.id, &format!("{{{}{members}}}", cache_members(caller.era())))
-    }
-
     fn set_level(&self, session: &Session, request: &AgentRequest<'_>) -> Response<ResponseBody> {
         let level = request.params.members.get_string("level").and_then(|level| LogLevel::from_name(&level));
         let Some(level) = level else {
@@ -334,14 +306,6 @@ fn list_kind_for_method(method: &str) -> Option<ListKind> {
     ListKind::ALL.into_iter().find(|list| list.method() == method)
 }
 
-/// Returns the first members of a list result. The modern era requires cache members; lists may not be cached.
-fn cache_members(era: Era) -> &'static str {
-    match era {
-        Era::Modern => r#""resultType":"complete","ttlMs":0,"cacheScope":"private","#,
-        Era::Legacy => "",
-    }
-}
-
 /// Returns the capabilities of the endpoint. Only capabilities that work from end to end are declared, and always
 /// all of them, because servers that need them may be attached later.
 fn capabilities() -> serde_json::Value {
@@ -351,7 +315,7 @@ fn capabilities() -> serde_json::Value {
         "resources": { "listChanged": true, "subscribe": true },
         "completions": {},
         "logging": {},
-        "extensions": { SKILLS_EXTENSION_ID: {} },
+        "extensions": { SKILLS_EXTENSION_ID: skills_capability() },
     })
 }
 
@@ -361,8 +325,4 @@ fn server_info() -> serde_json::Value {
 
 fn method_not_found(method: &str) -> ResponseError {
     ResponseError::in_band(ErrorCode::METHOD_NOT_FOUND, format!("Method not found: {method}"))
-}
-
-fn invalid_params(reason: impl std::fmt::Display) -> ResponseError {
-    ResponseError::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {reason}"))
 }

@@ -35,6 +35,7 @@ mod server;
 mod server_response;
 mod session;
 mod session_id;
+mod skill_methods;
 mod structured_content;
 mod trace;
 mod unknown_item;

@@ -56,6 +56,19 @@ impl ResponseError {
     }
 }
 
+/// Returns the error for params that a method does not accept.
+pub(super) fn invalid_params(reason: impl std::fmt::Display) -> ResponseError {
+    ResponseError::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {reason}"))
+}
+
+/// Returns the first members of a list result. The modern era requires cache members; lists may not be cached.
+pub(super) fn cache_members(era: Era) -> &'static str {
+    match era {
+        Era::Modern => r#""resultType":"complete","ttlMs":0,"cacheScope":"private","#,
+        Era::Legacy => "",
+    }
+}
+
 /// Builds the whole JSON-RPC message with a result, which is given in pieces.
 pub(super) fn result_message(id: &JsonRpcId, pieces: &[&[u8]]) -> Bytes {
     build_message(Some(id), "result", pieces)
@@ -139,9 +152,7 @@ pub(super) fn route_error_response(
     era: Era,
 ) -> (StatusCode, Bytes) {
     let error = match route_error {
-        RouteError::InvalidParams(reason) => {
-            ResponseError::in_band(ErrorCode::INVALID_PARAMS, format!("Invalid params: {reason}"))
-        }
+        RouteError::InvalidParams(reason) => invalid_params(reason),
         RouteError::Removed(text) if method == RoutedMethod::CallTool => {
             return (StatusCode::OK, tool_error(id, text, era));
         }

@@ -12,13 +12,15 @@ use crate::wire::RpcResponse;
 
 /// Returns the JSON-RPC response for a result, or an invalid-params error with this message.
 pub(super) fn response(result: Result<Value, String>) -> RpcResponse {
-    match result {
-        Ok(result) => RpcResponse::Result(result.to_string().into()),
-        Err(message) => {
-            let error = json!({ "code": ErrorCode::INVALID_PARAMS.0, "message": message });
-            RpcResponse::Error(error.to_string().into())
-        }
-    }
+    result.map_or_else(
+        |message| error(ErrorCode::INVALID_PARAMS, &message),
+        |result| RpcResponse::Result(result.to_string().into()),
+    )
+}
+
+/// Returns a JSON-RPC error.
+pub(super) fn error(code: ErrorCode, message: &str) -> RpcResponse {
+    RpcResponse::Error(json!({ "code": code.0, "message": message }).to_string().into())
 }
 
 /// Returns the URI of a skill file. It contains the namespace, so that no two skills share a URI.

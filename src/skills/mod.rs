@@ -6,7 +6,9 @@
 //! is in a skill, never follows a link, and uses no connection.
 
 mod content;
+mod directories;
 mod directory;
+mod frontmatter;
 mod library;
 mod serve;
 mod skill_resources;

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::handle::UpstreamHandle;
@@ -24,6 +25,11 @@ pub trait LocalResponder: fmt::Debug + Send + Sync {
     fn skill(&self) -> Option<SkillEntry<'_>> {
         None
     }
+
+    /// Returns the resources of the direct children of a directory; `None` if the section has no such directory.
+    fn directory_children(&self, _uri: &str) -> Option<Vec<Value>> {
+        None
+    }
 }
 
 /// A skill of the Skills extension (SEP-2640).
@@ -33,4 +39,6 @@ pub struct SkillEntry<'a> {
     pub uri: &'a str,
     /// The skill as an item of `skills/list`.
     pub json: &'a RawValue,
+    /// The resource of the skill's root directory.
+    pub directory: &'a RawValue,
 }

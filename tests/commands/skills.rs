@@ -243,6 +243,30 @@ async fn skills_are_served_over_mcp() {
         assert_eq!(uri, "skill://default/notes/SKILL.md");
         let params = serde_json::json!({ "uri": uri }).to_string();
         assert_eq!(json("skills/get", &params).await["skill"]["resources"][1]["size"], 10);
+        let directory = async |uri: &str| {
+            let params = serde_json::json!({ "uri": uri }).to_string();
+            let read = json("resources/directory/read", &params).await;
+            assert_eq!(read.get("resultType").is_some(), era == Era::Modern, "{read}");
+            let children = read["resources"].as_array().unwrap().iter();
+            children.map(|child| child["uri"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(directory("skill://default").await, ["skill://default/notes"]);
+        let files = ["skill://default/notes/SKILL.md", "skill://default/notes/run.sh"];
+        assert_eq!(directory("skill://default/notes").await, files);
+        for uri in ["skill://default/notes/SKILL.md", "skill://default/notes/", "skill://other", "x:1"] {
+            let params = serde_json::json!({ "uri": uri }).to_string();
+            let error = agent.request("resources/directory/read", &params).await.unwrap_err();
+            assert!(error.contains("-32602") && error.contains("not a directory"), "{uri}: {error}");
+        }
+        for method in ["skills/list", "resources/directory/read"] {
+            let error = agent.request(method, r#"{"uri":"skill://default","cursor":"x"}"#).await.unwrap_err();
+            assert!(error.contains("-32602"), "{error}");
+        }
+        let listed = json("resources/list", "{}").await;
+        assert_eq!(
+            (&listed["resources"][0]["name"], &listed["resources"][0]["description"]),
+            (&"notes".into(), &"Write notes.".into())
+        );
         let read = json("resources/read", &params).await;
         assert!(read["contents"][0]["text"].as_str().unwrap().contains("Write notes."), "{read}");
         let prompt = json("prompts/get", r#"{"name":"notes"}"#).await;

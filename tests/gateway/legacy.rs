@@ -48,7 +48,7 @@ async fn initialize_negotiates_the_version_and_returns_capabilities() {
                     "resources": { "listChanged": true, "subscribe": true },
                     "completions": {},
                     "logging": {},
-                    "extensions": { "io.modelcontextprotocol/skills": {} },
+                    "extensions": { "io.modelcontextprotocol/skills": { "directoryRead": true } },
                 },
                 "serverInfo": { "name": "evenkeel", "version": env!("CARGO_PKG_VERSION") },
             },

@@ -31,7 +31,7 @@ async fn discover_returns_versions_and_capabilities() {
                     "resources": { "listChanged": true, "subscribe": true },
                     "completions": {},
                     "logging": {},
-                    "extensions": { "io.modelcontextprotocol/skills": {} },
+                    "extensions": { "io.modelcontextprotocol/skills": { "directoryRead": true } },
                 },
         "ttlMs": 0,
         "cacheScope": "private",
