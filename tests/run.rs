@@ -180,6 +180,24 @@ async fn namespace_exists_once_something_is_declared_in_it() {
 }
 
 #[tokio::test]
+async fn limits_are_set_by_flags_and_variables() {
+    let fleet = TestDirectory::new();
+    let flags = ["--max-request-size", "64Ki"];
+    let evenkeel = Evenkeel::run_with_env(fleet.path(), &flags, &[("EVENKEEL_MAX_SESSION_CALLS", "7")]).await;
+    let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
+    let params = format!(r#"{{"a":"{}"}}"#, "x".repeat(70_000));
+    let error = agent.request("ping", &params).await.unwrap_err();
+    assert!(error.contains("larger than 64 KiB (--max-request-size)"), "{error}");
+    let help = evenkeel.command(&["run", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for flag in
+        ["--max-connections", "--max-session-calls", "--max-server-calls", "EVENKEEL_MAX_SERVER_CALLS"]
+    {
+        assert!(help.contains(flag), "{flag}");
+    }
+}
+
+#[tokio::test]
 async fn second_instance_is_rejected_with_the_first_pid() {
     let fleet = TestDirectory::new();
     let evenkeel = Evenkeel::run(fleet.path()).await;

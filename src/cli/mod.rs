@@ -11,6 +11,7 @@ mod explain;
 mod init;
 mod instance;
 mod kubeconfig;
+mod limits;
 mod log_writer;
 mod logging;
 mod namespace;

@@ -8,6 +8,7 @@ use tokio::runtime;
 
 use super::dirs;
 use super::error::CommandError;
+use super::limits::LimitArgs;
 use super::logging::{self, LogFormat};
 use super::namespace::parse_namespace;
 use crate::daemon::{Daemon, Telemetry, raise_open_file_limit};
@@ -94,6 +95,8 @@ pub(super) struct Args {
     /// (CORS); may be given more than once
     #[arg(long, env = "EVENKEEL_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     allowed_origin: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Allow listening on addresses that other machines can reach, although clients are not authenticated
     #[arg(long, env = "EVENKEEL_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
@@ -200,6 +203,7 @@ impl Args {
             telemetry: Telemetry::new(self.otlp_endpoint.as_deref()).map_err(CommandError::Usage)?,
             child_environment: self.child_environment()?,
             sync_skills: self.sync_skills_dirs()?,
+            limits: self.limits.limits(),
             allowed: AllowedHosts { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
             replica_address: self.pod_ip.map(|ip| SocketAddr::new(ip, self.listen.port())),
         })

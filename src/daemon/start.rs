@@ -58,6 +58,8 @@ pub struct Daemon {
     pub allowed: AllowedHosts,
     /// The address (`HOST:PORT`) at which other replicas reach this process, if there are any.
     pub replica_address: Option<SocketAddr>,
+    /// The limits on agents.
+    pub limits: Limits,
 }
 
 impl Daemon {
@@ -224,11 +226,11 @@ impl Daemon {
         let (gateway_catalog, listener) = (catalog.clone(), agents.clone());
         let replica_address = self.replica_address.map(|address| address.to_string());
         let authorization = Authorization::new(self.allowed.clone());
-        let (agent_authorization, task_stop) = (authorization.clone(), stop.clone());
+        let (agent_authorization, limits, task_stop) =
+            (authorization.clone(), self.limits.clone(), stop.clone());
         tasks.spawn("the MCP endpoint", async move {
             // Agents that connect before the key is available wait in the listener's queue.
             if let Some(session_key) = task_stop.run_until_cancelled(session_key).await {
-                let limits = Limits::default();
                 let config = GatewayConfig {
                     authorization: agent_authorization,
                     session_key,

@@ -13,7 +13,7 @@ use crate::upstream::{
 use crate::wire::LogLevel;
 
 /// The maximum number of resource subscriptions of one agent.
-const MAX_RESOURCE_SUBSCRIPTIONS: usize = 1_000;
+pub(super) const MAX_RESOURCE_SUBSCRIPTIONS: usize = 1_000;
 /// The maximum number of elicitations by URL whose end one agent is notified of. The oldest ones are given up first.
 const MAX_ELICITATIONS: usize = 64;
 

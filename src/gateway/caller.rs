@@ -3,7 +3,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::era::{CAPABILITIES_KEY, first_modern_version};
-use super::in_flight::InFlightRequest;
+use super::in_flight::{InFlightRequest, UnacceptedRequest};
 use super::session::Session;
 use crate::wire::{ClientCapabilities, Era, JsonRpcId, LogLevel, RequestParams};
 
@@ -16,10 +16,6 @@ pub(super) enum Caller {
     /// (2026-07-28, Basic).
     Sessionless,
 }
-
-/// The error for a request whose id is already in flight in the session.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct DuplicateRequestId;
 
 impl Caller {
     /// Returns the protocol era of the caller.
@@ -73,12 +69,13 @@ impl Caller {
         }
     }
 
-    /// Registers a request in flight, so that the caller can cancel it by its id. A caller without a session cancels by
-    /// disconnecting; for it the result is `None`.
+    /// Registers a request in flight, at most `max` at a time, so that the caller can cancel it by its id. A caller
+    /// without a session cancels by disconnecting; for it the result is `None`.
     pub(super) fn begin_request(
         &self,
         id: &JsonRpcId,
-    ) -> Result<Option<InFlightRequest>, DuplicateRequestId> {
-        self.session().map(|session| session.begin_request(id.clone()).ok_or(DuplicateRequestId)).transpose()
+        max: usize,
+    ) -> Result<Option<InFlightRequest>, UnacceptedRequest> {
+        self.session().map(|session| session.begin_request(id.clone(), max)).transpose()
     }
 }

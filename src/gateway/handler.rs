@@ -87,9 +87,14 @@ impl ViewHandler {
     async fn post(self, request: Request<Incoming>) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
         let headers = parts.headers;
-        let bytes = match request_body::read(body).await {
+        let bytes = match request_body::read(body, &self.gateway.limits).await {
             Ok(bytes) => bytes,
-            Err(RefusedRequest { error, id }) => return error_response(&error, id.as_ref()),
+            Err(RefusedRequest { error, id, limit }) => {
+                if let Some(limit) = limit {
+                    self.gateway.metrics.count_refusal(limit);
+                }
+                return error_response(&error, id.as_ref());
+            }
         };
         let accepts_stream = accepts(&headers, "text", "event-stream");
         let refusal = if !is_json(&headers) {
@@ -101,7 +106,7 @@ impl ViewHandler {
             None
         };
         if let Some((status, message)) = refusal {
-            let RefusedRequest { error, id } = RefusedRequest::new(status, message, &bytes);
+            let RefusedRequest { error, id, .. } = RefusedRequest::new(status, message, &bytes);
             return error_response(&error, id.as_ref());
         }
         if request_body::is_batch(&bytes) {
@@ -300,6 +305,7 @@ impl ViewHandler {
     }
 
     fn unknown_namespace_text(&self) -> Option<String> {
+        self.view.namespace()?;
         self.gateway.namespaces.unknown_text(&self.gateway.catalog.load(), &self.view)
     }
 

@@ -33,22 +33,34 @@ struct Registration {
     _cancel: oneshot::Sender<()>,
 }
 
+/// The reason for which a request of a session is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnacceptedRequest {
+    /// Another request with its id is in flight.
+    DuplicateId,
+    /// The maximum number of requests is in flight.
+    TooMany,
+}
+
 impl InFlightRequests {
-    /// Registers a request. `None` if the agent still waits for the response to another one with this id. A detached
-    /// request with this id continues, and the agent can no longer cancel it: an agent that was restarted and resumed
-    /// its session counts its ids from the start again.
-    pub(super) fn begin(&self, id: JsonRpcId) -> Option<InFlightRequest> {
+    /// Registers a request, unless `max` are in flight or the agent still waits for the response to another one with
+    /// this id. A detached request with this id continues, and the agent can no longer cancel it: an agent that was
+    /// restarted and resumed its session counts its ids from the start again.
+    pub(super) fn begin(&self, id: JsonRpcId, max: usize) -> Result<InFlightRequest, UnacceptedRequest> {
         let (cancel, cancelled) = oneshot::channel();
         let mut registered = self.0.lock();
         if registered.by_id.get(&id).is_some_and(|earlier| !earlier.detached) {
-            return None;
+            return Err(UnacceptedRequest::DuplicateId);
+        }
+        if registered.by_id.len() + registered.superseded.len() >= max {
+            return Err(UnacceptedRequest::TooMany);
         }
         let number = registered.next_number;
         registered.next_number += 1;
         let registration = Registration { number, detached: false, _cancel: cancel };
         let earlier = registered.by_id.insert(id.clone(), registration);
         registered.superseded.extend(earlier);
-        Some(InFlightRequest { requests: self.clone(), id, number, cancelled })
+        Ok(InFlightRequest { requests: self.clone(), id, number, cancelled })
     }
 
     /// Cancels the newest request with this id. Does nothing for other ids.
@@ -129,7 +141,7 @@ mod tests {
     use super::*;
 
     fn begin(requests: &InFlightRequests, id: u64) -> Option<InFlightRequest> {
-        requests.begin(JsonRpcId::from_number(id))
+        requests.begin(JsonRpcId::from_number(id), 100).ok()
     }
 
     fn is_cancelled(request: &mut InFlightRequest) -> bool {
@@ -175,6 +187,23 @@ mod tests {
         detached.mark_detached();
         requests.cancel(&JsonRpcId::from_number(1));
         assert!(is_cancelled(&mut detached));
+    }
+
+    #[test]
+    fn requests_beyond_the_maximum_are_refused_until_others_end() {
+        let requests = InFlightRequests::default();
+        let begin = |id: u64| requests.begin(JsonRpcId::from_number(id), 2);
+        let (first, second) = (begin(1).unwrap(), begin(2).unwrap());
+        assert_eq!(begin(1).unwrap_err(), UnacceptedRequest::DuplicateId);
+        assert_eq!(begin(3).unwrap_err(), UnacceptedRequest::TooMany);
+        // A detached request counts: its server still works on it.
+        first.mark_detached();
+        assert_eq!(begin(1).unwrap_err(), UnacceptedRequest::TooMany);
+        drop(second);
+        let again = begin(1).unwrap();
+        assert_eq!(begin(3).unwrap_err(), UnacceptedRequest::TooMany);
+        drop((first, again));
+        assert!(begin(3).is_ok());
     }
 
     #[test]

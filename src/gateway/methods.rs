@@ -5,13 +5,15 @@ use http::{HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use rmcp::model::{ErrorCode, SKILLS_EXTENSION_ID};
 
-use super::agent_subscriptions::AgentSubscriptions;
+use super::agent_subscriptions::{AgentSubscriptions, MAX_RESOURCE_SUBSCRIPTIONS};
 use super::body::{self, ResponseBody};
 use super::call::{CallAgent, CallRequest, call};
 use super::caller::Caller;
 use super::era::{negotiate_version, supported_versions};
 use super::handler::{AgentRequest, SESSION_HEADER, ViewHandler, error_response, result_response};
+use super::in_flight::UnacceptedRequest;
 use super::instructions::instructions;
+use super::limits::ExceededLimit;
 use super::notification_stream::listen_stream;
 use super::response::{self, ResponseError, RouteError, cache_members, invalid_params};
 use super::route_target;
@@ -72,14 +74,23 @@ impl ViewHandler {
         request: AgentRequest<'_>,
     ) -> Response<ResponseBody> {
         let AgentRequest { id, params, params_json, headers, accepts_stream, .. } = request;
-        let Ok(in_flight) = caller.begin_request(&id) else {
-            let error = ResponseError::in_band(
-                ErrorCode::INVALID_REQUEST,
-                "Invalid request: another request with this id is in flight",
-            );
-            return error_response(&error, Some(&id));
-        };
         let era = caller.era();
+        let max = self.gateway.limits.max_session_calls;
+        let in_flight = match caller.begin_request(&id, max) {
+            Ok(in_flight) => in_flight,
+            Err(UnacceptedRequest::DuplicateId) => {
+                let error = ResponseError::in_band(
+                    ErrorCode::INVALID_REQUEST,
+                    "Invalid request: another request with this id is in flight",
+                );
+                return error_response(&error, Some(&id));
+            }
+            Err(UnacceptedRequest::TooMany) => {
+                self.gateway.metrics.count_refusal(ExceededLimit::SessionCalls);
+                let text = response::busy_session_text(max);
+                return body::json(StatusCode::OK, response::failure_message(&id, &text, method, era));
+            }
+        };
         // A legacy agent is asked on the stream of its call.
         let capabilities = match era {
             Era::Legacy if !accepts_stream => ClientCapabilities::NONE,
@@ -244,10 +255,11 @@ impl ViewHandler {
         }) {
             result_response(&request.id, "{}")
         } else {
-            let error = ResponseError::in_band(
-                ErrorCode::INVALID_REQUEST,
-                "the session has too many resource subscriptions",
+            self.gateway.metrics.count_refusal(ExceededLimit::Subscriptions);
+            let text = format!(
+                "the session watches {MAX_RESOURCE_SUBSCRIPTIONS} resources, the maximum: unsubscribe from others first"
             );
+            let error = ResponseError::in_band(ErrorCode::INVALID_REQUEST, text);
             error_response(&error, Some(&request.id))
         }
     }
@@ -293,8 +305,11 @@ impl ViewHandler {
             let generation = self.gateway.catalog.load();
             let view = generation.view(&self.view);
             for uri in uris {
-                if let Ok(subscription) = self.subscribe_resource(view, &uri) {
-                    subscriptions.subscribe_resource(&self.gateway.subscriptions, uri, subscription);
+                if let Ok(subscription) = self.subscribe_resource(view, &uri)
+                    && !subscriptions.subscribe_resource(&self.gateway.subscriptions, uri, subscription)
+                {
+                    // The acknowledgement names those that are watched.
+                    self.gateway.metrics.count_refusal(ExceededLimit::Subscriptions);
                 }
             }
         }

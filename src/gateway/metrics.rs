@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use super::limits::ExceededLimit;
 use super::outcome::CallOutcome;
 use super::trace::{self, CallSpan};
 use crate::resource::ObjectKey;
@@ -33,6 +34,7 @@ pub struct GatewayMetrics {
     pub(super) suspended_calls: Gauge,
     /// Responses of agents to requests that are not open.
     pub(super) unexpected_responses: Counter,
+    refusals: Family<Labels<1>, Counter>,
     spans: SpanSender,
 }
 
@@ -58,6 +60,11 @@ pub(super) struct CallTimer {
 
 impl Default for GatewayMetrics {
     fn default() -> Self {
+        let refusals = Family::default();
+        for limit in ExceededLimit::ALL {
+            // Each counter is there from the start, so that its first increase is visible.
+            drop(refusals.get_or_create(&limit_labels(limit)));
+        }
         Self {
             calls: Family::default(),
             durations: Family::new_with_constructor(|| {
@@ -71,6 +78,7 @@ impl Default for GatewayMetrics {
             evictions: Counter::default(),
             suspended_calls: Gauge::default(),
             unexpected_responses: Counter::default(),
+            refusals,
             spans: SpanSender::default(),
         }
     }
@@ -110,6 +118,11 @@ impl GatewayMetrics {
             self.unexpected_responses.clone(),
         );
         registry.register(
+            "agent_refusals",
+            "Requests of agents refused because of a limit",
+            self.refusals.clone(),
+        );
+        registry.register(
             "catalog_generation",
             "Number of the current catalog generation",
             self.generation.clone(),
@@ -125,6 +138,11 @@ impl GatewayMetrics {
             outcome: CallOutcome::Cancelled,
             span: span.start(&self.spans, server),
         }
+    }
+
+    /// Counts a request that was refused because of a limit.
+    pub(super) fn count_refusal(&self, limit: ExceededLimit) {
+        self.refusals.get_or_create(&limit_labels(limit)).inc();
     }
 
     /// Removes the metrics of servers that no longer exist.
@@ -183,6 +201,10 @@ impl Drop for CallTimer {
         counter.inc();
         self.server.duration.observe(self.start.elapsed().as_secs_f64());
     }
+}
+
+fn limit_labels(limit: ExceededLimit) -> Labels<1> {
+    [("limit", limit.label().to_owned())]
 }
 
 fn server_labels(server: &ObjectKey) -> Labels<2> {

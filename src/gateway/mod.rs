@@ -18,6 +18,7 @@ mod in_flight;
 mod input;
 mod instructions;
 mod known_namespaces;
+mod limits;
 mod methods;
 mod metrics;
 mod not_found;
@@ -41,12 +42,12 @@ mod trace;
 mod unknown_item;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use known_namespaces::KnownNamespaces;
+pub use limits::Limits;
 pub use metrics::GatewayMetrics;
 pub use seal::{SealError, SessionKey};
 pub use server::serve_unavailable;
@@ -75,33 +76,8 @@ pub struct GatewayConfig {
     pub replica_address: Option<String>,
     /// The namespaces that agents may use in a path.
     pub namespaces: KnownNamespaces,
-    /// The limits on connections.
+    /// The limits on agents.
     pub limits: Limits,
-}
-
-/// Limits on agent connections.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// The maximum number of open connections. Further ones wait in the listener.
-    pub max_connections: usize,
-    /// The time after which a connection without a request is closed. It is longer than agents keep idle connections,
-    /// so that no agent sends a request on a connection that is being closed.
-    pub idle_timeout: Duration,
-    /// The time after which an agent that does not read pending data is disconnected.
-    pub write_stall_timeout: Duration,
-    /// The time that calls have to finish after a shutdown was requested.
-    pub drain_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_connections: 8_192,
-            idle_timeout: Duration::from_mins(2),
-            write_stall_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(10),
-        }
-    }
 }
 
 /// The agent-facing side of a catalog.

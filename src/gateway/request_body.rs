@@ -1,7 +1,6 @@
 //! The body of an agent's request, and the id in one that is refused.
 
 use std::fmt;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -13,30 +12,33 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
+use super::limits::{ExceededLimit, Limits};
 use super::response::ResponseError;
 use crate::wire::JsonRpcId;
 
-/// The maximum size of a request body.
-const MAX_BODY_BYTES: usize = 4 << 20;
 /// The size up to which a longer body is read, and discarded, to find the request's id at its end.
 const MAX_DISCARDED_BYTES: usize = 64 << 20;
 /// The bytes at both ends of a longer body in which the id is looked for.
 const KEPT_BYTES: usize = 4 << 10;
-/// The maximum time for a request body to arrive.
-const BODY_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A refused request.
 pub(super) struct RefusedRequest {
     pub(super) error: ResponseError,
     /// The request's id, if it was found.
     pub(super) id: Option<JsonRpcId>,
+    /// The limit that it exceeded.
+    pub(super) limit: Option<ExceededLimit>,
 }
 
 impl RefusedRequest {
     /// Refuses a request because of its HTTP headers or its size.
     pub(super) fn new(status: StatusCode, message: impl Into<String>, body: &[u8]) -> Self {
         let error = ResponseError::bad_request(ErrorCode::INVALID_REQUEST, message.into());
-        Self { error: error.with_status(status), id: request_id(body) }
+        Self { error: error.with_status(status), id: request_id(body), limit: None }
+    }
+
+    fn beyond(self, limit: ExceededLimit) -> Self {
+        Self { limit: Some(limit), ..self }
     }
 }
 
@@ -46,18 +48,16 @@ pub(super) fn is_batch(body: &[u8]) -> bool {
 }
 
 /// Reads the body of a request.
-pub(super) async fn read(body: Incoming) -> Result<Bytes, RefusedRequest> {
-    match timeout(BODY_READ_TIMEOUT, read_bounded(body)).await {
-        Ok(read) => read,
-        Err(_) => Err(RefusedRequest::new(
-            StatusCode::REQUEST_TIMEOUT,
-            format!("the request body did not arrive within {} s", BODY_READ_TIMEOUT.as_secs()),
-            b"",
-        )),
-    }
+pub(super) async fn read(body: Incoming, limits: &Limits) -> Result<Bytes, RefusedRequest> {
+    let time_limit = limits.body_timeout;
+    timeout(time_limit, read_bounded(body, limits.max_body_bytes)).await.unwrap_or_else(|_| {
+        let text = format!("the request body did not arrive within {} s", time_limit.as_secs_f64());
+        let refused = RefusedRequest::new(StatusCode::REQUEST_TIMEOUT, text, b"");
+        Err(refused.beyond(ExceededLimit::BodyTime))
+    })
 }
 
-async fn read_bounded(mut body: Incoming) -> Result<Bytes, RefusedRequest> {
+async fn read_bounded(mut body: Incoming, max_bytes: usize) -> Result<Bytes, RefusedRequest> {
     let mut text = BytesMut::new();
     let mut length = 0;
     // Usually the only one, used without a copy.
@@ -75,19 +75,20 @@ async fn read_bounded(mut body: Incoming) -> Result<Bytes, RefusedRequest> {
         }
         text.extend_from_slice(&std::mem::take(&mut first));
         text.extend_from_slice(&data);
-        if length > MAX_DISCARDED_BYTES {
+        if length > MAX_DISCARDED_BYTES.max(max_bytes) {
             break;
         }
         // Agents write the id before or after the long part.
-        if length > MAX_BODY_BYTES && text.len() > 4 * KEPT_BYTES {
+        if length > max_bytes && text.len() > 4 * KEPT_BYTES {
             let end = text.split_off(text.len() - KEPT_BYTES);
             text.truncate(KEPT_BYTES);
             text.extend_from_slice(&end);
         }
     }
-    if length > MAX_BODY_BYTES {
-        let message = format!("the request body is larger than {} MiB", MAX_BODY_BYTES >> 20);
-        return Err(RefusedRequest::new(StatusCode::PAYLOAD_TOO_LARGE, message, &text));
+    if length > max_bytes {
+        let message = format!("the request body is larger than {} KiB (--max-request-size)", max_bytes >> 10);
+        let refused = RefusedRequest::new(StatusCode::PAYLOAD_TOO_LARGE, message, &text);
+        return Err(refused.beyond(ExceededLimit::BodySize));
     }
     Ok(if text.is_empty() { first } else { text.freeze() })
 }

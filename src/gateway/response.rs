@@ -95,6 +95,22 @@ pub(super) fn refusal_text(server: &ObjectKey, refusal: &CallRefusal) -> String 
     }
 }
 
+/// Describes a call that is refused because its server has the maximum number of calls.
+pub(super) fn busy_server_text(server: &ObjectKey, max: usize) -> String {
+    format!(
+        "MCP server {server} has {max} calls in flight, the maximum. Nothing was sent to it. Call it again when some of \
+         them have ended."
+    )
+}
+
+/// Describes a request that is refused because its session has the maximum number of requests in flight.
+pub(super) fn busy_session_text(max: usize) -> String {
+    format!(
+        "This session has {max} requests in flight, the maximum. Nothing was sent to the server. Wait until some of them \
+         have ended, then try again."
+    )
+}
+
 /// Describes an item that its server changed while the call waited for a connection.
 pub(super) fn changed_item_text(server: &ObjectKey, list: ListKind, name: &str) -> String {
     let noun = list.item_noun();

@@ -11,7 +11,7 @@ use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
 use super::agent_subscriptions::{AgentNotification, AgentSubscriptions, NotificationReceiver};
-use super::in_flight::{InFlightRequest, InFlightRequests};
+use super::in_flight::{InFlightRequest, InFlightRequests, UnacceptedRequest};
 use super::input::AgentRequests;
 use super::seal::{SealError, SessionKey};
 use super::session_id::SealedSession;
@@ -161,9 +161,13 @@ impl Session {
         &self.agent_requests
     }
 
-    /// Registers a request in flight. `None` if the agent waits for another request with this id.
-    pub(super) fn begin_request(&self, id: JsonRpcId) -> Option<InFlightRequest> {
-        self.in_flight.begin(id)
+    /// Registers a request in flight, unless `max` are, or the agent waits for another request with this id.
+    pub(super) fn begin_request(
+        &self,
+        id: JsonRpcId,
+        max: usize,
+    ) -> Result<InFlightRequest, UnacceptedRequest> {
+        self.in_flight.begin(id, max)
     }
 
     /// Cancels the newest request in flight with this id. Does nothing for other ids.
@@ -364,13 +368,28 @@ mod tests {
         let [idle, streaming, calling] = [(); 3].map(|()| sessions.open(&sealed_session(), |_| 0).unwrap());
         let _stream = sessions.get(&streaming, &EVERYTHING).unwrap().open_stream();
         let _call =
-            sessions.get(&calling, &EVERYTHING).unwrap().begin_request(JsonRpcId::from_number(1)).unwrap();
+            sessions.get(&calling, &EVERYTHING).unwrap().begin_request(JsonRpcId::from_number(1), 1).unwrap();
         sessions.remove_idle();
         assert_eq!(sessions.len(), 3);
         sessions.remove_idle();
         assert_eq!(sessions.len(), 2);
         assert!(sessions.get(&idle, &EVERYTHING).unwrap().may_be_outdated(ListKind::Tools, 0));
         assert!(!sessions.get(&streaming, &EVERYTHING).unwrap().may_be_outdated(ListKind::Tools, 0));
+    }
+
+    #[test]
+    fn idle_sessions_beyond_the_maximum_are_removed_and_restored_from_their_ids() {
+        let sessions = sessions();
+        let open = || sessions.open(&sealed_session(), |_| 0).unwrap();
+        let (first, busy) = (open(), open());
+        let stream = sessions.get(&busy, &EVERYTHING).unwrap().open_stream();
+        for _ in 0..MAX_SESSIONS {
+            open();
+        }
+        assert!(sessions.len() <= MAX_SESSIONS, "{}", sessions.len());
+        assert!(sessions.by_id.load().contains_key(&*busy) && !sessions.by_id.load().contains_key(&*first));
+        assert!(sessions.get(&first, &EVERYTHING).is_some());
+        drop(stream);
     }
 
     #[test]

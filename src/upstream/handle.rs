@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::call_slot::{CallCounter, CallSlot};
 use super::handle_requests::{HandleRequest, HandleRequests};
 use super::item::Item;
 use super::lists::ServerLists;
@@ -27,6 +28,7 @@ struct Inner {
     lists: ArcSwap<ServerLists>,
     state_changed: Notify,
     requests: HandleRequests,
+    calls: CallCounter,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +78,12 @@ impl UpstreamHandle {
     /// Returns the key of the server.
     pub fn key(&self) -> &ObjectKey {
         &self.0.key
+    }
+
+    /// Counts a call that arrived for this server until the slot is dropped; `None` if there are `max` already. Those
+    /// that wait in [`begin_call`](Self::begin_call) count too.
+    pub fn count_call(&self, max: usize) -> Option<CallSlot> {
+        self.0.calls.try_begin(max)
     }
 
     /// Begins a call on the live connection. The call counts as in flight until the guard is dropped.
@@ -172,6 +180,7 @@ impl UpstreamControl {
             lists: ArcSwap::default(),
             state_changed: Notify::new(),
             requests: HandleRequests::default(),
+            calls: CallCounter::default(),
         })))
     }
 

@@ -15,6 +15,7 @@ mod cors;
 mod fixture;
 mod input;
 mod legacy;
+mod limits;
 mod modern;
 mod namespaces;
 mod param_headers;

@@ -16,7 +16,7 @@ use super::super::route_target::RouteTarget;
 use super::super::server_response::server_response;
 use super::super::unknown_item::unknown_item_list;
 use super::agent::CallAgent;
-use crate::upstream::Responder;
+use crate::upstream::{CallSlot, Responder};
 use crate::wire::{
     ClientCapabilities, ConnectionError, Era, FailureSource, InputMethod, InputRequest, JsonRpcId,
     RpcResponse, ServerInputRequest, notification_level,
@@ -68,6 +68,8 @@ pub(super) struct PendingResponse {
     pub(super) agent: CallAgent,
     pub(super) target: RouteTarget,
     pub(super) timer: CallTimer,
+    /// Counts the call among those of its server; `None` for one that is refused because there are too many.
+    pub(super) slot: Option<CallSlot>,
 }
 
 impl PendingResponse {

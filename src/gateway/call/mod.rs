@@ -18,6 +18,7 @@ use super::Gateway;
 use super::body::{self, ResponseBody, empty_stream};
 use super::deadline::CallDeadline;
 use super::in_flight::{InFlightRequest, wait_for_cancel};
+use super::limits::ExceededLimit;
 use super::response::{self, RouteError};
 use super::routed_method::RoutedMethod;
 use super::server_response::server_response;
@@ -86,19 +87,26 @@ pub(super) async fn call(
             return body::json(status, message);
         }
     };
+    let deadline = CallDeadline::new(Instant::now(), target.section().call_timeout);
+    let span = CallSpan { method, protocol_version, params };
+    let timer = gateway.metrics.start_timer(&target.section().key, &span);
+    let max_calls = gateway.limits.max_server_calls;
+    let slot = handle.count_call(max_calls);
+    let mut response = PendingResponse { id, agent, target, timer, slot };
+    if response.slot.is_none() {
+        gateway.metrics.count_refusal(ExceededLimit::ServerCalls);
+        let text = response::busy_server_text(handle.key(), max_calls);
+        return response.into_response(gateway, &CallEnd::Refused(text));
+    }
     let repeated = if params.members.get("requestState").is_some() {
         // Boxed: the future of every call would hold its memory.
-        match Box::pin(repeated::read_state(gateway, &agent, &target, &id, params)).await {
+        match Box::pin(repeated::read_state(gateway, &response, params)).await {
             Ok(repeated) => repeated,
             Err((status, message)) => return body::json(status, message),
         }
     } else {
         RepeatedRequest::New
     };
-    let deadline = CallDeadline::new(Instant::now(), target.section().call_timeout);
-    let span = CallSpan { method, protocol_version, params };
-    let timer = gateway.metrics.start_timer(&target.section().key, &span);
-    let mut response = PendingResponse { id, agent, target, timer };
     let quiet_until = Instant::now() + QUIET_INTERVAL;
     let state_change = match repeated {
         RepeatedRequest::New => None,

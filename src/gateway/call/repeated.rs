@@ -9,15 +9,11 @@ use tokio::time::Instant;
 use super::super::Gateway;
 use super::super::input::{OpenInputs, StateContent, SuspendedCall};
 use super::super::response::{self, ResponseError};
-use super::super::route_target::RouteTarget;
 use super::super::routed_method::RoutedMethod;
 use super::active::{ActiveCall, Dispatched, Stage};
-use super::agent::CallAgent;
 use super::attended::INPUT_KEY;
 use super::end::{CallEnd, PendingResponse};
-use crate::wire::{
-    ConnectionError, Era, JsonEdit, JsonRpcId, RequestParams, RpcResponse, json_string, parse_members,
-};
+use crate::wire::{ConnectionError, Era, JsonEdit, RequestParams, RpcResponse, json_string, parse_members};
 
 /// A request, by the state that it repeats.
 pub(super) enum RepeatedRequest {
@@ -54,11 +50,10 @@ impl StateChange {
 /// Returns the HTTP status and the whole message of the response if the state is refused.
 pub(super) async fn read_state(
     gateway: &Gateway,
-    agent: &CallAgent,
-    target: &RouteTarget,
-    id: &JsonRpcId,
+    response: &PendingResponse,
     params: &RequestParams<'_>,
 ) -> Result<RepeatedRequest, (StatusCode, Bytes)> {
+    let PendingResponse { id, agent, target, .. } = response;
     if agent.era == Era::Legacy || target.method == RoutedMethod::Complete {
         return Ok(RepeatedRequest::New);
     }
