@@ -238,8 +238,7 @@ impl ViewHandler {
         let Some(request) = id.and_then(|id| self.gateway.process.open_request_id(id)) else {
             return self.unexpected_response(id);
         };
-        if self.gateway.process.holds(&request) && session.agent_requests().respond(request.number, response)
-        {
+        if self.gateway.process.holds(&request) && session.sent_requests().respond(request.number, response) {
             return body::empty(StatusCode::ACCEPTED);
         }
         match self.forward_to_holder(http_request, &request).await {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent_subscriptions::{AgentNotification, AgentSubscriptions, NotificationReceiver};
 use super::in_flight::{InFlightRequest, InFlightRequests, UnacceptedRequest};
-use super::input::AgentRequests;
+use super::input::SentInputRequests;
 use super::seal::{SealError, SessionKey};
 use super::session_id::SealedSession;
 use crate::resource::ObjectKey;
@@ -46,7 +46,7 @@ pub(super) struct Session {
     /// The capabilities by which servers may ask the agent for input.
     input_capabilities: ClientCapabilities,
     /// The requests for input that wait for the agent.
-    agent_requests: AgentRequests,
+    sent_requests: SentInputRequests,
     ended: CancellationToken,
 }
 
@@ -63,7 +63,7 @@ impl Session {
             next_stream_number: AtomicU64::new(0),
             in_flight: InFlightRequests::default(),
             input_capabilities: sealed.input_capabilities(),
-            agent_requests: AgentRequests::default(),
+            sent_requests: SentInputRequests::default(),
             ended: CancellationToken::new(),
         })
     }
@@ -157,8 +157,8 @@ impl Session {
     }
 
     /// Returns the requests for input that wait for the agent.
-    pub(super) fn agent_requests(&self) -> &AgentRequests {
-        &self.agent_requests
+    pub(super) fn sent_requests(&self) -> &SentInputRequests {
+        &self.sent_requests
     }
 
     /// Registers a request in flight, unless `max` are, or the agent waits for another request with this id.

@@ -271,7 +271,7 @@ impl ActiveCall {
             return Ok(None);
         }
         let Some(session) = &agent.session else { return Err(CallEnd::Suspend(Box::new(input))) };
-        let (requests, version) = (session.agent_requests(), session.protocol_version());
+        let (requests, version) = (session.sent_requests(), session.protocol_version());
         let Ok((request, message)) = requests.open(&gateway.process, input.request(), version) else {
             input.decline();
             return Ok(None);

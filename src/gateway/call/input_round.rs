@@ -65,7 +65,7 @@ impl InputRound {
                 round.add((key, request.clone()), &request.declined())?;
                 continue;
             };
-            let (requests, version) = (session.agent_requests(), session.protocol_version());
+            let (requests, version) = (session.sent_requests(), session.protocol_version());
             let (open, message) =
                 requests.open(&gateway.process, &request, version).map_err(|error| error.to_string())?;
             let expires_at = Instant::now() + input_timeout(request.method);

@@ -31,7 +31,7 @@ use active::{ActiveCall, Stage};
 use attended::{AttendedCall, QUIET_INTERVAL, ResponseStart};
 use dispatch::{Dispatch, dispatch, resolve_target, wait_for_target};
 use end::{CallEnd, PendingResponse};
-use repeated::{RepeatedRequest, StateChange};
+use repeated::{RepeatedRequest, StateEdit};
 
 /// A request of an agent, and the properties that the response depends on.
 pub(super) struct CallRequest<'a> {
@@ -108,16 +108,16 @@ pub(super) async fn call(
         RepeatedRequest::New
     };
     let quiet_until = Instant::now() + QUIET_INTERVAL;
-    let state_change = match repeated {
+    let state_edit = match repeated {
         RepeatedRequest::New => None,
-        RepeatedRequest::Sent(state_change) => Some(state_change),
+        RepeatedRequest::Sent(state_edit) => Some(state_edit),
         RepeatedRequest::Suspended(suspended) => {
             let call = suspended.into_active_call(response, params);
             let attended = AttendedCall { gateway: gateway.clone(), call: Some(call) };
             return Box::pin(attended.into_response(quiet_until, accepts_stream)).await;
         }
     };
-    let edits = state_change.as_ref().map(StateChange::edits).unwrap_or_default();
+    let edits = state_edit.as_ref().map(StateEdit::edits).unwrap_or_default();
     let mut resent = false;
     loop {
         let request = Dispatch {

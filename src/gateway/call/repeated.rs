@@ -22,18 +22,18 @@ pub(super) enum RepeatedRequest {
     /// Its call is open at the server.
     Suspended(Box<SuspendedCall>),
     /// It is sent to the server, with this change.
-    Sent(StateChange),
+    Sent(StateEdit),
 }
 
 /// The change of the params of a request that repeats a state.
-pub(super) enum StateChange {
+pub(super) enum StateEdit {
     /// The request is new for the server: it has no state and no responses.
     Remove,
     /// The JSON of the server's own state.
     Set(String),
 }
 
-impl StateChange {
+impl StateEdit {
     /// Returns the edits of the params.
     pub(super) fn edits(&self) -> Vec<JsonEdit<'_>> {
         match self {
@@ -68,8 +68,8 @@ pub(super) async fn read_state(
         .ok_or_else(|| refused(format!("requestState is {state}")))?;
     let content = gateway.request_states.open(&state, &agent.binding(target), Timestamp::now());
     match content.map_err(|error| refused(error.to_string()))? {
-        StateContent::Server(state) => Ok(RepeatedRequest::Sent(StateChange::Set(json_string(&state)))),
-        StateContent::Repeat if is_accepted(params) => Ok(RepeatedRequest::Sent(StateChange::Remove)),
+        StateContent::Server(state) => Ok(RepeatedRequest::Sent(StateEdit::Set(json_string(&state)))),
+        StateContent::Repeat if is_accepted(params) => Ok(RepeatedRequest::Sent(StateEdit::Remove)),
         StateContent::Repeat => {
             let server = &target.section().key;
             let text = format!("MCP server {server} needs the URL to be opened, which was declined.");

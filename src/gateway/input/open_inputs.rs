@@ -5,7 +5,7 @@ use std::task::Poll;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::agent_requests::AgentRequest;
+use super::sent_requests::SentInputRequest;
 use crate::wire::RpcResponse;
 
 /// The requests for input that a call waits for. Each has a source, which the response is for.
@@ -15,7 +15,7 @@ pub(in crate::gateway) struct OpenInputs<S>(Vec<OpenInput<S>>);
 #[derive(Debug)]
 struct OpenInput<S> {
     source: S,
-    request: AgentRequest,
+    request: SentInputRequest,
     expires_at: Instant,
 }
 
@@ -34,7 +34,7 @@ impl<S> OpenInputs<S> {
         self.0.len()
     }
 
-    pub(in crate::gateway) fn push(&mut self, source: S, request: AgentRequest, expires_at: Instant) {
+    pub(in crate::gateway) fn push(&mut self, source: S, request: SentInputRequest, expires_at: Instant) {
         self.0.push(OpenInput { source, request, expires_at });
     }
 

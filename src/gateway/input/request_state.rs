@@ -49,7 +49,7 @@ pub(in crate::gateway) enum StateContent {
 
 /// The reason why a state is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::gateway) enum StateError {
+pub(in crate::gateway) enum RequestStateError {
     /// It was not sealed with this key, or was changed.
     #[error("requestState is not valid")]
     Invalid,
@@ -122,16 +122,16 @@ impl RequestStates {
         state: &str,
         binding: &RequestBinding,
         now: Timestamp,
-    ) -> Result<StateContent, StateError> {
+    ) -> Result<StateContent, RequestStateError> {
         let sealed: SealedState =
-            self.key.open(SealPurpose::RequestState, state).ok_or(StateError::Invalid)?;
+            self.key.open(SealPurpose::RequestState, state).ok_or(RequestStateError::Invalid)?;
         if sealed.binding != *binding {
-            return Err(StateError::OtherRequest);
+            return Err(RequestStateError::OtherRequest);
         }
         if sealed.expires_at < now.as_second() {
-            return Err(StateError::Expired);
+            return Err(RequestStateError::Expired);
         }
-        self.used.lock().add(state).then_some(sealed.content).ok_or(StateError::Used)
+        self.used.lock().add(state).then_some(sealed.content).ok_or(RequestStateError::Used)
     }
 }
 
@@ -170,12 +170,12 @@ mod tests {
             || states.seal(binding(r#"{"a":1}"#), content.clone(), now, Duration::from_mins(1)).unwrap();
         let later = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
         let state = seal();
-        assert_eq!(states.open(&state, &binding(r#"{"a":2}"#), now), Err(StateError::OtherRequest));
+        assert_eq!(states.open(&state, &binding(r#"{"a":2}"#), now), Err(RequestStateError::OtherRequest));
         assert_eq!(states.open(&state, &binding(r#"{ "a": 1 }"#), later(60)), Ok(content.clone()));
-        assert_eq!(states.open(&state, &binding(r#"{"a":1}"#), later(60)), Err(StateError::Used));
-        assert_eq!(states.open(&seal(), &binding(r#"{"a":1}"#), later(61)), Err(StateError::Expired));
+        assert_eq!(states.open(&state, &binding(r#"{"a":1}"#), later(60)), Err(RequestStateError::Used));
+        assert_eq!(states.open(&seal(), &binding(r#"{"a":1}"#), later(61)), Err(RequestStateError::Expired));
         for invalid in ["", "x", &format!("{state}A")] {
-            assert_eq!(states.open(invalid, &binding("{}"), now), Err(StateError::Invalid));
+            assert_eq!(states.open(invalid, &binding("{}"), now), Err(RequestStateError::Invalid));
         }
     }
 

@@ -11,31 +11,31 @@ use crate::wire::{InputRequest, JsonEdit, JsonRpcId, RpcResponse, json_string, p
 
 /// The requests for input that wait for a response of the agent of one session. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(in crate::gateway) struct AgentRequests(Arc<Mutex<HashMap<u64, oneshot::Sender<RpcResponse>>>>);
+pub(in crate::gateway) struct SentInputRequests(Arc<Mutex<HashMap<u64, oneshot::Sender<RpcResponse>>>>);
 
 /// A request to the agent of a session. Dropping it discards a later response.
 #[derive(Debug)]
-pub(in crate::gateway) struct AgentRequest {
-    requests: AgentRequests,
+pub(in crate::gateway) struct SentInputRequest {
+    requests: SentInputRequests,
     number: u64,
     /// The id that the agent sees.
     pub(super) id: JsonRpcId,
     pub(super) response: oneshot::Receiver<RpcResponse>,
 }
 
-impl AgentRequests {
+impl SentInputRequests {
     /// Opens a request. Returns it and its message for an agent of this revision.
     pub(in crate::gateway) fn open(
         &self,
         process: &OwnProcess,
         request: &InputRequest,
         protocol_version: &str,
-    ) -> Result<(AgentRequest, Bytes), SealError> {
+    ) -> Result<(SentInputRequest, Bytes), SealError> {
         let (number, id) = process.new_request_id()?;
         let (sender, response) = oneshot::channel();
         self.0.lock().insert(number, sender);
         let message = request_message(&id, request, protocol_version);
-        Ok((AgentRequest { requests: self.clone(), number, id, response }, message))
+        Ok((SentInputRequest { requests: self.clone(), number, id, response }, message))
     }
 
     /// Gives the agent's response to the request with this number. Returns false if there is none.
@@ -45,7 +45,7 @@ impl AgentRequests {
     }
 }
 
-impl AgentRequest {
+impl SentInputRequest {
     /// Returns the notification that cancels the request.
     pub(super) fn cancellation(&self) -> Bytes {
         let id = String::from_utf8_lossy(self.id.as_bytes());
@@ -54,7 +54,7 @@ impl AgentRequest {
     }
 }
 
-impl Drop for AgentRequest {
+impl Drop for SentInputRequest {
     fn drop(&mut self) {
         self.requests.0.lock().remove(&self.number);
     }
