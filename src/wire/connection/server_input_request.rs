@@ -38,16 +38,17 @@ impl ServerInputRequest {
         &self.id
     }
 
-    /// Sends the response in the background. The server has 30 s to accept it.
+    /// Sends the agent's response in the background. The server has 30 s to accept it.
     pub fn respond(mut self, response: &RpcResponse) {
         self.is_pending = false;
         self.connection.send_in_background(server_message::response_message(&self.id, response));
     }
 
-    /// Responds that the agent does not support the request.
-    pub fn decline(self) {
-        let response = self.request.declined();
-        self.respond(&response);
+    /// Responds that the agent does not support the request. The response is queued, and lost if the queue is full: a
+    /// server can send any number of such requests.
+    pub fn decline(mut self) {
+        self.is_pending = false;
+        self.connection.queue(server_message::response_message(&self.id, &self.request.declined()));
     }
 
     /// Sends no response: the server has cancelled the request.
@@ -60,12 +61,24 @@ impl Drop for ServerInputRequest {
     fn drop(&mut self) {
         if self.is_pending {
             let response = self.request.cancelled();
-            self.connection.send_in_background(server_message::response_message(&self.id, &response));
+            self.connection.queue(server_message::response_message(&self.id, &response));
         }
     }
 }
 
 impl Connection {
+    /// Queues a response to a request of the server, if there is room. Does nothing outside of the runtime.
+    fn queue(&self, message: Bytes) {
+        if Handle::try_current().is_err() {
+            return;
+        }
+        match &self.0.transport {
+            ConnectionTransport::Stdio(pipes) => pipes.try_send(message),
+            ConnectionTransport::Http(client) => client.post_in_background("", message, None),
+            ConnectionTransport::Sse(sse) => sse.client().post_in_background("", message, None),
+        }
+    }
+
     /// Sends the response to a request of the server. Does nothing outside of the runtime.
     fn send_in_background(&self, message: Bytes) {
         let Ok(runtime) = Handle::try_current() else { return };

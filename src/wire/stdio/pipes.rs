@@ -143,7 +143,7 @@ impl StdioPipes {
     /// Queues a message without waiting. Drops it if the queue is full because the child does not read.
     pub(in crate::wire) fn try_send(&self, message: Bytes) {
         if self.outgoing.try_send(message).is_err() {
-            trace!("the queue of messages for the child is full; a cancellation is dropped");
+            trace!("the queue of messages for the child is full; a cancellation or a response is dropped");
         }
     }
 
