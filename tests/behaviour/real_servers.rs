@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::fixture::EvenkeelFixture;
-use crate::support::{Era, RealServer, everything_server, time_server};
+use crate::support::{Agent, Era, RealServer, everything_server, time_server};
 
 /// Attaches a real server and returns its tools, which must be the same for an agent of each era.
 async fn attach_and_list(peer: &RealServer, protocol: &str) -> (EvenkeelFixture, Vec<String>) {
@@ -22,7 +22,17 @@ async fn attach_and_list(peer: &RealServer, protocol: &str) -> (EvenkeelFixture,
 async fn official_everything_server_works_in_the_legacy_era() {
     let peer = everything_server();
     let (fixture, listed) = attach_and_list(&peer, "2025-11-25").await;
-    assert_eq!(listed.len(), 13, "{listed:?}");
+    // The last three need a client that takes requests for input.
+    assert_eq!(listed.len(), 16, "{listed:?}");
+    let url = fixture.evenkeel.url();
+    let asked = Agent::connect_with_capabilities(Era::Legacy, &url, r#"{"elicitation":{}}"#).await.unwrap();
+    let params = r#"{"name":"real_trigger-elicitation-request","arguments":{}}"#;
+    let mut call = asked.start_request("tools/call", params).await.unwrap();
+    let request: Value = serde_json::from_str(&call.next_message().await.unwrap().unwrap()).unwrap();
+    assert_eq!(request["method"], "elicitation/create");
+    assert_eq!(asked.respond(&request["id"].to_string(), r#"{"action":"decline"}"#).await, 202);
+    let answer = call.result().await.unwrap();
+    assert!(answer.contains("declined"), "{answer}");
     for era in Era::ALL {
         let agent = fixture.agent(era).await;
         assert_eq!(agent.call_text("real_echo", r#"{"message":"héllo"}"#).await, "Echo: héllo");
