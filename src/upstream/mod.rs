@@ -4,6 +4,7 @@
 //! as its server is declared, independent of its connection. Never connects; the fleet holds the [`UpstreamControl`] of
 //! each server.
 
+mod caller_id;
 mod handle;
 mod handle_requests;
 mod item;
@@ -15,6 +16,7 @@ mod section;
 mod subscriptions;
 mod view_name;
 
+pub use caller_id::CallerId;
 pub use handle::{CallGuard, CallRefusal, DrainingConnection, UpstreamControl, UpstreamHandle};
 pub use handle_requests::HandleRequest;
 pub use item::Item;
