@@ -80,7 +80,8 @@ impl ViewHandler {
         // A legacy agent is asked on the stream of its call.
         let capabilities = match era {
             Era::Legacy if !accepts_stream => ClientCapabilities::NONE,
-            _ => caller.input_capabilities(params),
+            // Roots of one agent must not widen what a server permits to others.
+            _ => caller.input_capabilities(params).without_roots(),
         };
         let keeps_params = era == Era::Modern || capabilities != ClientCapabilities::NONE;
         let agent = CallAgent {
