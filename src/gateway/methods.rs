@@ -77,11 +77,11 @@ impl ViewHandler {
             return error_response(&error, Some(&id));
         };
         let era = caller.era();
+        let declared_capabilities = caller.input_capabilities(params);
         // A legacy agent is asked on the stream of its call.
         let capabilities = match era {
             Era::Legacy if !accepts_stream => ClientCapabilities::NONE,
-            // Roots of one agent must not widen what a server permits to others.
-            _ => caller.input_capabilities(params).without_roots(),
+            _ => declared_capabilities,
         };
         let keeps_params = era == Era::Modern || capabilities != ClientCapabilities::NONE;
         let agent = CallAgent {
@@ -89,6 +89,7 @@ impl ViewHandler {
             view: self.view.clone(),
             log_level: caller.log_level(params),
             capabilities,
+            declared_capabilities,
             session: caller.session().filter(|_| capabilities != ClientCapabilities::NONE).cloned(),
             caller: caller.id(),
             params: if keeps_params { params_json.clone() } else { Bytes::new() },
@@ -207,7 +208,7 @@ impl ViewHandler {
         let sections = generation.sections().filter(|section| self.view.shows(&section.key.namespace));
         let mut skills = sections.filter_map(|section| match &section.responder {
             Responder::Local(local) => local.skill(),
-            Responder::Server(_) => None,
+            Responder::Server(_) | Responder::Isolated { .. } => None,
         });
         let members = if request.method == "skills/list" {
             let entries: Vec<_> = skills.map(|skill| skill.json.get()).collect();
@@ -284,8 +285,19 @@ impl ViewHandler {
     fn subscribe_resource(&self, view: &View, uri: &str) -> Result<ResourceSubscription, RouteError> {
         let ResourceRoute { section, uri } = route_target::resolve_resource(view, uri)?;
         let subscribe = || self.gateway.subscriptions.subscribe_resource(&section.key, &uri);
-        // The updates of skills are published in this process.
-        let Responder::Server(handle) = &section.responder else { return Ok(subscribe()) };
+        let handle = match &section.responder {
+            Responder::Server(handle) => handle,
+            Responder::Isolated { .. } => {
+                let text = format!(
+                    "MCP server {} does not support resource subscriptions, because each caller has a connection of \
+                     its own (spec.isolation: Session)",
+                    section.key
+                );
+                return Err(RouteError::Unsupported(text));
+            }
+            // The updates of skills are published in this process.
+            Responder::Local(_) => return Ok(subscribe()),
+        };
         if handle.live_connection().is_some_and(|connection| !connection.handshake().capabilities.subscribe) {
             let text = format!("MCP server {} does not support resource subscriptions", section.key);
             return Err(RouteError::Unsupported(text));

@@ -4,6 +4,7 @@
 //! as its server is declared, independent of its connection. Never connects; the fleet holds the [`UpstreamControl`] of
 //! each server.
 
+mod caller_connections;
 mod caller_id;
 mod handle;
 mod handle_requests;
@@ -16,6 +17,9 @@ mod section;
 mod subscriptions;
 mod view_name;
 
+pub use caller_connections::{
+    CallerConnectionKey, CallerConnections, CallerRequest, ConnectRefusal, ConnectRequest,
+};
 pub use caller_id::CallerId;
 pub use handle::{CallGuard, CallRefusal, DrainingConnection, UpstreamControl, UpstreamHandle};
 pub use handle_requests::HandleRequest;

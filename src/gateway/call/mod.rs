@@ -6,6 +6,7 @@ mod attended;
 mod dispatch;
 mod end;
 mod input_round;
+mod own_connection;
 mod repeated;
 
 use std::sync::Arc;
@@ -52,7 +53,7 @@ pub(super) async fn call(
     method: RoutedMethod,
     params: &RequestParams<'_>,
 ) -> Response<ResponseBody> {
-    let CallRequest { id, protocol_version, headers, mut in_flight, accepts_stream, agent } = request;
+    let CallRequest { id, protocol_version, headers, mut in_flight, accepts_stream, mut agent } = request;
     let era = agent.era;
     let found = match resolve_target(gateway, &agent.view, method, params) {
         Err(RouteError::Unknown(..)) => tokio::select! {
@@ -76,16 +77,16 @@ pub(super) async fn call(
     }
     let name = target.upstream_name().unwrap_or_default();
     let local_response = match &target.section().responder {
-        Responder::Server(handle) => Err(handle.clone()),
-        Responder::Local(local) => Ok(local.respond(method.as_str(), name, &params.members)),
+        Responder::Server(_) | Responder::Isolated { .. } => None,
+        Responder::Local(local) => Some(local.respond(method.as_str(), name, &params.members)),
     };
-    let handle = match local_response {
-        Err(handle) => handle,
-        Ok(response) => {
-            let (status, message) = server_response(&id, &response, &target, era);
-            return body::json(status, message);
-        }
-    };
+    if let Some(response) = local_response {
+        let (status, message) = server_response(&id, &response, &target, era);
+        return body::json(status, message);
+    }
+    if !target.section().gets_roots() {
+        agent.withhold_roots();
+    }
     let repeated = match repeated::read_state(gateway, &agent, &target, &id, params).await {
         Ok(repeated) => repeated,
         Err((status, message)) => return body::json(status, message),
@@ -114,14 +115,8 @@ pub(super) async fn call(
     let edits = state_change.as_ref().map(StateChange::edits).unwrap_or_default();
     let mut resent = false;
     loop {
-        let request = Dispatch {
-            agent: &response.agent,
-            target: &response.target,
-            handle: &handle,
-            deadline,
-            params,
-            edits: &edits,
-        };
+        let request =
+            Dispatch { agent: &response.agent, target: &response.target, deadline, params, edits: &edits };
         let dispatched = tokio::select! {
             biased;
             () = wait_for_cancel(&mut in_flight) => return response.into_response(gateway, &CallEnd::Cancelled),
