@@ -3,7 +3,6 @@
 use hyper::Method;
 
 use crate::fixture::GatewayFixture;
-use crate::support::http::{HttpResponse, send};
 use evenkeel::net::{AllowedHosts, Authorization};
 
 const CONTENT_TYPE_JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -17,17 +16,7 @@ async fn status(
     headers: &[(&str, &str)],
     body: &str,
 ) -> u16 {
-    send_to(fixture, method, path, headers, body).await.status
-}
-
-async fn send_to(
-    fixture: &GatewayFixture,
-    method: Method,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> HttpResponse {
-    send(method, &format!("http://{}{path}", fixture.address), headers, body).await.unwrap()
+    fixture.send(method, path, headers, body).await.status
 }
 
 #[tokio::test]
@@ -48,7 +37,7 @@ async fn unexpected_hosts_origins_and_media_types_are_rejected() {
         (&[CONTENT_TYPE_JSON, ("Origin", "https://evil.example.com")], 403),
         (&[CONTENT_TYPE_JSON, ("Origin", "null")], 403),
     ] {
-        let response = send_to(&fixture, Method::POST, "/mcp", headers, INITIALIZE).await;
+        let response = fixture.send(Method::POST, "/mcp", headers, INITIALIZE).await;
         assert_eq!(response.status, expected, "{headers:?}");
         if matches!(expected, 406 | 415) {
             let error: serde_json::Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
@@ -74,7 +63,7 @@ async fn mcp_is_served_only_at_its_two_paths() {
         );
     }
     for method in [Method::PUT, Method::OPTIONS, Method::GET, Method::DELETE] {
-        let response = send_to(&fixture, method, "/mcp", &[ACCEPT_BOTH], "").await;
+        let response = fixture.send(method, "/mcp", &[ACCEPT_BOTH], "").await;
         assert_eq!((response.status, response.header("allow").is_some()), (405, true));
     }
 }
@@ -97,7 +86,7 @@ async fn body_must_be_a_bounded_json_rpc_message() {
         (r#"{"jsonrpc":"2.0","id":null,"method":"initialize","params":{}}"#, 400, r#""id":null"#),
         (r#"{"id":1,"method":"ping"}"#, 400, "-32600"),
     ] {
-        let response = send_to(&fixture, Method::POST, "/mcp", &[CONTENT_TYPE_JSON, ACCEPT_BOTH], body).await;
+        let response = fixture.send(Method::POST, "/mcp", &[CONTENT_TYPE_JSON, ACCEPT_BOTH], body).await;
         let head: String = body.chars().take(60).collect();
         assert_eq!(response.status, expected, "{head}");
         let text = response.text().await.unwrap();

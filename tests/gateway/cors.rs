@@ -4,7 +4,7 @@ use evenkeel::net::{AllowedHosts, Authorization};
 use hyper::Method;
 
 use crate::fixture::GatewayFixture;
-use crate::support::http::{HttpResponse, send};
+use crate::support::http::HttpResponse;
 
 const PAGE: &str = "https://app.example.com";
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
@@ -14,16 +14,6 @@ async fn start_with_origins(origins: &[&str]) -> GatewayFixture {
     let origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
     let allowed = AllowedHosts { origins, ..AllowedHosts::default() };
     GatewayFixture::start_with(|config| config.authorization = Authorization::new(allowed)).await
-}
-
-async fn request(
-    fixture: &GatewayFixture,
-    method: Method,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> HttpResponse {
-    send(method, &format!("http://{}{path}", fixture.address), headers, body).await.unwrap()
 }
 
 fn allowed_origin(response: &HttpResponse) -> Option<&str> {
@@ -36,14 +26,14 @@ async fn page_of_a_named_origin_reads_every_response() {
     let origin = ("Origin", PAGE);
     let json = ("Content-Type", "application/json");
     let preflight = [origin, ("Access-Control-Request-Method", "POST")];
-    let response = request(&fixture, Method::OPTIONS, "/mcp", &preflight, "").await;
+    let response = fixture.send(Method::OPTIONS, "/mcp", &preflight, "").await;
     assert_eq!((response.status, allowed_origin(&response)), (204, Some(PAGE)));
     let allowed = response.header("access-control-allow-headers").unwrap();
     assert!(allowed.contains("Mcp-Session-Id") && allowed.contains("Authorization"), "{allowed}");
     assert!(response.header("access-control-max-age").is_some());
     assert!(response.header("access-control-allow-credentials").is_none());
 
-    let opened = request(&fixture, Method::POST, "/mcp", &[origin, json], INITIALIZE).await;
+    let opened = fixture.send(Method::POST, "/mcp", &[origin, json], INITIALIZE).await;
     assert_eq!((opened.status, opened.header("vary")), (200, Some("origin")));
     assert!(opened.header("access-control-expose-headers").unwrap().contains("Mcp-Session-Id"));
     let session = opened.header("mcp-session-id").unwrap();
@@ -66,7 +56,7 @@ async fn page_of_a_named_origin_reads_every_response() {
         (Method::OPTIONS, "/mcp", &[origin], "", 405),
         (Method::DELETE, "/mcp", &[origin, session], "", 204),
     ] {
-        let response = request(&fixture, method.clone(), path, headers, body).await;
+        let response = fixture.send(method.clone(), path, headers, body).await;
         let found = (response.status, allowed_origin(&response));
         assert_eq!(found, (status, Some(PAGE)), "{method} {path} {body}");
     }
@@ -85,8 +75,8 @@ async fn page_of_any_other_origin_reads_nothing() {
     ] {
         let fixture = start_with_origins(named).await;
         let origin = ("Origin", origin);
-        let preflight = request(&fixture, Method::OPTIONS, "/mcp", &[origin, ask], "").await;
-        let opened = request(&fixture, Method::POST, "/mcp", &[origin, json], INITIALIZE).await;
+        let preflight = fixture.send(Method::OPTIONS, "/mcp", &[origin, ask], "").await;
+        let opened = fixture.send(Method::POST, "/mcp", &[origin, json], INITIALIZE).await;
         assert_eq!([preflight.status, opened.status], statuses, "{named:?} {origin:?}");
         for response in [&preflight, &opened] {
             assert_eq!(allowed_origin(response), None, "{named:?} {origin:?}");
@@ -96,6 +86,6 @@ async fn page_of_any_other_origin_reads_nothing() {
     }
     let fixture = start_with_origins(&["http://localhost:5173"]).await;
     let origin = ("Origin", "http://localhost:5173");
-    let opened = request(&fixture, Method::POST, "/mcp", &[origin, json], INITIALIZE).await;
+    let opened = fixture.send(Method::POST, "/mcp", &[origin, json], INITIALIZE).await;
     assert_eq!(allowed_origin(&opened), Some("http://localhost:5173"));
 }

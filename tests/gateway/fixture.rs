@@ -16,6 +16,7 @@ use evenkeel::upstream::{
     CallRefusal, Item, Responder, Section, ServerLists, Subscriptions, UpstreamControl,
 };
 use evenkeel::wire::{InstanceId, ListKind};
+use hyper::Method;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::rig::FakeHttpServer;
+use crate::support::http::{HttpResponse, send};
 use crate::support::{Agent, Era, eventually, within};
 
 /// A running gateway. Everything is stopped when it is dropped.
@@ -116,6 +118,17 @@ impl GatewayFixture {
 
     pub fn namespace_url(&self, namespace: &str) -> String {
         format!("http://{}/ns/{namespace}/mcp", self.address)
+    }
+
+    /// Sends an HTTP request to a path.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> HttpResponse {
+        send(method, &format!("http://{}{path}", self.address), headers, body).await.unwrap()
     }
 
     pub async fn agent(&self, era: Era) -> Agent {

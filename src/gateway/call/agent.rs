@@ -20,7 +20,7 @@ pub(in crate::gateway) struct CallAgent {
     pub(in crate::gateway) capabilities: ClientCapabilities,
     /// The session of a legacy agent.
     pub(in crate::gateway) session: Option<Arc<Session>>,
-    /// What tells the agent from others, if anything does.
+    /// The identity of the agent; `None` for one that cannot be told from others.
     pub(in crate::gateway) identity: Option<Arc<str>>,
     /// The JSON of the request's params; empty for a legacy agent without capabilities.
     pub(in crate::gateway) params: Bytes,

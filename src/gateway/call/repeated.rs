@@ -17,15 +17,15 @@ use crate::wire::{ConnectionError, Era, JsonEdit, RequestParams, RpcResponse, js
 
 /// A request, by the state that it repeats.
 pub(super) enum RepeatedRequest {
-    /// It repeats no state.
+    /// Repeats no state.
     New,
-    /// Its call is open at the server.
+    /// Repeats the state of a call that is open at the server.
     Suspended(Box<SuspendedCall>),
-    /// It is sent to the server, with this change.
+    /// Repeats a state with which it is sent to the server, after this edit of its params.
     Sent(StateEdit),
 }
 
-/// The change of the params of a request that repeats a state.
+/// The edit of the params of a request that repeats a state.
 pub(super) enum StateEdit {
     /// The request is new for the server: it has no state and no responses.
     Remove,
