@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use super::era::{CAPABILITIES_KEY, first_modern_version};
 use super::in_flight::{InFlightRequest, UnacceptedRequest};
 use super::session::Session;
+use crate::upstream::CallerId;
 use crate::wire::{ClientCapabilities, Era, JsonRpcId, LogLevel, RequestParams};
 
 /// The caller of a request. Code that depends on the caller takes this and uses no other distinction.
@@ -12,9 +13,9 @@ use crate::wire::{ClientCapabilities, Era, JsonRpcId, LogLevel, RequestParams};
 pub(super) enum Caller {
     /// A legacy session.
     Session(Arc<Session>),
-    /// A modern agent. It cannot be distinguished from others, because its process and connection are no identity
-    /// (2026-07-28, Basic).
-    Sessionless,
+    /// A modern agent, by the id in its endpoint path. Without one it cannot be distinguished from others, because its
+    /// process and connection are no identity (2026-07-28, Basic).
+    Sessionless(Option<Arc<str>>),
 }
 
 impl Caller {
@@ -22,7 +23,7 @@ impl Caller {
     pub(super) fn era(&self) -> Era {
         match self {
             Self::Session(_) => Era::Legacy,
-            Self::Sessionless => Era::Modern,
+            Self::Sessionless(_) => Era::Modern,
         }
     }
 
@@ -30,7 +31,7 @@ impl Caller {
     pub(super) fn protocol_version(&self) -> &str {
         match self {
             Self::Session(session) => session.protocol_version(),
-            Self::Sessionless => first_modern_version(),
+            Self::Sessionless(_) => first_modern_version(),
         }
     }
 
@@ -38,7 +39,16 @@ impl Caller {
     pub(super) fn session(&self) -> Option<&Arc<Session>> {
         match self {
             Self::Session(session) => Some(session),
-            Self::Sessionless => None,
+            Self::Sessionless(_) => None,
+        }
+    }
+
+    /// Returns what tells the caller from others; `None` if nothing does. A legacy session is a caller of its own on every
+    /// path.
+    pub(super) fn id(&self) -> Option<CallerId> {
+        match self {
+            Self::Session(session) => Some(session.caller_id()),
+            Self::Sessionless(path_id) => path_id.clone().map(CallerId::Path),
         }
     }
 
@@ -47,7 +57,7 @@ impl Caller {
     pub(super) fn log_level(&self, params: &RequestParams<'_>) -> Option<LogLevel> {
         match self {
             Self::Session(session) => session.log_level(),
-            Self::Sessionless => {
+            Self::Sessionless(_) => {
                 let meta = params.meta.as_ref()?;
                 LogLevel::from_name(&meta.get_string("io.modelcontextprotocol/logLevel")?)
             }
@@ -58,7 +68,7 @@ impl Caller {
     pub(super) fn input_capabilities(&self, params: &RequestParams<'_>) -> ClientCapabilities {
         match self {
             Self::Session(session) => session.input_capabilities(),
-            Self::Sessionless => {
+            Self::Sessionless(_) => {
                 let capabilities = params.meta.as_ref().and_then(|meta| meta.get(CAPABILITIES_KEY));
                 let capabilities = capabilities.map(RawValue::get);
                 capabilities

@@ -12,6 +12,7 @@ use super::Gateway;
 use super::body::{self, ResponseBody};
 use super::caller::Caller;
 use super::cors::CorsHeaders;
+use super::endpoint_path::EndpointPath;
 use super::era::request_era;
 use super::input::ProcessRef;
 use super::notification_stream::{StreamContext, session_stream};
@@ -43,10 +44,10 @@ pub(super) async fn handle(gateway: Arc<Gateway>, request: Request<Incoming>) ->
 
 /// Handles one HTTP request with an allowed host and origin.
 async fn handle_checked(gateway: Arc<Gateway>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let Some(view) = parse_view_path(request.uri().path()) else {
+    let Some(EndpointPath { view, path_id }) = EndpointPath::parse(request.uri().path()) else {
         return body::plain_text(StatusCode::NOT_FOUND, "MCP is served at /mcp and /ns/NAMESPACE/mcp");
     };
-    let handler = ViewHandler { gateway, view };
+    let handler = ViewHandler { gateway, view, path_id };
     match *request.method() {
         Method::POST => handler.post(request).await,
         Method::GET => handler.get(request.headers()),
@@ -55,20 +56,12 @@ async fn handle_checked(gateway: Arc<Gateway>, request: Request<Incoming>) -> Re
     }
 }
 
-/// Returns the view that a path selects, if it is an MCP endpoint. The path may end with a slash.
-fn parse_view_path(path: &str) -> Option<ViewName> {
-    let path = path.strip_suffix('/').unwrap_or(path);
-    if path == "/mcp" {
-        return Some(ViewName::All);
-    }
-    let namespace = path.strip_prefix("/ns/")?.strip_suffix("/mcp")?;
-    (!namespace.is_empty() && !namespace.contains('/')).then(|| ViewName::Namespace(namespace.into()))
-}
-
 /// Handles the requests to one endpoint path.
 pub(super) struct ViewHandler {
     pub(super) gateway: Arc<Gateway>,
     pub(super) view: ViewName,
+    /// The id in the path, which tells one agent from others.
+    pub(super) path_id: Option<Arc<str>>,
 }
 
 /// A parsed JSON-RPC request.
@@ -162,7 +155,7 @@ impl ViewHandler {
                 if let Some(response) = self.forward_to_replica(http_request, &params).await {
                     return response;
                 }
-                self.respond(Caller::Sessionless, agent_request(id, method)).await
+                self.respond(Caller::Sessionless(self.path_id.clone()), agent_request(id, method)).await
             }
             // Notifications of modern agents need no action.
             (Era::Modern, Some(_), None) => body::empty(StatusCode::ACCEPTED),
@@ -284,7 +277,7 @@ impl ViewHandler {
     }
 
     /// Returns the session in the `Mcp-Session-Id` header. The error is 400 if the header is missing, and 404 if the
-    /// session does not exist or belongs to another view.
+    /// session does not exist or belongs to another path.
     pub(super) fn find_session(
         &self,
         headers: &HeaderMap,
@@ -292,7 +285,10 @@ impl ViewHandler {
         let id = headers
             .get(SESSION_HEADER)
             .ok_or((StatusCode::BAD_REQUEST, "Bad request: the Mcp-Session-Id header is missing"))?;
-        let session = id.to_str().ok().and_then(|id| self.gateway.sessions.get(id, &self.view));
+        let session = id
+            .to_str()
+            .ok()
+            .and_then(|id| self.gateway.sessions.get(id, &self.view, self.path_id.as_deref()));
         session.ok_or((StatusCode::NOT_FOUND, "Session not found: initialize again"))
     }
 
@@ -336,20 +332,4 @@ pub(super) fn result_response(id: &JsonRpcId, result: &str) -> Response<Response
 
 pub(super) fn error_response(error: &ResponseError, id: Option<&JsonRpcId>) -> Response<ResponseBody> {
     body::json(error.status, error.to_message(id))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn path_selects_the_view() {
-        assert_eq!(parse_view_path("/mcp"), Some(ViewName::All));
-        assert_eq!(parse_view_path("/ns/team-a/mcp"), Some(ViewName::Namespace("team-a".into())));
-        assert_eq!(parse_view_path("/mcp/"), Some(ViewName::All));
-        assert_eq!(parse_view_path("/ns/team-a/mcp/"), Some(ViewName::Namespace("team-a".into())));
-        for path in ["", "/", "/mcp//", "//mcp", "/ns//mcp", "/ns//mcp/", "/ns/a/b/mcp", "/ns/mcp", "/sse"] {
-            assert_eq!(parse_view_path(path), None, "{path}");
-        }
-    }
 }

@@ -58,9 +58,9 @@ impl ViewHandler {
                 }
             }
             (method, Caller::Session(_)) => error_response(&method_not_found(method), Some(&request.id)),
-            ("server/discover", Caller::Sessionless) => self.discover(&request.id),
-            ("subscriptions/listen", Caller::Sessionless) => self.listen(request),
-            (method, Caller::Sessionless) => error_response(
+            ("server/discover", Caller::Sessionless(_)) => self.discover(&request.id),
+            ("subscriptions/listen", Caller::Sessionless(_)) => self.listen(request),
+            (method, Caller::Sessionless(_)) => error_response(
                 &method_not_found(method).with_status(StatusCode::NOT_FOUND),
                 Some(&request.id),
             ),
@@ -105,7 +105,7 @@ impl ViewHandler {
             log_level: caller.log_level(params),
             capabilities,
             session: caller.session().filter(|_| capabilities != ClientCapabilities::NONE).cloned(),
-            identity: None,
+            caller: caller.id(),
             params: if keeps_params { params_json.clone() } else { Bytes::new() },
         };
         let protocol_version = caller.protocol_version();
@@ -143,6 +143,7 @@ impl ViewHandler {
             client: client_text("name"),
             client_version: client_text("version"),
             namespace: self.view.namespace().cloned(),
+            path_id: self.path_id.clone(),
             issued_at: Timestamp::now().as_second(),
             capabilities: ClientCapabilities::from_json(client_capabilities).bits(),
         };

@@ -1,4 +1,5 @@
-//! The MCP endpoint for agents: streamable HTTP in both eras, at `/mcp` and `/ns/NAMESPACE/mcp`.
+//! The MCP endpoint for agents: streamable HTTP in both eras, at `/mcp` and `/ns/NAMESPACE/mcp`, for one agent at
+//! `/as/ID/mcp` and `/as/ID/ns/NAMESPACE/mcp`.
 //!
 //! Promises that messages between agents and servers are forwarded unchanged, that a session survives a restart of
 //! the process, that every agent is notified of every change of its lists, and that an agent that stops reading
@@ -12,6 +13,7 @@ mod caller;
 mod coarse_timer;
 mod cors;
 mod deadline;
+mod endpoint_path;
 mod era;
 mod handler;
 mod in_flight;

@@ -16,7 +16,7 @@ use super::input::SentInputRequests;
 use super::seal::{SealError, SessionKey};
 use super::session_id::SealedSession;
 use crate::resource::ObjectKey;
-use crate::upstream::{PublishedNotification, Subscriptions, ViewName};
+use crate::upstream::{CallerId, PublishedNotification, Subscriptions, ViewName};
 use crate::wire::{ClientCapabilities, JsonRpcId, ListKind, LogLevel};
 
 /// The lists whose changes are notified, each by its own notification.
@@ -29,7 +29,10 @@ const MAX_ENDED_IDS: usize = 4_096;
 /// The state of one session in this process. The session id contains everything that must survive a restart.
 #[derive(Debug)]
 pub(super) struct Session {
+    id: Arc<str>,
     view: ViewName,
+    /// The id in the endpoint path that the session was opened on.
+    path_id: Option<Arc<str>>,
     /// The negotiated protocol version.
     protocol_version: Box<str>,
     /// The version of each list that the agent last requested, plus one; 0 if it is not known to this process.
@@ -51,9 +54,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn new(sealed: &SealedSession, listed: impl Fn(ListKind) -> u64) -> Arc<Self> {
+    fn new(id: Arc<str>, sealed: &SealedSession, listed: impl Fn(ListKind) -> u64) -> Arc<Self> {
         Arc::new(Self {
+            id,
             view: sealed.view(),
+            path_id: sealed.path_id.clone(),
             protocol_version: sealed.version.as_str().into(),
             listed_versions: NOTIFIED_LISTS.map(|list| (list, AtomicU64::new(listed(list)))),
             subscriptions: Mutex::default(),
@@ -66,6 +71,11 @@ impl Session {
             sent_requests: SentInputRequests::default(),
             ended: CancellationToken::new(),
         })
+    }
+
+    /// Returns what tells the agent from others.
+    pub(super) fn caller_id(&self) -> CallerId {
+        CallerId::Session(self.id.clone())
     }
 
     /// Returns the view that the session was opened on.
@@ -233,19 +243,20 @@ impl Sessions {
         let id = self.key.seal_session(sealed)?;
         // Held while the table changes.
         let _ended = self.ended.lock();
-        self.insert(id.as_str().into(), Session::new(sealed, |list| version(list) + 1));
+        self.insert(Session::new(id.as_str().into(), sealed, |list| version(list) + 1));
         Ok(id)
     }
 
-    /// Returns the session with this id on this view; restores it from the id if this process has none. `None` means
-    /// HTTP 404.
-    pub(super) fn get(&self, id: &str, view: &ViewName) -> Option<Arc<Session>> {
+    /// Returns the session with this id on the path with this view and id; restores it from the id if this process has
+    /// none. `None` means HTTP 404.
+    pub(super) fn get(&self, id: &str, view: &ViewName, path_id: Option<&str>) -> Option<Arc<Session>> {
         let session = match self.by_id.load().get(id) {
             Some(session) => session.clone(),
             None => self.restore(id)?,
         };
         session.recently_used.store(true, Ordering::Relaxed);
-        (session.view() == view).then_some(session)
+        let is_same_path = session.view() == view && session.path_id.as_deref() == path_id;
+        is_same_path.then_some(session)
     }
 
     /// Ends a session: closes its streams, cancels its requests, and rejects its id from now on.
@@ -288,17 +299,17 @@ impl Sessions {
         if let Some(session) = self.by_id.load().get(id) {
             return Some(session.clone());
         }
-        let session = Session::new(&sealed, |_| 0);
-        self.insert(id.into(), session.clone());
+        let session = Session::new(id.into(), &sealed, |_| 0);
+        self.insert(session.clone());
         Some(session)
     }
 
-    fn insert(&self, id: Arc<str>, session: Arc<Session>) {
+    fn insert(&self, session: Arc<Session>) {
         if self.len() >= MAX_SESSIONS {
             self.retain(|session| !session.is_idle());
         }
         let mut by_id = imbl::HashMap::clone(&self.by_id.load());
-        by_id.insert(id, session);
+        by_id.insert(session.id.clone(), session);
         self.by_id.store(Arc::new(by_id));
     }
 
@@ -323,6 +334,7 @@ mod tests {
             client: "a".into(),
             client_version: "1".into(),
             namespace: None,
+            path_id: None,
             issued_at: 0,
             capabilities: 0,
         }
@@ -331,11 +343,23 @@ mod tests {
     const EVERYTHING: ViewName = ViewName::All;
 
     #[test]
+    fn session_belongs_to_the_path_on_which_it_was_opened() {
+        let sealed = SealedSession { path_id: Some("a".into()), ..sealed_session() };
+        let id = sessions().open(&sealed, |_| 0).unwrap();
+        let restored = sessions();
+        for path_id in [None, Some("b")] {
+            assert!(restored.get(&id, &EVERYTHING, path_id).is_none(), "{path_id:?}");
+        }
+        assert!(restored.get(&id, &EVERYTHING, Some("a")).is_some());
+    }
+
+    #[test]
     fn session_is_restored_by_another_process() {
         let id = sessions().open(&sealed_session(), |_| 7).unwrap();
         let other = sessions();
-        assert!(other.get(&id, &ViewName::Namespace("default".into())).is_none());
-        let session = other.get(&id, &EVERYTHING).unwrap();
+        assert!(other.get(&id, &ViewName::Namespace("default".into()), None).is_none());
+        assert!(other.get(&id, &EVERYTHING, Some("a")).is_none());
+        let session = other.get(&id, &EVERYTHING, None).unwrap();
         assert!(session.may_be_outdated(ListKind::Tools, 0), "the restoring process has no list versions");
         session.record_listed(ListKind::Tools, 3);
         assert!(!session.may_be_outdated(ListKind::Tools, 3) && session.may_be_outdated(ListKind::Tools, 4));
@@ -344,16 +368,16 @@ mod tests {
         assert!(
             !session.may_be_outdated(ListKind::Resources, 2) && session.may_be_outdated(ListKind::Prompts, 2)
         );
-        assert!(Arc::ptr_eq(&session, &other.get(&id, &EVERYTHING).unwrap()));
+        assert!(Arc::ptr_eq(&session, &other.get(&id, &EVERYTHING, None).unwrap()));
     }
 
     #[test]
     fn ended_session_is_not_restored() {
         let sessions = sessions();
         let id = sessions.open(&sealed_session(), |_| 0).unwrap();
-        let session = sessions.get(&id, &EVERYTHING).unwrap();
+        let session = sessions.get(&id, &EVERYTHING, None).unwrap();
         sessions.end(&id);
-        assert!(sessions.get(&id, &EVERYTHING).is_none());
+        assert!(sessions.get(&id, &EVERYTHING, None).is_none());
         assert!(session.ended.is_cancelled());
         for _ in 0..MAX_ENDED_IDS {
             sessions.end("x");
@@ -366,15 +390,15 @@ mod tests {
     fn idle_sessions_are_removed_and_busy_ones_kept() {
         let sessions = sessions();
         let [idle, streaming, calling] = [(); 3].map(|()| sessions.open(&sealed_session(), |_| 0).unwrap());
-        let _stream = sessions.get(&streaming, &EVERYTHING).unwrap().open_stream();
+        let _stream = sessions.get(&streaming, &EVERYTHING, None).unwrap().open_stream();
         let _call =
-            sessions.get(&calling, &EVERYTHING).unwrap().begin_request(JsonRpcId::from_number(1), 1).unwrap();
+            sessions.get(&calling, &EVERYTHING, None).unwrap().begin_request(JsonRpcId::from_number(1), 1).unwrap();
         sessions.remove_idle();
         assert_eq!(sessions.len(), 3);
         sessions.remove_idle();
         assert_eq!(sessions.len(), 2);
-        assert!(sessions.get(&idle, &EVERYTHING).unwrap().may_be_outdated(ListKind::Tools, 0));
-        assert!(!sessions.get(&streaming, &EVERYTHING).unwrap().may_be_outdated(ListKind::Tools, 0));
+        assert!(sessions.get(&idle, &EVERYTHING, None).unwrap().may_be_outdated(ListKind::Tools, 0));
+        assert!(!sessions.get(&streaming, &EVERYTHING, None).unwrap().may_be_outdated(ListKind::Tools, 0));
     }
 
     #[test]
@@ -382,13 +406,13 @@ mod tests {
         let sessions = sessions();
         let open = || sessions.open(&sealed_session(), |_| 0).unwrap();
         let (first, busy) = (open(), open());
-        let stream = sessions.get(&busy, &EVERYTHING).unwrap().open_stream();
+        let stream = sessions.get(&busy, &EVERYTHING, None).unwrap().open_stream();
         for _ in 0..MAX_SESSIONS {
             open();
         }
         assert!(sessions.len() <= MAX_SESSIONS, "{}", sessions.len());
         assert!(sessions.by_id.load().contains_key(&*busy) && !sessions.by_id.load().contains_key(&*first));
-        assert!(sessions.get(&first, &EVERYTHING).is_some());
+        assert!(sessions.get(&first, &EVERYTHING, None).is_some());
         drop(stream);
     }
 
@@ -396,7 +420,7 @@ mod tests {
     fn newest_stream_is_active_then_the_previous_one() {
         let sessions = sessions();
         let id = sessions.open(&sealed_session(), |_| 0).unwrap();
-        let session = sessions.get(&id, &EVERYTHING).unwrap();
+        let session = sessions.get(&id, &EVERYTHING, None).unwrap();
         let first = session.open_stream();
         let second = session.open_stream();
         assert!(!first.is_newest() && second.is_newest());

@@ -31,6 +31,9 @@ pub(super) struct SealedSession {
     /// The namespace of the view; `None` is all namespaces.
     #[serde(rename = "n")]
     pub(super) namespace: Option<Arc<str>>,
+    /// The id in the endpoint path; `None` for a path without one.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub(super) path_id: Option<Arc<str>>,
     /// The creation time in seconds since 1970.
     #[serde(rename = "t")]
     pub(super) issued_at: i64,
@@ -81,6 +84,7 @@ mod tests {
             client: "claude".into(),
             client_version: "2".into(),
             namespace: Some("team-a".into()),
+            path_id: None,
             issued_at: 1_790_000_000,
             capabilities: ClientCapabilities::FORM_ELICITATION.bits(),
         }
@@ -107,6 +111,7 @@ mod tests {
                 client: name.clone(),
                 client_version: name,
                 namespace: Some("n".repeat(63).into()),
+                path_id: Some("i".repeat(64).into()),
                 issued_at: i64::MAX,
                 ..sealed_session()
             };

@@ -5,6 +5,7 @@
 //! each server.
 
 mod call_slot;
+mod caller_id;
 mod handle;
 mod handle_requests;
 mod item;
@@ -17,6 +18,7 @@ mod subscriptions;
 mod view_name;
 
 pub use call_slot::CallSlot;
+pub use caller_id::CallerId;
 pub use handle::{CallGuard, CallRefusal, DrainingConnection, UpstreamControl, UpstreamHandle};
 pub use handle_requests::HandleRequest;
 pub use item::Item;

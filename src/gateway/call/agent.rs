@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::super::input::RequestBinding;
 use super::super::route_target::RouteTarget;
 use super::super::session::Session;
-use crate::upstream::ViewName;
+use crate::upstream::{CallerId, ViewName};
 use crate::wire::{ClientCapabilities, Era, LogLevel, parse_members};
 
 /// The agent of a call, as far as the call depends on it.
@@ -20,8 +20,8 @@ pub(in crate::gateway) struct CallAgent {
     pub(in crate::gateway) capabilities: ClientCapabilities,
     /// The session of a legacy agent.
     pub(in crate::gateway) session: Option<Arc<Session>>,
-    /// The identity of the agent; `None` for one that cannot be told from others.
-    pub(in crate::gateway) identity: Option<Arc<str>>,
+    /// What tells the agent from others, if anything does.
+    pub(in crate::gateway) caller: Option<CallerId>,
     /// The JSON of the request's params; empty for a legacy agent without capabilities.
     pub(in crate::gateway) params: Bytes,
 }
@@ -32,7 +32,7 @@ impl CallAgent {
         let params = std::str::from_utf8(&self.params).ok().and_then(|params| parse_members(params).ok());
         let arguments = params.as_ref().and_then(|params| params.get("arguments"));
         let (identity, server) =
-            (self.identity.as_deref().unwrap_or_default(), target.section().key.to_string());
+            (self.caller.as_ref().map_or("", CallerId::as_str), target.section().key.to_string());
         let name = target.upstream_name().unwrap_or_default();
         let parts = [identity, target.method.as_str(), &*server, name];
         RequestBinding::new(&parts, arguments.map_or("null", RawValue::get))

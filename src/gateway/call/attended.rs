@@ -74,7 +74,7 @@ impl AttendedCall {
     fn suspend(&mut self, input: ServerInputRequest) -> Option<CallEnd> {
         let (gateway, call) = (&self.gateway, self.call.as_mut()?);
         let (agent, target) = (&call.response.agent, &call.response.target);
-        let room = gateway.suspended_calls.check_room(agent.identity.as_deref(), &target.section().key);
+        let room = gateway.suspended_calls.check_room(agent.caller.as_ref(), &target.section().key);
         let reference = gateway.process.new_ref();
         let (number, content) = (reference.number, StateContent::Suspended(reference));
         let lifetime = input_timeout(input.request().method);
@@ -85,10 +85,10 @@ impl AttendedCall {
             return None;
         };
         let result = input_required_result(&[(INPUT_KEY, input.request())], &state);
-        let identity = agent.identity.clone();
+        let caller = agent.caller.clone();
         let suspended = call.suspend(input)?;
         let (tasks, stop) = (&gateway.detached_calls, gateway.stop.clone());
-        gateway.suspended_calls.suspend(number, identity, suspended, tasks, stop);
+        gateway.suspended_calls.suspend(number, caller, suspended, tasks, stop);
         Some(CallEnd::Suspended(result))
     }
 

@@ -13,7 +13,7 @@ use super::limits::{MAX_OPEN_INPUTS, input_timeout};
 use crate::gateway::deadline::CallDeadline;
 use crate::gateway::route_target::RouteTarget;
 use crate::resource::ObjectKey;
-use crate::upstream::CallGuard;
+use crate::upstream::{CallGuard, CallerId};
 use crate::wire::{ConnectionError, ResponseMessage, RpcResponse, ServerInputRequest, UpstreamExchange};
 
 /// The maximum number of suspended calls of all callers that cannot be told apart.
@@ -38,7 +38,7 @@ pub(in crate::gateway) struct SuspendedCalls {
 
 #[derive(Debug)]
 struct Entry {
-    caller: Option<Arc<str>>,
+    caller: Option<CallerId>,
     server: ObjectKey,
     /// Takes the call back from the task that holds it.
     resume: oneshot::Sender<oneshot::Sender<Box<SuspendedCall>>>,
@@ -72,11 +72,11 @@ impl SuspendedCalls {
     /// Checks that another call of this caller to this server may be suspended.
     pub(in crate::gateway) fn check_room(
         &self,
-        caller: Option<&str>,
+        caller: Option<&CallerId>,
         server: &ObjectKey,
     ) -> Result<(), TooManySuspended> {
         let calls = self.calls.lock();
-        let of_caller = calls.values().filter(|entry| entry.caller.as_deref() == caller).count();
+        let of_caller = calls.values().filter(|entry| entry.caller.as_ref() == caller).count();
         let of_server = calls.values().filter(|entry| entry.server == *server).count();
         let max_of_caller = if caller.is_some() { MAX_PER_CALLER } else { MAX_UNIDENTIFIED };
         if of_caller < max_of_caller && of_server < MAX_PER_SERVER { Ok(()) } else { Err(TooManySuspended) }
@@ -86,7 +86,7 @@ impl SuspendedCalls {
     pub(in crate::gateway) fn suspend(
         &self,
         number: u64,
-        caller: Option<Arc<str>>,
+        caller: Option<CallerId>,
         call: SuspendedCall,
         tasks: &TaskTracker,
         stop: CancellationToken,
