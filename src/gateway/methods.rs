@@ -94,7 +94,8 @@ impl ViewHandler {
         // A legacy agent is asked on the stream of its call.
         let capabilities = match era {
             Era::Legacy if !accepts_stream => ClientCapabilities::NONE,
-            _ => caller.input_capabilities(params),
+            // Roots of one agent must not widen what a server permits to others.
+            _ => caller.input_capabilities(params).without_roots(),
         };
         // The roots of one agent could widen what a server permits to the others on the same connection.
         let capabilities = capabilities.without(ClientCapabilities::ROOTS);

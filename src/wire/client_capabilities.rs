@@ -23,6 +23,8 @@ impl ClientCapabilities {
     pub const SAMPLING_CONTEXT: Self = Self(1 << 2 | 1 << 4);
     /// Roots.
     pub const ROOTS: Self = Self(1 << 5);
+    /// Roots, whose changes the agent notifies. Implies [`Self::ROOTS`].
+    pub const ROOTS_LIST_CHANGED: Self = Self(1 << 5 | 1 << 6);
 
     /// The capabilities that evenkeel declares to legacy servers, whose connections are shared by all agents: what at
     /// least one agent may support. A request that an agent does not support is declined.
@@ -51,8 +53,9 @@ impl ClientCapabilities {
                 }
             }
         }
-        if object_member(&members, "roots").is_some() {
-            capabilities = capabilities.with(Self::ROOTS);
+        if let Some(roots) = object_member(&members, "roots") {
+            let notifies = roots.get("listChanged").is_some_and(|notifies| notifies.get() == "true");
+            capabilities = capabilities.with(if notifies { Self::ROOTS_LIST_CHANGED } else { Self::ROOTS });
         }
         capabilities
     }
@@ -75,7 +78,8 @@ impl ClientCapabilities {
             members.push(format!(r#""sampling":{}"#, object(&parts)));
         }
         if self.contains(Self::ROOTS) {
-            members.push(r#""roots":{}"#.to_owned());
+            let parts = [(Self::ROOTS_LIST_CHANGED, r#""listChanged":true"#)];
+            members.push(format!(r#""roots":{}"#, object(&parts)));
         }
         format!("{{{}}}", members.join(","))
     }
@@ -94,6 +98,12 @@ impl ClientCapabilities {
     #[must_use]
     pub fn with(self, others: Self) -> Self {
         Self(self.0 | others.0)
+    }
+
+    /// Returns these capabilities without roots.
+    #[must_use]
+    pub fn without_roots(self) -> Self {
+        self.without(Self::ROOTS_LIST_CHANGED)
     }
 
     /// Returns these capabilities without others.
@@ -129,12 +139,14 @@ mod tests {
             (r#"{"elicitation":null,"sampling":true}"#, "{}"),
             (r#"{"sampling":{}}"#, r#"{"sampling":{}}"#),
             (r#"{"sampling":{"context":{},"tools":{}}}"#, r#"{"sampling":{"tools":{},"context":{}}}"#),
-            (r#"{"roots":{"listChanged":true},"extensions":{"a/b":{}}}"#, r#"{"roots":{}}"#),
+            (r#"{"roots":{"listChanged":false},"extensions":{"a/b":{}}}"#, r#"{"roots":{}}"#),
+            (r#"{"roots":{"listChanged":true,"x":1}}"#, r#"{"roots":{"listChanged":true}}"#),
         ] {
             let capabilities = ClientCapabilities::from_json(json);
             assert_eq!(capabilities.to_json(), written, "{json}");
             assert_eq!(ClientCapabilities::from_json(written), capabilities, "{json}");
             assert_eq!(ClientCapabilities::from_bits(capabilities.bits()), capabilities);
+            assert!(!capabilities.without_roots().to_json().contains("roots"));
         }
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
 use super::client_capabilities::ClientCapabilities;
+use super::connection_callers::ConnectionCallers;
 use super::connection_context::ConnectionContext;
 use super::envelope::{JsonRpcId, MalformedMessage};
 use super::error::{ConnectionEnd, ConnectionError};
@@ -40,6 +41,7 @@ pub struct Connection(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    callers: ConnectionCallers,
     handshake: OnceLock<HandshakeResult>,
     next_id: AtomicU64,
     transport: ConnectionTransport,
@@ -113,6 +115,8 @@ pub struct UpstreamExchange {
     progress_token: Option<JsonRpcId>,
     /// True if requests of the server for input are messages of the exchange. Otherwise they are declined.
     takes_input_requests: bool,
+    /// The requests of the server outside of this exchange, over streamable HTTP on a connection of one caller.
+    other_inputs: Option<Box<PendingCall>>,
     state: ExchangeState,
 }
 
@@ -163,6 +167,7 @@ impl Connection {
         context: &ConnectionContext,
     ) -> Self {
         Self(Arc::new(Inner {
+            callers: context.callers,
             handshake: OnceLock::new(),
             next_id: AtomicU64::new(1),
             transport,
@@ -175,6 +180,11 @@ impl Connection {
             last_description: Mutex::new(None),
             param_headers: ArcSwap::default(),
         }))
+    }
+
+    /// Returns the callers that use the connection.
+    pub(super) fn callers(&self) -> ConnectionCallers {
+        self.0.callers
     }
 
     /// Returns the result of the handshake; before it, a result without capabilities.
@@ -284,11 +294,18 @@ impl Connection {
                 message,
             ))),
         };
+        let other_inputs = match &self.0.transport {
+            ConnectionTransport::Http(client) if is_agent_call => {
+                client.receive_other_inputs(id, &self.0.end)
+            }
+            _ => None,
+        };
         Ok(UpstreamExchange {
             connection: self.clone(),
             id,
             progress_token,
             takes_input_requests: is_agent_call,
+            other_inputs,
             state,
         })
     }

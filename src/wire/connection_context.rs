@@ -2,6 +2,7 @@ use tokio_util::task::TaskTracker;
 
 use super::attempt_step::AttemptStep;
 use super::child_environment::ChildEnvironment;
+use super::connection_callers::ConnectionCallers;
 use super::log::ServerLog;
 use super::loop_detection::InstanceId;
 use super::notifications::NotificationHandler;
@@ -11,6 +12,8 @@ use super::retry_after::RetryAfter;
 /// The parts of the evenkeel process that a connection uses.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionContext {
+    /// The callers that use this connection.
+    pub callers: ConnectionCallers,
     /// The tasks of this connection: its child process, the tasks that read and write the child's pipes, the DELETE of
     /// its session. Wait for them before evenkeel exits, and before opening another connection where two must not
     /// exist at the same time.

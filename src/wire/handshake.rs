@@ -31,8 +31,8 @@ use super::handshake_response::{
 use super::response::RpcResponse;
 use super::response_message::ResponseMessage;
 use super::{
-    ClientCapabilities, Envelope, Era, HandshakeResult, LoopKind, ProtocolViolation, ServerCapabilities,
-    ServerDescription, server_message,
+    Envelope, Era, HandshakeResult, LoopKind, ProtocolViolation, ServerCapabilities, ServerDescription,
+    server_message,
 };
 use crate::resource::Reason;
 
@@ -131,7 +131,7 @@ async fn run_rmcp_handshake(
     config.protocol_version = ProtocolVersion::V_2025_11_25;
     // It is valid.
     config.capabilities =
-        serde_json::from_str(&ClientCapabilities::OF_SHARED_CONNECTIONS.to_json()).unwrap_or_default();
+        serde_json::from_str(&connection.callers().declared_capabilities().to_json()).unwrap_or_default();
     config.client_info = Implementation::new("evenkeel", env!("CARGO_PKG_VERSION"));
     Box::pin(config.serve_with_lifecycle(transport, mode)).await.map_err(|error| {
         let transport_error = first_error.take();

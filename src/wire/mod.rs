@@ -7,6 +7,7 @@ mod attempt_step;
 mod child_environment;
 mod client_capabilities;
 mod connection;
+mod connection_callers;
 mod connection_context;
 mod envelope;
 mod error;
@@ -45,6 +46,7 @@ pub use client_capabilities::ClientCapabilities;
 pub use connection::{
     Connection, ConnectionEvent, HealthRequest, ServerInputRequest, UpstreamExchange, UpstreamRequest,
 };
+pub use connection_callers::ConnectionCallers;
 pub use connection_context::ConnectionContext;
 pub use envelope::{Envelope, JsonRpcId, MalformedMessage};
 pub use error::{ConnectionError, FailureSource};

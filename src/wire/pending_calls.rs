@@ -1,15 +1,16 @@
 //! The requests in flight on a connection whose messages all share one stream: stdio, and HTTP+SSE.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use super::connection_callers::ConnectionCallers;
 use super::envelope::JsonRpcId;
 use super::error::{ConnectionEnd, ConnectionError};
-use super::input_request::InputRequest;
+use super::input_request::{InputMethod, InputRequest};
 use super::notifications::NotificationDispatcher;
 use super::response::{RpcResponse, unreadable_response};
 use super::response_message::ResponseMessage;
@@ -21,9 +22,20 @@ const MAX_QUEUED_NOTIFICATIONS: usize = 64;
 /// The maximum number of queued requests of the server for input of one call. More are declined.
 const MAX_QUEUED_INPUT_REQUESTS: usize = 64;
 
+/// The maximum number of requests of the server for input that are held until the next call. More are declined.
+const MAX_HELD_INPUT_REQUESTS: usize = 16;
+
 /// The calls that wait for their responses, by request id. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PendingCalls(Arc<Mutex<HashMap<u64, CallSender>>>);
+#[derive(Clone, Debug)]
+pub(super) struct PendingCalls(Arc<Mutex<Calls>>);
+
+#[derive(Debug, Default)]
+struct Calls {
+    by_id: HashMap<u64, CallSender>,
+    /// The requests for roots that arrived without a call in flight, as servers send them after the handshake and after a
+    /// change. The next call gets them. `None` on a connection of all callers.
+    held_inputs: Option<VecDeque<(JsonRpcId, InputRequest)>>,
+}
 
 #[derive(Debug)]
 struct CallSender {
@@ -66,6 +78,12 @@ pub(super) struct PendingCall {
 }
 
 impl PendingCalls {
+    /// Creates the calls of a connection with these callers.
+    pub(super) fn new(callers: ConnectionCallers) -> Self {
+        let held_inputs = (callers != ConnectionCallers::All).then(VecDeque::new);
+        Self(Arc::new(Mutex::new(Calls { by_id: HashMap::new(), held_inputs })))
+    }
+
     /// Adds a call. `wants_notifications` is true if it takes notifications. After [`Self::fail_all`] it fails with `end`.
     pub(super) fn add(
         &self,
@@ -84,13 +102,18 @@ impl PendingCalls {
             has_input_requests: false,
             queued_inputs: 0,
         };
-        self.0.lock().insert(id, sender);
+        let mut calls = self.0.lock();
+        calls.by_id.insert(id, sender);
+        if kind == CallKind::Agent {
+            calls.release_held(id);
+        }
+        drop(calls);
         PendingCall { id, calls: self.clone(), events, notifications, end }
     }
 
     /// Ends a call, if it is in flight, with a response or an error.
     pub(super) fn complete(&self, id: Option<u64>, response: Result<RpcResponse, ConnectionError>) {
-        let call = id.and_then(|id| self.0.lock().remove(&id));
+        let call = id.and_then(|id| self.0.lock().by_id.remove(&id));
         if let Some(call) = call {
             // The call may have been dropped.
             let _ = call.events.send(CallEvent::Response(response));
@@ -99,7 +122,11 @@ impl PendingCalls {
 
     /// Ends all calls with the error of the connection's end, which must be recorded before.
     pub(super) fn fail_all(&self) {
-        self.0.lock().clear();
+        let mut calls = self.0.lock();
+        calls.by_id.clear();
+        if let Some(held) = &mut calls.held_inputs {
+            held.clear();
+        }
     }
 
     /// Gives a message of the server to its call. Returns it if it belongs to none.
@@ -125,17 +152,15 @@ impl PendingCalls {
                 }
             }
             ServerMessage::Progress(id) | ServerMessage::ListenAcknowledged(id) => {
-                let sender = self.0.lock().get(&id).and_then(|call| call.notifications.clone());
+                let sender = self.0.lock().by_id.get(&id).and_then(|call| call.notifications.clone());
                 if let Some(sender) = sender {
                     let _ = sender.try_send(message);
                 }
             }
             ServerMessage::Cancelled(id) => self.receive_cancelled(&id),
-            // The protocol does not say which call such a request belongs to: it is unambiguous only with one call.
             ServerMessage::InputRequest(id, request) => {
-                let call = self.only_call(|kind| kind == CallKind::Agent);
                 return self
-                    .send_input_request(call, id, request)
+                    .receive_input_request(id, request)
                     .map(|(id, request)| (message, ServerMessage::InputRequest(id, request)));
             }
             kind => return Some((message, kind)),
@@ -144,42 +169,80 @@ impl PendingCalls {
     }
 
     /// Ends a subscription that the server cancelled, or reports to its call that a request for input was cancelled.
-    fn receive_cancelled(&self, id: &JsonRpcId) {
+    pub(super) fn receive_cancelled(&self, id: &JsonRpcId) {
         let mut calls = self.0.lock();
+        if let Some(held) = &mut calls.held_inputs {
+            held.retain(|(held_id, _)| held_id != id);
+        }
         let has_room = |call: &&mut CallSender| call.queued_inputs < 2 * MAX_QUEUED_INPUT_REQUESTS;
-        for call in calls.values_mut().filter(|call| call.has_input_requests).filter(has_room) {
+        for call in calls.by_id.values_mut().filter(|call| call.has_input_requests).filter(has_room) {
             call.send_input(ResponseMessage::InputCancelled(id.clone()));
         }
-        let listen = id.number().filter(|id| calls.get(id).is_some_and(|call| call.kind == CallKind::Listen));
+        let listen =
+            id.number().filter(|id| calls.by_id.get(id).is_some_and(|call| call.kind == CallKind::Listen));
         drop(calls);
         let message = "the server ended the subscription";
         let error = ConnectionError::new(Reason::ConnectFailed, message).into_dispatched();
         self.complete(listen, Err(error));
     }
 
-    /// Sends a request for input to a call. Returns it if there is no call, or if the call has too many of them.
-    fn send_input_request(
+    /// Gives a request of the server for input to a call, or holds it for the next one. Returns it if no agent is
+    /// responsible for it, or if there are too many.
+    pub(super) fn receive_input_request(
         &self,
-        call: Option<u64>,
         id: JsonRpcId,
         request: InputRequest,
     ) -> Option<(JsonRpcId, InputRequest)> {
         let mut calls = self.0.lock();
-        match call.and_then(|call| calls.get_mut(&call)) {
+        match calls.input_receiver() {
             Some(call) if call.queued_inputs < MAX_QUEUED_INPUT_REQUESTS => {
                 call.has_input_requests = true;
                 call.send_input(ResponseMessage::InputRequest(id, request));
                 None
             }
-            _ => Some((id, request)),
+            Some(_) => Some((id, request)),
+            None => match &mut calls.held_inputs {
+                Some(held)
+                    if request.method == InputMethod::Roots && held.len() < MAX_HELD_INPUT_REQUESTS =>
+                {
+                    held.push_back((id, request));
+                    None
+                }
+                _ => Some((id, request)),
+            },
         }
     }
 
     /// Returns the id of the call of these kinds if there is exactly one.
     fn only_call(&self, is_counted: impl Fn(CallKind) -> bool) -> Option<u64> {
         let calls = self.0.lock();
-        let mut ids = calls.iter().filter(|(_, call)| is_counted(call.kind)).map(|(id, _)| *id);
+        let mut ids = calls.by_id.iter().filter(|(_, call)| is_counted(call.kind)).map(|(id, _)| *id);
         ids.next().filter(|_| ids.next().is_none())
+    }
+}
+
+impl Calls {
+    /// Returns the call that gets the requests of the server for input. The protocol does not say which call such a
+    /// request belongs to: among several callers it is unambiguous only with one call.
+    fn input_receiver(&mut self) -> Option<&mut CallSender> {
+        let is_of_one_caller = self.held_inputs.is_some();
+        let of_agents = self.by_id.iter_mut().filter(|(_, call)| call.kind == CallKind::Agent);
+        let mut of_agents = of_agents.map(|(id, call)| (*id, call));
+        if is_of_one_caller {
+            return of_agents.max_by_key(|(id, _)| *id).map(|(_, call)| call);
+        }
+        let (_, only) = of_agents.next()?;
+        of_agents.next().is_none().then_some(only)
+    }
+
+    /// Gives the requests that were held to a call.
+    fn release_held(&mut self, id: u64) {
+        let held = self.held_inputs.as_mut().map(std::mem::take).unwrap_or_default();
+        let Some(call) = self.by_id.get_mut(&id).filter(|_| !held.is_empty()) else { return };
+        call.has_input_requests = true;
+        for (id, request) in held {
+            call.send_input(ResponseMessage::InputRequest(id, request));
+        }
     }
 }
 
@@ -211,7 +274,7 @@ impl PendingCall {
                 Ok(CallEvent::Response(response)) => response.map(ResponseMessage::Response),
                 Ok(CallEvent::Input(message, next)) => {
                     self.events = next;
-                    if let Some(call) = self.calls.0.lock().get_mut(&self.id) {
+                    if let Some(call) = self.calls.0.lock().by_id.get_mut(&self.id) {
                         call.queued_inputs = call.queued_inputs.saturating_sub(1);
                     }
                     Ok(message)
@@ -224,6 +287,72 @@ impl PendingCall {
 
 impl Drop for PendingCall {
     fn drop(&mut self) {
-        self.calls.0.lock().remove(&self.id);
+        self.calls.0.lock().by_id.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::wire::ClientCapabilities;
+
+    fn request(method: InputMethod) -> InputRequest {
+        InputRequest::new(method, Bytes::new())
+    }
+
+    /// Receives a request with this number. Returns true if it is refused.
+    fn is_refused(calls: &PendingCalls, number: u64, method: InputMethod) -> bool {
+        calls.receive_input_request(JsonRpcId::from_number(number), request(method)).is_some()
+    }
+
+    fn next_input(call: &mut PendingCall) -> Option<JsonRpcId> {
+        match call.next().now_or_never()?.unwrap() {
+            ResponseMessage::InputRequest(id, _) | ResponseMessage::InputCancelled(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn request_of_the_server_needs_an_unambiguous_call() {
+        let one = ConnectionCallers::One(ClientCapabilities::NONE);
+        // The number of calls in flight, and whether a request is refused on a connection of all callers and of one.
+        for (callers, in_flight, roots_refused, others_refused) in [
+            (ConnectionCallers::All, 0, true, true),
+            (ConnectionCallers::All, 1, false, false),
+            (ConnectionCallers::All, 2, true, true),
+            (one, 0, false, true),
+            (one, 1, false, false),
+            (one, 2, false, false),
+        ] {
+            let calls = PendingCalls::new(callers);
+            let add = |id| calls.add(id, CallKind::Agent, false, Arc::default());
+            let _internal = calls.add(100, CallKind::Internal, false, Arc::default());
+            let _in_flight: Vec<_> = (0..in_flight).map(add).collect();
+            let refused =
+                [InputMethod::Roots, InputMethod::Elicitation].map(|method| is_refused(&calls, 1, method));
+            assert_eq!(refused, [roots_refused, others_refused], "{callers:?} {in_flight}");
+        }
+    }
+
+    #[test]
+    fn request_for_roots_is_held_until_the_next_call() {
+        let calls = PendingCalls::new(ConnectionCallers::One(ClientCapabilities::ROOTS));
+        for number in 1..=3 {
+            assert!(!is_refused(&calls, number, InputMethod::Roots));
+        }
+        calls.receive_cancelled(&JsonRpcId::from_number(2));
+        let mut call = calls.add(7, CallKind::Agent, false, Arc::default());
+        let inputs = [next_input(&mut call), next_input(&mut call), next_input(&mut call)];
+        assert_eq!(inputs, [Some(JsonRpcId::from_number(1)), Some(JsonRpcId::from_number(3)), None]);
+        // The call is told that the server gave up.
+        calls.receive_cancelled(&JsonRpcId::from_number(3));
+        assert_eq!(next_input(&mut call), Some(JsonRpcId::from_number(3)));
+        drop(call);
+        for number in 0..MAX_HELD_INPUT_REQUESTS as u64 {
+            assert!(!is_refused(&calls, number, InputMethod::Roots));
+        }
+        assert!(is_refused(&calls, 99, InputMethod::Roots), "the number is bounded");
     }
 }

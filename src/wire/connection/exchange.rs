@@ -46,10 +46,18 @@ impl UpstreamExchange {
 
     async fn next_message(&mut self) -> Result<ResponseMessage, ConnectionError> {
         let (state, id, end) = (&mut self.state, self.id, &self.connection.0.end);
+        let other_inputs = &mut self.other_inputs;
         let message = async {
             match state {
                 ExchangeState::Stdio(pending) => pending.next().await,
-                ExchangeState::Http(exchange) => exchange.next(id).await,
+                ExchangeState::Http(exchange) => match other_inputs {
+                    None => exchange.next(id).await,
+                    Some(other_inputs) => tokio::select! {
+                        biased;
+                        message = exchange.next(id) => message,
+                        input = other_inputs.next() => input,
+                    },
+                },
                 ExchangeState::Sse(call) => call.next().await,
                 ExchangeState::Finished => {
                     Err(ConnectionError::new(Reason::Detached, "the exchange is over"))
@@ -107,6 +115,7 @@ impl UpstreamExchange {
     }
 
     fn finish(&mut self) {
+        self.other_inputs = None;
         if let ExchangeState::Http(exchange) = std::mem::replace(&mut self.state, ExchangeState::Finished) {
             exchange.recycle();
         }

@@ -17,10 +17,12 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
 
+use super::super::connection_callers::ConnectionCallers;
 use super::super::connection_context::ConnectionContext;
 use super::super::error::ConnectionError;
 use super::super::handshake_result::MODERN_VERSION;
 use super::super::notifications::NotificationDispatcher;
+use super::super::pending_calls::PendingCalls;
 use super::super::response::RpcResponse;
 use super::super::server_message::{self, ServerMessage};
 use super::super::{Era, HandshakeResult, ListKind, RetryAfter};
@@ -32,7 +34,7 @@ use super::post_queue::PostQueue;
 use super::session::SessionCheck;
 use super::status_error::{retry_after, status_error};
 use super::streaming_body::StreamingBody;
-use crate::resource::{HttpEndpoint, Reason};
+use crate::resource::{HttpEndpoint, HttpTransportKind, Reason};
 
 pub(super) const SESSION_ID_HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 const PROTOCOL_VERSION_HEADER: HeaderName = HeaderName::from_static("mcp-protocol-version");
@@ -63,6 +65,8 @@ pub(super) struct Inner {
     pub(super) tasks: TaskTracker,
     pub(super) notifications: NotificationDispatcher,
     pub(super) post_queue: PostQueue,
+    /// The calls of the one caller that uses the connection; `None` if all callers share it.
+    pub(super) caller_calls: Option<PendingCalls>,
     /// The connection of the last check, kept for the next.
     pub(super) check_socket: Mutex<Option<ServerSocket>>,
     /// Created when a response first leaves open whether the session is valid.
@@ -105,6 +109,10 @@ impl HttpClient {
             .ok_or_else(|| invalid("the path of the url is not valid in an HTTP request".into()))?;
         let authorization = proxy.and_then(|proxy| proxy.authorization.clone());
         headers.extend(authorization.map(|value| (PROXY_AUTHORIZATION, value)));
+        // Over HTTP+SSE all messages of the server share one stream, whose calls are kept with it.
+        let has_streams = endpoint.kind == HttpTransportKind::StreamableHttp;
+        let is_of_one_caller = has_streams && context.callers != ConnectionCallers::All;
+        let caller_calls = is_of_one_caller.then(|| PendingCalls::new(context.callers));
         Ok(Self(Arc::new(Inner {
             pool: ConnectionPool::new(connector),
             url: endpoint.url.clone(),
@@ -120,6 +128,7 @@ impl HttpClient {
             tasks: context.tasks.clone(),
             notifications,
             post_queue: PostQueue::default(),
+            caller_calls,
             check_socket: Mutex::new(None),
             session_check: OnceLock::new(),
         })))

@@ -1,10 +1,13 @@
 //! Posts the messages of the post queue in the background.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tracing::debug;
 
+use super::super::error::ConnectionEnd;
+use super::super::pending_calls::{CallKind, PendingCall};
 use super::super::server_message::{self, ServerMessage};
 use super::client::{BACKGROUND_REQUEST_TIMEOUT, HttpClient};
 use super::post_queue::{PostMessage, QueueResult};
@@ -16,13 +19,34 @@ impl HttpClient {
             ServerMessage::Request(id, method) => {
                 self.post_in_background("", server_message::response_to(id, method), None);
             }
-            // It belongs to no call, so no agent is responsible for it.
             ServerMessage::InputRequest(id, request) => {
-                self.post_in_background("", server_message::response_message(id, &request.declined()), None);
+                let refused = match &self.0.caller_calls {
+                    Some(calls) => calls.receive_input_request(id.clone(), request.clone()),
+                    // It belongs to no call, so no agent is responsible for it.
+                    None => Some((id.clone(), request.clone())),
+                };
+                if let Some((id, request)) = refused {
+                    let response = server_message::response_message(&id, &request.declined());
+                    self.post_in_background("", response, None);
+                }
+            }
+            ServerMessage::Cancelled(id) if let Some(calls) = &self.0.caller_calls => {
+                calls.receive_cancelled(id)
             }
             ServerMessage::Response(..) => debug!("a response to no request in flight was skipped"),
             kind => self.notifications().dispatch(kind, message),
         }
+    }
+
+    /// Returns the requests of the server that belong to no exchange, for a call of the one caller that uses the
+    /// connection. `None` if all callers share it.
+    pub(in crate::wire) fn receive_other_inputs(
+        &self,
+        id: u64,
+        end: &Arc<ConnectionEnd>,
+    ) -> Option<Box<PendingCall>> {
+        let calls = self.0.caller_calls.as_ref()?;
+        Some(Box::new(calls.add(id, CallKind::Agent, false, end.clone())))
     }
 
     /// Queues a notification, or a response to a request of the server, and returns at once. Messages are posted in

@@ -73,7 +73,7 @@ impl SseConnection {
         let reference = stream.endpoint().await?;
         client.set_post_target(&reference)?;
         notifications.record_violation(ProtocolViolation::DeprecatedTransport);
-        let (calls, closing) = (PendingCalls::default(), CancellationToken::new());
+        let (calls, closing) = (PendingCalls::new(context.callers), CancellationToken::new());
         let close_guard = closing.clone().drop_guard();
         context.tasks.spawn({
             let (client, calls, end) = (client.clone(), calls.clone(), end.clone());

@@ -73,7 +73,7 @@ pub(in crate::wire) fn start(
         log: context.log.clone(),
     };
     let (process, reap) = ChildProcess::supervise(child, supervision);
-    let calls = PendingCalls::default();
+    let calls = PendingCalls::new(context.callers);
     let (closing, finished) = (CancellationToken::new(), CancellationToken::new());
     tasks.spawn(reap);
     let (closed_pipe, mut closed_pipes) = mpsc::channel(2);
