@@ -69,6 +69,7 @@ impl TestStatusApi {
                 desired,
                 observations,
                 catalog,
+                session_counts: watch::channel(imbl::OrdMap::new()).1,
                 skill_states: watch::channel(SkillStates::default()).1,
                 sync_results: watch::channel(SyncResults::default()).1,
             },

@@ -106,7 +106,9 @@ impl View {
 
     fn only_server(&self, uri: &str) -> Option<ResourceRoute> {
         let routes = self.resources.routes().chain(self.templates.routes());
-        let is_server = |section: &&Arc<Section>| matches!(section.responder, Responder::Server(_));
+        let is_server = |section: &&Arc<Section>| {
+            matches!(section.responder, Responder::Server(_) | Responder::Isolated { .. })
+        };
         let mut sections = routes.map(|(_, route)| route.section()).filter(is_server);
         let first = sections.next()?;
         sections

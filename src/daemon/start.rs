@@ -178,6 +178,8 @@ impl Daemon {
         context.child_environment = self.child_environment.clone();
         let (logs, subscriptions, fleet_metrics) =
             (context.logs.clone(), context.subscriptions.clone(), context.metrics.clone());
+        let caller_connections = context.caller_connections.clone();
+        let session_counts = caller_connections.counts();
         let identity = context.instance_id.clone();
         let fleet = Fleet::new(Arc::new(context));
         tasks.spawn("the fleet", always_ok(fleet.run(desired.clone(), stop.clone())));
@@ -196,6 +198,7 @@ impl Daemon {
             desired,
             observations,
             catalog: catalog.clone(),
+            session_counts,
             skill_states: skills,
             sync_results,
         };
@@ -235,6 +238,7 @@ impl Daemon {
                     authorization: agent_authorization,
                     session_key,
                     subscriptions,
+                    caller_connections,
                     instance_id: identity,
                     replica_address,
                     namespaces,

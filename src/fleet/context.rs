@@ -3,7 +3,7 @@ use tokio::sync::mpsc;
 use super::slots::AttemptSlots;
 use super::{FleetMetrics, Observation, ServerCache, ServerLogs};
 use crate::catalog::Publisher;
-use crate::upstream::Subscriptions;
+use crate::upstream::{CallerConnectionKey, CallerConnections, Subscriptions, UpstreamHandle};
 use crate::wire::{ChildEnvironment, InstanceId, ProcessGuard};
 
 /// The dependencies of all actors; one for the whole fleet.
@@ -22,6 +22,8 @@ pub struct FleetContext {
     pub logs: ServerLogs,
     /// The notifications that agents requested, and their delivery.
     pub subscriptions: Subscriptions,
+    /// The connections that callers have of their own.
+    pub caller_connections: CallerConnections,
     /// The id of this instance, sent to upstreams to detect loops.
     pub instance_id: InstanceId,
     /// The fleet's metrics.
@@ -45,9 +47,27 @@ impl FleetContext {
             child_environment: ChildEnvironment::default(),
             logs: ServerLogs::default(),
             subscriptions: Subscriptions::default(),
+            caller_connections: CallerConnections::default(),
             instance_id: InstanceId::default(),
             metrics: FleetMetrics::default(),
             attempt_slots: AttemptSlots::default(),
         }
+    }
+
+    /// Adds a connection of a caller, and counts it.
+    pub(super) fn add_caller_connection(
+        &self,
+        key: &CallerConnectionKey,
+        handle: UpstreamHandle,
+        has_roots: bool,
+    ) {
+        self.caller_connections.add(key, handle, has_roots);
+        self.metrics.set_sessions(&key.server, self.caller_connections.count(&key.server));
+    }
+
+    /// Removes a connection of a caller, if it is still there.
+    pub(super) fn remove_caller_connection(&self, key: &CallerConnectionKey) {
+        self.caller_connections.remove(key);
+        self.metrics.set_sessions(&key.server, self.caller_connections.count(&key.server));
     }
 }

@@ -12,6 +12,7 @@ use crate::wire::{ConnectionError, ListKind};
 
 type OutcomeLabel = [(&'static str, &'static str); 1];
 type ListLabels = [(&'static str, String); 3];
+type ServerLabels = [(&'static str, String); 2];
 
 /// The fleet's metrics. Cheap to clone: clones share their values.
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ pub struct FleetMetrics {
     attach_attempts: Gauge,
     reconcile_duration: Histogram,
     items_left_out: Family<ListLabels, Gauge>,
+    server_sessions: Family<ServerLabels, Gauge>,
     spans: SpanSender,
 }
 
@@ -32,6 +34,7 @@ impl Default for FleetMetrics {
             attach_attempts: Gauge::default(),
             reconcile_duration: Histogram::new([0.0001, 0.001, 0.01, 0.1, 1.0, 10.0]),
             items_left_out: Family::default(),
+            server_sessions: Family::default(),
             spans: SpanSender::default(),
         }
     }
@@ -66,6 +69,11 @@ impl FleetMetrics {
             "Items of a server that agents do not get because their parsers would refuse the list",
             self.items_left_out.clone(),
         );
+        registry.register(
+            "server_sessions",
+            "Connections that callers have of their own to a server with isolation Session",
+            self.server_sessions.clone(),
+        );
     }
 
     /// Sets how many items of a server's list are left out. There is no value for a list that lost none.
@@ -79,6 +87,16 @@ impl FleetMetrics {
             self.items_left_out.remove(&labels);
         } else {
             self.items_left_out.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Sets how many callers have a connection of their own to a server. There is no value for a server without any.
+    pub(super) fn set_sessions(&self, server: &ObjectKey, count: u32) {
+        let labels = [("namespace", server.namespace.to_string()), ("server", server.name.to_string())];
+        if count == 0 {
+            self.server_sessions.remove(&labels);
+        } else {
+            self.server_sessions.get_or_create(&labels).set(count.into());
         }
     }
 

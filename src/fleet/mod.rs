@@ -7,6 +7,8 @@
 
 mod actor;
 mod attach;
+mod caller_actors;
+mod caller_orders;
 mod connection_key;
 mod context;
 mod descriptor_budget;

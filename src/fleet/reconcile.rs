@@ -13,6 +13,7 @@ use tokio_util::task::JoinMap;
 use tracing::{error, info, warn};
 
 use super::actor::{Actor, StartupGuard};
+use super::caller_orders::CallerOrders;
 use super::connection_key::ConnectionKey;
 use super::state_machine::ServerOrder;
 use super::{FleetContext, Observation, Phase};
@@ -31,12 +32,13 @@ const PANIC_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Dura
 
 /// The actors of all connections, and the last order to each.
 pub struct Fleet {
-    context: Arc<FleetContext>,
-    last_applied: LastApplied,
+    pub(super) context: Arc<FleetContext>,
+    pub(super) last_applied: LastApplied,
     /// The servers declared at the last reconcile, including suspended and invalid ones.
     declared: OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>,
     orders: HashMap<ConnectionKey, watch::Sender<ServerOrder>>,
-    actors: JoinMap<ConnectionKey, ()>,
+    pub(super) actors: JoinMap<ConnectionKey, ()>,
+    pub(super) caller_orders: CallerOrders,
     /// The actors that panicked, as long as their servers are declared.
     restarts: HashMap<ConnectionKey, RestartBackoff>,
     /// Passed to the actors of the first reconcile, whose first attempts make up the startup.
@@ -52,6 +54,7 @@ impl Fleet {
             declared: OrdMap::new(),
             orders: HashMap::new(),
             actors: JoinMap::new(),
+            caller_orders: CallerOrders::default(),
             restarts: HashMap::new(),
             startup_guard: None,
         }
@@ -60,6 +63,7 @@ impl Fleet {
     /// Applies the desired state until cancelled, then detaches all servers and waits for them, within
     /// `SHUTDOWN_TIMEOUT`.
     pub async fn run(mut self, mut desired: watch::Receiver<Arc<Desired>>, cancel: CancellationToken) {
+        let caller_connections = self.context.caller_connections.clone();
         let (startup_guard, mut startup) = mpsc::channel(1);
         self.startup_guard = Some(startup_guard);
         let mut settled = false;
@@ -86,9 +90,11 @@ impl Fleet {
                     self.apply(&current);
                 }
                 Some((key, ended)) = self.actors.join_next() => self.on_actor_ended(key, ended),
+                request = caller_connections.next_request() => self.on_caller_request(request),
                 () = cancel.cancelled() => break,
             }
         }
+        caller_connections.close();
         self.shut_down().await;
     }
 
@@ -123,10 +129,12 @@ impl Fleet {
                 parts => format!(": {}", parts.join(", ")),
             };
             info!(server = %key, "{} {key}{parts}", change.action());
-            match ServerOrder::from(change) {
+            let order = ServerOrder::from(change);
+            self.order_caller_connections(&key, &order);
+            match order {
                 ServerOrder::Apply(target) => self.apply_target(target),
                 detach @ ServerOrder::Detach(_) => {
-                    if let Some(orders) = self.orders.get(&ConnectionKey::shared(key)) {
+                    if let Some(orders) = self.orders.get(&ConnectionKey::Shared(key)) {
                         orders.send_replace(detach);
                     }
                 }
@@ -149,7 +157,7 @@ impl Fleet {
     /// Sends the target to the server's actor, or starts an actor. An actor that is still draining applies the order
     /// too.
     fn apply_target(&mut self, target: Arc<ConnectionTarget>) {
-        let key = ConnectionKey::shared(target.key.clone());
+        let key = ConnectionKey::Shared(target.key.clone());
         if let Some(orders) = self.orders.get(&key)
             && orders.send(ServerOrder::Apply(target.clone())).is_ok()
         {
@@ -173,8 +181,12 @@ impl Fleet {
     /// Removes an actor that ended. Starts another if its server is still declared: the order to attach it again
     /// crossed with the end of the actor, or the actor panicked.
     fn on_actor_ended(&mut self, key: ConnectionKey, ended: Result<(), JoinError>) {
+        let server = match &key {
+            ConnectionKey::Shared(server) => server,
+            ConnectionKey::Caller(key) => return self.on_caller_actor_ended(key, ended),
+        };
         let orders = self.orders.remove(&key);
-        let target = self.last_applied.target(&key.server).cloned();
+        let target = self.last_applied.target(server).cloned();
         let panicked = ended.is_err_and(|error| error.is_panic());
         match (target, orders) {
             (Some(target), Some(orders)) if panicked => {
@@ -200,10 +212,10 @@ impl Fleet {
         let restart = self.restarts.entry(key.clone()).or_insert_with(|| RestartBackoff::new(PANIC_DELAYS));
         let delay = restart.record_panic();
         error!(connection = %key, ?delay, "the task of a connection panicked; it is restarted");
-        self.context.publisher.withdraw(key.server.clone(), problem.clone());
+        self.context.publisher.withdraw(target.key.clone(), problem.clone());
         let retry_at = Timestamp::now().saturating_add(SignedDuration::try_from(delay).unwrap_or_default());
         let observation = Observation {
-            key: key.server.clone(),
+            key: target.key.clone(),
             uid: target.uid.clone(),
             generation: target.generation,
             last_handled_request: None,
@@ -233,6 +245,7 @@ impl Fleet {
         for orders in self.orders.values() {
             orders.send_replace(ServerOrder::Detach(Reason::Detached));
         }
+        self.caller_orders.order_all(&ServerOrder::Detach(Reason::Detached));
         let all = async { while self.actors.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await.is_err() {
             warn!("some servers did not end within {} s", SHUTDOWN_TIMEOUT.as_secs());
@@ -293,7 +306,7 @@ mod tests {
         };
         fleet.last_applied.apply(&desired(&[&server]));
         // The task of the server panics instead of running an actor.
-        let connection = ConnectionKey::shared(key("s"));
+        let connection = ConnectionKey::Shared(key("s"));
         let target = fleet.last_applied.target(&key("s")).unwrap().clone();
         fleet.orders.insert(connection.clone(), watch::channel(ServerOrder::Apply(target)).0);
         publisher.publish(Arc::new(crate::catalog::testing::section("default", "s", "s", &["t"])));

@@ -180,6 +180,10 @@ impl ViewHandler {
                         }
                         body::empty(StatusCode::ACCEPTED)
                     }
+                    (Some("notifications/roots/list_changed"), None) => {
+                        self.gateway.pass_roots_changed(&session.caller_id()).await;
+                        body::empty(StatusCode::ACCEPTED)
+                    }
                     (Some(_), None) => body::empty(StatusCode::ACCEPTED),
                     (None, id) => {
                         Box::pin(self.receive_response(&session, id.as_ref(), &envelope, http_request)).await

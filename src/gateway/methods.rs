@@ -91,20 +91,19 @@ impl ViewHandler {
                 return body::json(StatusCode::OK, response::failure_message(&id, &text, method, era));
             }
         };
+        let declared_capabilities = caller.input_capabilities(params);
         // A legacy agent is asked on the stream of its call.
         let capabilities = match era {
             Era::Legacy if !accepts_stream => ClientCapabilities::NONE,
-            // Roots of one agent must not widen what a server permits to others.
-            _ => caller.input_capabilities(params).without_roots(),
+            _ => declared_capabilities,
         };
-        // The roots of one agent could widen what a server permits to the others on the same connection.
-        let capabilities = capabilities.without(ClientCapabilities::ROOTS);
         let keeps_params = era == Era::Modern || capabilities != ClientCapabilities::NONE;
         let agent = CallAgent {
             era,
             view: self.view.clone(),
             log_level: caller.log_level(params),
             capabilities,
+            declared_capabilities,
             session: caller.session().filter(|_| capabilities != ClientCapabilities::NONE).cloned(),
             caller: caller.id(),
             params: if keeps_params { params_json.clone() } else { Bytes::new() },
@@ -270,8 +269,19 @@ impl ViewHandler {
     fn subscribe_resource(&self, view: &View, uri: &str) -> Result<ResourceSubscription, RouteError> {
         let ResourceRoute { section, uri } = route_target::resolve_resource(view, uri)?;
         let subscribe = || self.gateway.subscriptions.subscribe_resource(&section.key, &uri);
-        // The updates of skills are published in this process.
-        let Responder::Server(handle) = &section.responder else { return Ok(subscribe()) };
+        let handle = match &section.responder {
+            Responder::Server(handle) => handle,
+            Responder::Isolated { .. } => {
+                let text = format!(
+                    "MCP server {} does not support resource subscriptions, because each caller has a connection of \
+                     its own (spec.isolation: Session)",
+                    section.key
+                );
+                return Err(RouteError::Unsupported(text));
+            }
+            // The updates of skills are published in this process.
+            Responder::Local(_) => return Ok(subscribe()),
+        };
         if handle.live_connection().is_some_and(|connection| !connection.handshake().capabilities.subscribe) {
             let text = format!("MCP server {} does not support resource subscriptions", section.key);
             return Err(RouteError::Unsupported(text));

@@ -31,6 +31,7 @@ mod replica;
 mod request_body;
 mod response;
 mod result_for_era;
+mod roots;
 mod route_target;
 mod routed_method;
 mod seal;
@@ -56,7 +57,7 @@ pub use server::serve_unavailable;
 
 use crate::catalog::Catalog;
 use crate::net::Authorization;
-use crate::upstream::Subscriptions;
+use crate::upstream::{CallerConnections, Subscriptions};
 use crate::wire::InstanceId;
 use coarse_timer::CoarseTimer;
 use input::{OwnProcess, RequestStates, SuspendedCalls};
@@ -71,6 +72,8 @@ pub struct GatewayConfig {
     pub session_key: SessionKey,
     /// The agents' subscriptions, and the notifications that servers send for them.
     pub subscriptions: Subscriptions,
+    /// The connections that callers have of their own.
+    pub caller_connections: CallerConnections,
     /// The id of this instance, which detects an evenkeel instance that connects to itself.
     pub instance_id: InstanceId,
     /// The address (`HOST:PORT`) at which other replicas reach this process, if there are any. A response of an agent
@@ -91,6 +94,7 @@ pub struct Gateway {
     request_states: RequestStates,
     suspended_calls: SuspendedCalls,
     subscriptions: Subscriptions,
+    caller_connections: CallerConnections,
     instance_id: InstanceId,
     namespaces: KnownNamespaces,
     limits: Limits,
@@ -115,13 +119,14 @@ impl Gateway {
             authorization,
             session_key,
             subscriptions,
+            caller_connections,
             instance_id,
             replica_address,
             namespaces,
             limits,
         } = config;
         let session_key = Arc::new(session_key);
-        let sessions = Sessions::new(session_key.clone());
+        let sessions = Sessions::new(session_key.clone(), caller_connections.clone());
         let process = OwnProcess::new(instance_id.clone(), replica_address, session_key.clone());
         let request_states = RequestStates::new(session_key);
         let suspended_calls = SuspendedCalls::new(metrics.suspended_calls.clone());
@@ -133,6 +138,7 @@ impl Gateway {
             request_states,
             suspended_calls,
             subscriptions,
+            caller_connections,
             instance_id,
             namespaces,
             limits,

@@ -10,7 +10,7 @@ use super::result_for_era::result_for_era;
 use super::routed_method::RoutedMethod;
 use crate::catalog::RemovedName;
 use crate::resource::{ObjectKey, Problem, Reason};
-use crate::upstream::CallRefusal;
+use crate::upstream::{CallRefusal, ConnectRefusal};
 use crate::wire::{ClientCapabilities, ConnectionError, Era, FailureSource, JsonRpcId, ListKind};
 
 /// A JSON-RPC error response and its HTTP status.
@@ -109,6 +109,27 @@ pub(super) fn busy_session_text(max: usize) -> String {
         "This session has {max} requests in flight, the maximum. Nothing was sent to the server. Wait until some of them \
          have ended, then try again."
     )
+}
+
+/// Describes a call of a caller that cannot be told from others, to a server on which each has a connection of its own.
+pub(super) fn unknown_caller_text(server: &ObjectKey) -> String {
+    format!(
+        "MCP server {server} gives each caller a connection of its own (spec.isolation: Session), and this request does \
+         not say which caller it is from. Nothing was sent to it. Connect the agent with an endpoint path of its own, \
+         such as /as/ID/mcp, where ID is a name that no other agent uses."
+    )
+}
+
+/// Describes a call for which the caller gets no connection of its own.
+pub(super) fn connect_refusal_text(server: &ObjectKey, refusal: &ConnectRefusal) -> String {
+    match refusal {
+        ConnectRefusal::TooMany(limit) => format!(
+            "MCP server {server} has a connection of its own for each caller, and {limit} callers have one already, as \
+             many as spec.maxSessions permits. Nothing was sent to it. It may work again later, when a session of \
+             another agent has ended; otherwise an operator must raise spec.maxSessions."
+        ),
+        ConnectRefusal::Refused(refusal) => refusal_text(server, refusal),
+    }
 }
 
 /// Describes an item that its server changed while the call waited for a connection.

@@ -73,7 +73,7 @@ impl RouteTarget {
     pub(super) fn server_era(&self) -> Option<Era> {
         match &self.section().responder {
             Responder::Server(handle) => Some(handle.live_connection()?.handshake().era),
-            Responder::Local(_) => None,
+            Responder::Isolated { .. } | Responder::Local(_) => None,
         }
     }
 

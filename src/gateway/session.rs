@@ -16,7 +16,7 @@ use super::input::SentInputRequests;
 use super::seal::{SealError, SessionKey};
 use super::session_id::SealedSession;
 use crate::resource::ObjectKey;
-use crate::upstream::{CallerId, PublishedNotification, Subscriptions, ViewName};
+use crate::upstream::{CallerConnections, CallerId, PublishedNotification, Subscriptions, ViewName};
 use crate::wire::{ClientCapabilities, JsonRpcId, ListKind, LogLevel};
 
 /// The lists whose changes are notified, each by its own notification.
@@ -131,6 +131,10 @@ impl Session {
         notification: Option<&PublishedNotification>,
         is_visible: impl Fn(&str) -> bool,
     ) -> Vec<AgentNotification> {
+        let caller = notification.and_then(|notification| notification.caller.as_ref());
+        if caller.is_some_and(|caller| *caller != self.caller_id()) {
+            return Vec::new();
+        }
         self.subscriptions.lock().select_notifications(notification, is_visible)
     }
 
@@ -220,6 +224,8 @@ impl Drop for OpenStream {
 pub(super) struct Sessions {
     key: Arc<SessionKey>,
     by_id: ArcSwap<imbl::HashMap<Arc<str>, Arc<Session>>>,
+    /// The connections of sessions, which end with them.
+    caller_connections: CallerConnections,
     ended: Mutex<EndedSessions>,
 }
 
@@ -230,8 +236,8 @@ struct EndedSessions {
 }
 
 impl Sessions {
-    pub(super) fn new(key: Arc<SessionKey>) -> Self {
-        Self { key, by_id: ArcSwap::default(), ended: Mutex::default() }
+    pub(super) fn new(key: Arc<SessionKey>, caller_connections: CallerConnections) -> Self {
+        Self { key, by_id: ArcSwap::default(), caller_connections, ended: Mutex::default() }
     }
 
     /// Opens a session and returns its id. Only changes after the current list versions will be notified.
@@ -266,6 +272,7 @@ impl Sessions {
         if let Some(session) = by_id.remove(id) {
             self.by_id.store(Arc::new(by_id));
             session.end();
+            self.caller_connections.end(&session.caller_id());
         }
         let id: Arc<str> = id.into();
         if ended.ids.insert(id.clone()) {
@@ -315,7 +322,13 @@ impl Sessions {
 
     fn retain(&self, keep: impl Fn(&Session) -> bool) {
         let mut by_id = imbl::HashMap::clone(&self.by_id.load());
-        by_id.retain(|_, session| keep(session));
+        by_id.retain(|_, session| {
+            let is_kept = keep(session);
+            if !is_kept {
+                self.caller_connections.end(&session.caller_id());
+            }
+            is_kept
+        });
         self.by_id.store(Arc::new(by_id));
     }
 }
@@ -325,7 +338,7 @@ mod tests {
     use super::*;
 
     fn sessions() -> Sessions {
-        Sessions::new(SessionKey::new(b"k").unwrap().into())
+        Sessions::new(SessionKey::new(b"k").unwrap().into(), CallerConnections::default())
     }
 
     fn sealed_session() -> SealedSession {

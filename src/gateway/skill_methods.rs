@@ -83,7 +83,7 @@ impl ViewHandler {
         let sections = generation.sections().filter(|section| self.view.shows(&section.key.namespace));
         sections.filter_map(|section| match &section.responder {
             Responder::Local(local) => Some((&**section, &**local)),
-            Responder::Server(_) => None,
+            Responder::Server(_) | Responder::Isolated { .. } => None,
         })
     }
 }

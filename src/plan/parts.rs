@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::change::{DeclarationChange, Presence};
 use super::target::ConnectionTarget;
 use crate::resource::{
-    ConnectionParts, DeclaredMeta, DeclaredObject, Digest, DigestKey, HttpTransport, McpServerSpec,
-    PartValue, ProtocolMode, RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, SkillContent, SkillSpec,
-    StdioTransport, WorkingDirectory,
+    ConnectionParts, DeclaredMeta, DeclaredObject, Digest, DigestKey, HttpTransport, Isolation,
+    McpServerSpec, PartValue, ProtocolMode, RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, SkillContent,
+    SkillSpec, StdioTransport, WorkingDirectory,
 };
 
 /// The named parts of a declaration, for comparing two declarations part by part. The values are either keyed digests,
@@ -37,6 +37,8 @@ struct SpecFields<'a> {
     stdio: Option<&'a StdioTransport>,
     http: Option<&'a HttpTransport>,
     protocol: ProtocolMode,
+    isolation: Isolation,
+    roots: bool,
     settings: BTreeMap<String, PartValue<'a>>,
     suspended: bool,
 }
@@ -54,8 +56,10 @@ impl<'a> DeclarationParts<PartValue<'a>> {
             reconcile_requested_at: requested,
             reconnect_requested_at: reconnect,
         } = target;
-        let SpecFields { stdio: _, http: _, protocol: _, settings, suspended } = SpecFields::from_spec(spec);
-        let mut connection = ConnectionParts::resolved(&endpoint.transport, endpoint.protocol).into_parts();
+        let SpecFields { stdio: _, http: _, protocol: _, isolation, roots, settings, suspended } =
+            SpecFields::from_spec(spec);
+        let connection = ConnectionParts::resolved(&endpoint.transport, endpoint.protocol);
+        let mut connection = connection.with_isolation(isolation, roots).into_parts();
         connection.insert("uid".to_owned(), PartValue::from_texts([&**uid]));
         let annotation =
             |value: &'a Option<Arc<str>>| value.as_deref().map(|value| PartValue::from_texts([value]));
@@ -75,7 +79,7 @@ impl<'a> DeclarationParts<PartValue<'a>> {
         server: &'a DeclaredObject<McpServerSpec>,
         directory: Option<&WorkingDirectory>,
     ) -> Option<Self> {
-        let SpecFields { stdio, http, protocol, settings, suspended } =
+        let SpecFields { stdio, http, protocol, isolation, roots, settings, suspended } =
             SpecFields::from_spec(server.spec.as_ref()?);
         let folder = server.meta.file().map(|file| file.parent().unwrap_or(Path::new("")));
         let connection = match (stdio, http) {
@@ -83,8 +87,9 @@ impl<'a> DeclarationParts<PartValue<'a>> {
             (None, Some(http)) => Some(ConnectionParts::declared_http(http)),
             (None, None) => None,
         };
-        let connection =
-            connection.map(|parts| parts.with_protocol(protocol).into_parts()).unwrap_or_default();
+        let connection = connection
+            .map(|parts| parts.with_protocol(protocol).with_isolation(isolation, roots).into_parts());
+        let connection = connection.unwrap_or_default();
         let annotation = |name| annotation_value(&server.meta, name);
         Some(Self {
             connection,
@@ -171,6 +176,9 @@ impl<'a> SpecFields<'a> {
             capabilities,
             suspend,
             activation,
+            isolation,
+            max_sessions,
+            roots,
             update,
             required,
             timeouts,
@@ -190,12 +198,16 @@ impl<'a> SpecFields<'a> {
             setting_part("gracePeriod", grace_period),
         ];
         let stop = stdio.as_ref().map(|stdio| setting_part("stop", &stdio.stop));
-        let settings = settings.into_iter().chain(stop);
+        let is_isolated = *isolation == Isolation::Session;
+        let max_sessions = is_isolated.then(|| setting_part("maxSessions", max_sessions));
+        let settings = settings.into_iter().chain(stop).chain(max_sessions);
         let settings = settings.map(|(name, value)| (name.to_owned(), value)).collect();
         Self {
             stdio: stdio.as_ref(),
             http: http.as_ref(),
             protocol: *protocol,
+            isolation: *isolation,
+            roots: *roots,
             settings,
             suspended: *suspend,
         }
@@ -378,6 +390,13 @@ mod tests {
                 "a.yaml",
                 DeclarationChange::Refilter((), named(&["stop"])),
             ),
+            (
+                adding("isolation", json!("Session")),
+                "a.yaml",
+                DeclarationChange::Replace((), named(&["isolation", "maxSessions"])),
+            ),
+            // It has no effect without isolation.
+            (adding("maxSessions", json!(2)), "a.yaml", DeclarationChange::Stay(())),
             (adding("suspend", json!(true)), "a.yaml", DeclarationChange::Detach(Reason::Suspended)),
             (
                 json!({ "http": { "url": "http://a", "headers": [{ "name": "H", "value": "x" }] } }),

@@ -24,8 +24,8 @@ use crate::catalog::{Catalog, NameConflict};
 use crate::fleet::{Observation, Phase};
 use crate::plan::ConnectionTarget;
 use crate::resource::{
-    Commit, ConditionType, DeclaredMeta, DeclaredObject, Desired, Digest, McpServerSpec, McpServerStatus,
-    ObjectKey, Problem, Reason, SourceId, SourceState,
+    Commit, ConditionType, DeclaredMeta, DeclaredObject, Desired, Digest, Isolation, McpServerSpec,
+    McpServerStatus, ObjectKey, Problem, Reason, SourceId, SourceState,
 };
 use crate::skills::{SkillStates, SyncResults};
 use crate::source::StoredStatuses;
@@ -52,6 +52,8 @@ pub struct Reporter {
     previous_run: Arc<Desired>,
     observations: HashMap<ObjectKey, Observation>,
     conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
+    /// The number of callers' connections of each server that has any.
+    session_counts: OrdMap<ObjectKey, u32>,
     skill_states: SkillStates,
     sync_results: SyncResults,
     snapshot: StatusSnapshot,
@@ -76,6 +78,8 @@ pub struct ReporterInputs {
     pub observations: mpsc::UnboundedReceiver<Observation>,
     /// The catalog, for the names that needed a hash suffix.
     pub catalog: Catalog,
+    /// The number of callers' connections of each server that has any.
+    pub session_counts: watch::Receiver<OrdMap<ObjectKey, u32>>,
     /// The states of the skills.
     pub skill_states: watch::Receiver<SkillStates>,
     /// The results of writing the skills to the directories of agents.
@@ -92,6 +96,7 @@ impl Reporter {
             previous_run: Arc::default(),
             observations: HashMap::new(),
             conflicts: OrdMap::new(),
+            session_counts: OrdMap::new(),
             skill_states: SkillStates::default(),
             sync_results: SyncResults::default(),
             snapshot,
@@ -138,6 +143,7 @@ impl Reporter {
                 Ok(()) = inputs.desired.changed() => {}
                 1.. = inputs.observations.recv_many(&mut batch, MAX_OBSERVATION_BATCH) => {}
                 Ok(()) = generations.changed() => {}
+                Ok(()) = inputs.session_counts.changed() => {}
                 Ok(()) = inputs.skill_states.changed() => {}
                 Ok(()) = inputs.sync_results.changed() => {}
                 _ = expiry.tick() => {}
@@ -161,6 +167,8 @@ impl Reporter {
             }
             let conflicts = inputs.catalog.load().all_conflicts().clone();
             self.apply_conflicts(&conflicts, now);
+            let session_counts = inputs.session_counts.borrow_and_update().clone();
+            self.apply_session_counts(&session_counts, now);
             let skill_states = inputs.skill_states.borrow_and_update().clone();
             let sync_results = inputs.sync_results.borrow_and_update().clone();
             self.apply_skills(skill_states, sync_results, now);
@@ -236,19 +244,33 @@ impl Reporter {
         }
     }
 
+    /// Applies the numbers of callers' connections. The cost depends on the number of changes.
+    fn apply_session_counts(&mut self, counts: &OrdMap<ObjectKey, u32>, now: Timestamp) {
+        let before = std::mem::replace(&mut self.session_counts, counts.clone());
+        for change in before.diff(counts) {
+            let (DiffItem::Add(key, _) | DiffItem::Update { new: (key, _), .. } | DiffItem::Remove(key, _)) =
+                change;
+            if let Some(declared) = self.desired.servers.get(key).cloned() {
+                self.update_server(&declared, now);
+            }
+        }
+    }
+
     fn update_server(&mut self, declared: &Arc<DeclaredObject<McpServerSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
         let before = self.snapshot.servers.get(key).cloned();
         // The status of another object of the same name is not used.
         let same_object = before.as_ref().filter(|before| before.declared.meta.uid == declared.meta.uid);
         let stored = self.stored_status(declared, same_object.is_some());
-        let (status, short_messages) = server_status(
+        let (mut status, short_messages) = server_status(
             declared,
             self.observations.get(key),
             self.conflicts.get(key).map_or(&[], |conflicts| conflicts),
             same_object.map(|before| &before.status).or(stored.as_ref()),
             now,
         );
+        let is_isolated = declared.spec.as_ref().is_some_and(|spec| spec.isolation == Isolation::Session);
+        status.sessions = is_isolated.then(|| self.session_counts.get(key).copied().unwrap_or_default());
 
         let required = declared.spec.as_ref().is_some_and(|spec| spec.required && !spec.suspend);
         let is_usable = status.attached_generation.is_some()

@@ -6,8 +6,8 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
-    Digest, DigestKey, EnvVar, Header, HttpEndpoint, HttpTransport, HttpTransportKind, Literal, ProtocolMode,
-    SecretKeyRef, StdioEndpoint, StdioTransport, Tls, Transport, ValueFrom,
+    Digest, DigestKey, EnvVar, Header, HttpEndpoint, HttpTransport, HttpTransportKind, Isolation, Literal,
+    ProtocolMode, SecretKeyRef, StdioEndpoint, StdioTransport, Tls, Transport, ValueFrom,
 };
 
 /// The parts that define a connection, by name and in canonical form. Two connections are the same if and only if their
@@ -47,6 +47,18 @@ impl<'a> ConnectionParts<'a> {
             ProtocolMode::Modern => "modern",
         };
         self.0.insert("protocol".to_owned(), PartValue::from_texts([name]));
+        self
+    }
+
+    /// Adds the isolation and whether the server gets roots, unless these are the defaults.
+    #[must_use]
+    pub fn with_isolation(mut self, isolation: Isolation, roots: bool) -> Self {
+        if isolation == Isolation::Session {
+            self.0.insert("isolation".to_owned(), PartValue::from_texts(["session"]));
+        }
+        if roots {
+            self.0.insert("roots".to_owned(), PartValue::from_texts(["true"]));
+        }
         self
     }
 

@@ -1,7 +1,7 @@
 use secrecy::SecretString;
 
 use super::connection::ConnectionParts;
-use super::server::ProtocolMode;
+use super::server::{Isolation, ProtocolMode};
 use super::transport::Transport;
 use super::{Digest, DigestKey};
 
@@ -23,6 +23,14 @@ impl Endpoint {
     pub fn new(transport: Transport, protocol: ProtocolMode, key: &DigestKey) -> Self {
         let digest = ConnectionParts::resolved(&transport, protocol).digest(key);
         Self { transport, protocol, digest, referenced_values: Vec::new() }
+    }
+
+    /// Changes the connection digest to that of an endpoint with this isolation.
+    #[must_use]
+    pub fn with_isolation(self, isolation: Isolation, roots: bool, key: &DigestKey) -> Self {
+        let parts = ConnectionParts::resolved(&self.transport, self.protocol);
+        let digest = parts.with_isolation(isolation, roots).digest(key);
+        Self { digest, ..self }
     }
 
     /// Records the values that come from references instead of the declaration itself. Values of headers and the URL
@@ -68,6 +76,17 @@ mod tests {
         assert_ne!(one, http("http://a/mcp", "y").digest());
         assert_ne!(one, http("http://b/mcp", "x").digest());
         assert_eq!(one, http("HTTP://A:80/mcp#x", "x").digest());
+    }
+
+    #[test]
+    fn digest_depends_on_the_isolation() {
+        let key = DigestKey::new(b"k");
+        let digest =
+            |isolation, roots| http("http://a/mcp", "x").with_isolation(isolation, roots, &key).digest();
+        let shared = digest(Isolation::Shared, false);
+        assert_eq!(shared, http("http://a/mcp", "x").digest());
+        let (isolated, with_roots) = (digest(Isolation::Session, false), digest(Isolation::Session, true));
+        assert!(shared != isolated && isolated != with_roots);
     }
 
     #[test]

@@ -52,8 +52,8 @@ pub use rules::{
 };
 pub use server::{
     Activation, EnvVar, Expose, ExtraCapabilities, Header, HealthCheck, HttpTransport, HttpTransportKind,
-    McpServer, McpServerSpec, NameFilter, ProtocolMode, Retry, SecretKeyRef, StdioTransport, Timeouts, Tls,
-    UpdateStrategy, ValueFrom,
+    Isolation, McpServer, McpServerSpec, NameFilter, ProtocolMode, Retry, SecretKeyRef, StdioTransport,
+    Timeouts, Tls, UpdateStrategy, ValueFrom,
 };
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
 pub use source_state::{SourceId, SourceProblem, SourceState, WatchMethod};

@@ -7,7 +7,9 @@ use globset::Glob;
 use url::Url;
 
 use super::literal::contains_redaction;
-use super::{EnvVar, Header, Literal, McpServerSpec, NameFilter, SecretKeyRef, SkillSpec, ValueFrom};
+use super::{
+    EnvVar, Header, Isolation, Literal, McpServerSpec, NameFilter, SecretKeyRef, SkillSpec, ValueFrom,
+};
 
 #[cfg(test)]
 mod tests;
@@ -94,6 +96,12 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
     violations.check_filter("spec.expose.tools", &spec.expose.tools);
     violations.check_filter("spec.expose.prompts", &spec.expose.prompts);
     violations.check_filter("spec.expose.resources", &spec.expose.resources);
+    if spec.roots && spec.isolation == Isolation::Shared {
+        violations.add("spec.roots", "roots requires isolation: Session");
+    }
+    if !(1..=1024).contains(&spec.max_sessions) {
+        violations.add("spec.maxSessions", "maxSessions must be from 1 to 1024");
+    }
     if spec.retry.initial.get() > spec.retry.max.get() {
         violations.add("spec.retry.initial", "initial must not be longer than max");
     }

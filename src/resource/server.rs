@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,6 +48,10 @@ use super::{Literal, McpServerStatus};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("has(self.stdio) != has(self.http)")
     .message("exactly one of stdio and http must be set"))]
+#[x_kube(validation = Rule::new("!self.roots || self.isolation == 'Session'")
+    .message("roots requires isolation: Session"))]
+#[x_kube(validation = Rule::new("self.maxSessions >= 1 && self.maxSessions <= 1024")
+    .message("maxSessions must be from 1 to 1024"))]
 pub struct McpServerSpec {
     /// The child process to start; MCP messages are exchanged over its stdin and stdout. Exactly one of `stdio` and
     /// `http` must be set.
@@ -73,6 +79,23 @@ pub struct McpServerSpec {
     /// and disconnects after `timeouts.idle` without calls. Default: `Always`.
     #[serde(default)]
     pub activation: Activation,
+    /// Who shares a connection: `Shared` is one connection for all callers; with `Session` each caller has a connection of
+    /// its own, which starts with its first call and ends with the caller's session or after `timeouts.idle` without
+    /// calls. A caller is a session, or a modern agent with a path of its own (`/as/ID/mcp`). For servers that keep state
+    /// for their client, such as a browser or a debugger. `activation` has no effect then: another connection reads the
+    /// lists and is closed at once. Default: `Shared`.
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// The number of callers that may have a connection at the same time, from 1 to 1024. Only with
+    /// `isolation: Session`. Default: 32.
+    #[serde(default = "max_sessions_default")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub max_sessions: u16,
+    /// If true, the server may ask for the roots of the caller: the directories that its agent works in. Requires
+    /// `isolation: Session`, because servers let the roots of their client replace the directories in their arguments.
+    /// Default: false.
+    #[serde(default)]
+    pub roots: bool,
     /// The way in which a changed connection is replaced: `MakeBeforeBreak` verifies the new connection before it
     /// drains the old one; `Recreate` ends the old connection first, for servers that cannot run twice at the same
     /// time. Default: `MakeBeforeBreak`.
@@ -332,6 +355,16 @@ pub enum Activation {
     OnDemand,
 }
 
+/// The callers that share a connection.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Isolation {
+    /// All callers share one connection.
+    #[default]
+    Shared,
+    /// Each caller has a connection of its own.
+    Session,
+}
+
 /// The way in which a changed connection is replaced.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UpdateStrategy {
@@ -361,7 +394,8 @@ pub struct Timeouts {
     /// The time for which calls in flight may continue when the server is detached, from 0s to 10m. Default: 30s.
     #[serde(default = "drain_default")]
     pub drain: DrainTimeout,
-    /// The time without calls after which an `OnDemand` connection is closed, from 10s to 24h. Default: 15m.
+    /// The time without calls after which an `OnDemand` connection, or one with `isolation: Session`, is closed, from 10s
+    /// to 24h. Default: 15m.
     #[serde(default = "idle_default")]
     pub idle: IdleTimeout,
 }
@@ -487,11 +521,31 @@ fn failures_default() -> u8 {
     3
 }
 
+fn max_sessions_default() -> u16 {
+    32
+}
+
 fn grace_default() -> GracePeriod {
     GracePeriod::from_millis_clamped(60_000)
 }
 
 impl McpServerSpec {
+    /// Returns when the connection that publishes the lists is held. That of an isolated server takes no calls.
+    pub fn effective_activation(&self) -> Activation {
+        match self.isolation {
+            Isolation::Shared => self.activation,
+            Isolation::Session => Activation::OnDemand,
+        }
+    }
+
+    /// Returns the time without calls after which that connection is closed, if it is not always held.
+    pub fn unused_timeout(&self) -> Duration {
+        match self.isolation {
+            Isolation::Shared => self.timeouts.idle.get(),
+            Isolation::Session => Duration::ZERO,
+        }
+    }
+
     /// Returns the name of the transport in status and logs: `stdio`, `http` or `sse`.
     pub fn transport_name(&self) -> &'static str {
         match &self.http {

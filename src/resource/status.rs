@@ -48,6 +48,9 @@ pub struct McpServerStatus {
     /// The number of times that the connection was lost since the object appeared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarts: Option<u32>,
+    /// The number of callers that have a connection of their own; only with `isolation: Session`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u32>,
     /// The last value of the annotation `evenkeel.dev/reconcile-requested-at` that evenkeel acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,

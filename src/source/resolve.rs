@@ -79,7 +79,9 @@ impl ReferenceValues<'_> {
             (None, None) => return Err(invalid_spec("spec: exactly one of stdio and http must be set")),
         };
         Ok(Arc::new(
-            Endpoint::new(transport, spec.protocol, self.digest_key).with_referenced_values(referenced),
+            Endpoint::new(transport, spec.protocol, self.digest_key)
+                .with_isolation(spec.isolation, spec.roots, self.digest_key)
+                .with_referenced_values(referenced),
         ))
     }
 

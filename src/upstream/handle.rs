@@ -128,6 +128,11 @@ impl UpstreamHandle {
         }
     }
 
+    /// Returns everything that the server lists, as far as it has been read.
+    pub(super) fn lists(&self) -> Arc<ServerLists> {
+        self.0.lists.load_full()
+    }
+
     /// Returns true if the server lists exactly this item, as far as its lists have been read.
     pub fn lists_item(&self, list: ListKind, item: &Item) -> bool {
         let lists = self.0.lists.load();

@@ -5,6 +5,7 @@
 //! each server.
 
 mod call_slot;
+mod caller_connections;
 mod caller_id;
 mod handle;
 mod handle_requests;
@@ -18,6 +19,9 @@ mod subscriptions;
 mod view_name;
 
 pub use call_slot::CallSlot;
+pub use caller_connections::{
+    CallerConnectionKey, CallerConnections, CallerRequest, ConnectRefusal, ConnectRequest,
+};
 pub use caller_id::CallerId;
 pub use handle::{CallGuard, CallRefusal, DrainingConnection, UpstreamControl, UpstreamHandle};
 pub use handle_requests::HandleRequest;

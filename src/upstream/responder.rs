@@ -5,6 +5,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::handle::UpstreamHandle;
+use crate::resource::{Isolation, McpServerSpec};
 use crate::wire::{Members, RpcResponse};
 
 /// The component that handles requests for the items of a section.
@@ -12,8 +13,33 @@ use crate::wire::{Members, RpcResponse};
 pub enum Responder {
     /// A server, through its connection.
     Server(UpstreamHandle),
+    /// A server, through a connection that the caller has of its own (`isolation: Session`).
+    Isolated {
+        /// The handle of the connection from which the lists are read. It takes no calls.
+        catalog: UpstreamHandle,
+        /// True if the server gets the roots of the caller.
+        roots: bool,
+    },
     /// Evenkeel itself, such as for skills.
     Local(Arc<dyn LocalResponder>),
+}
+
+impl Responder {
+    /// Returns the responder of a server with this spec.
+    pub(super) fn of_server(spec: &McpServerSpec, handle: UpstreamHandle) -> Self {
+        match spec.isolation {
+            Isolation::Shared => Self::Server(handle),
+            Isolation::Session => Self::Isolated { catalog: handle, roots: spec.roots },
+        }
+    }
+
+    /// Returns true if the two are of the same kind.
+    pub(super) fn is_equivalent_to(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Isolated { roots, .. }, Self::Isolated { roots: other, .. }) => roots == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
 }
 
 /// Handles requests without a server.

@@ -61,7 +61,7 @@ impl Section {
             lists,
             resource_filter: resources.map(Box::new),
             instructions,
-            responder: Responder::Server(handle),
+            responder: Responder::of_server(&target.spec, handle),
             call_timeout: target.spec.timeouts.call.get(),
         }
     }
@@ -73,6 +73,12 @@ impl Section {
             && self.lists == other.lists
             && self.resource_filter == other.resource_filter
             && self.instructions == other.instructions
+            && self.responder.is_equivalent_to(&other.responder)
+    }
+
+    /// Returns true if the server gets the roots of its callers.
+    pub fn gets_roots(&self) -> bool {
+        matches!(self.responder, Responder::Isolated { roots: true, .. })
     }
 
     /// Returns true if agents may read this resource of the server, listed or not.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 
+use super::caller_id::CallerId;
 use super::view_name::ViewName;
 use crate::resource::ObjectKey;
 use crate::wire::{LogLevel, NotificationHandler, ServerNotification, notification_level};
@@ -46,6 +47,8 @@ struct SubscriptionCounts {
 pub struct PublishedNotification {
     /// The key of the server.
     pub server: ObjectKey,
+    /// The only caller that gets it; `None` for all.
+    pub caller: Option<CallerId>,
     /// The content.
     pub content: NotificationContent,
 }
@@ -140,14 +143,25 @@ impl Subscriptions {
 
     /// Returns the handler that a connection of a server calls with each notification.
     pub fn notification_handler(&self, server: &ObjectKey) -> NotificationHandler {
+        self.handler_for(server, None)
+    }
+
+    /// Returns the handler of a connection that one caller has of its own. Only this caller gets the notifications.
+    pub fn caller_notification_handler(&self, server: &ObjectKey, caller: &CallerId) -> NotificationHandler {
+        self.handler_for(server, Some(caller.clone()))
+    }
+
+    fn handler_for(&self, server: &ObjectKey, caller: Option<CallerId>) -> NotificationHandler {
         let (subscriptions, server, oversize_logged) = (self.clone(), server.clone(), AtomicBool::default());
         NotificationHandler::new(move |notification| match notification {
+            // Nobody subscribes to resources on a connection of one caller.
+            ServerNotification::ResourceUpdated(_) if caller.is_some() => {}
             ServerNotification::ResourceUpdated(uri) => subscriptions.publish_resource_update(&server, uri),
             ServerNotification::LogMessage(message) => {
-                subscriptions.publish_log_message(&server, message, &oversize_logged);
+                subscriptions.publish_log_message(&server, caller.as_ref(), message, &oversize_logged);
             }
             ServerNotification::ElicitationComplete(id, message) => {
-                subscriptions.publish_elicitation_complete(&server, id, message);
+                subscriptions.publish_elicitation_complete(&server, caller.as_ref(), id, message);
             }
         })
     }
@@ -157,22 +171,34 @@ impl Subscriptions {
         let is_requested =
             self.0.counts.lock().resources.get(server).is_some_and(|uris| uris.contains_key(uri));
         if is_requested {
-            self.publish(server, NotificationContent::ResourceUpdated(uri.to_owned()));
+            self.publish(server, None, NotificationContent::ResourceUpdated(uri.to_owned()));
         }
     }
 
     /// Publishes that an elicitation by URL is complete, if an agent waits for it.
-    fn publish_elicitation_complete(&self, server: &ObjectKey, id: &str, message: &Bytes) {
+    fn publish_elicitation_complete(
+        &self,
+        server: &ObjectKey,
+        caller: Option<&CallerId>,
+        id: &str,
+        message: &Bytes,
+    ) {
         let elicitation = (server.clone(), Arc::from(id));
         if self.0.counts.lock().elicitations.contains_key(&elicitation) {
             let message = Bytes::copy_from_slice(message);
-            self.publish(server, NotificationContent::ElicitationComplete(id.to_owned(), message));
+            self.publish(server, caller, NotificationContent::ElicitationComplete(id.to_owned(), message));
         }
     }
 
     /// Publishes a log message if its level is requested and its size permitted. `oversize_logged` is true if an
     /// oversized message from this connection was already logged.
-    fn publish_log_message(&self, server: &ObjectKey, message: &Bytes, oversize_logged: &AtomicBool) {
+    fn publish_log_message(
+        &self,
+        server: &ObjectKey,
+        caller: Option<&CallerId>,
+        message: &Bytes,
+        oversize_logged: &AtomicBool,
+    ) {
         let Some(lowest_level) = self.0.counts.lock().lowest_level(server) else { return };
         if message.len() > MAX_LOG_MESSAGE_BYTES {
             if !oversize_logged.swap(true, Ordering::Relaxed) {
@@ -187,7 +213,8 @@ impl Subscriptions {
         }
         if let Some(level) = notification_level(message).filter(|level| *level >= lowest_level) {
             // Copied, because the message may be a slice of a larger buffer.
-            self.publish(server, NotificationContent::LogMessage(level, Bytes::copy_from_slice(message)));
+            let content = NotificationContent::LogMessage(level, Bytes::copy_from_slice(message));
+            self.publish(server, caller, content);
         }
     }
 
@@ -207,10 +234,10 @@ impl Subscriptions {
         SubscriptionChanges { subscriptions: self.clone(), server: server.clone(), receiver }
     }
 
-    fn publish(&self, server: &ObjectKey, content: NotificationContent) {
+    fn publish(&self, server: &ObjectKey, caller: Option<&CallerId>, content: NotificationContent) {
+        let (server, caller) = (server.clone(), caller.cloned());
         // An error only means that there is no receiver.
-        let _ =
-            self.0.notifications.send(Arc::new(PublishedNotification { server: server.clone(), content }));
+        let _ = self.0.notifications.send(Arc::new(PublishedNotification { server, caller, content }));
     }
 }
 

@@ -34,8 +34,12 @@ struct Calls {
     by_id: HashMap<u64, CallSender>,
     /// The requests for roots that arrived without a call in flight, as servers send them after the handshake and after a
     /// change. The next call gets them. `None` on a connection of all callers.
-    held_inputs: Option<VecDeque<(JsonRpcId, InputRequest)>>,
+    held_inputs: Option<Box<HeldInputs>>,
 }
+
+/// Boxed, because few connections have one.
+#[derive(Debug, Default)]
+struct HeldInputs(VecDeque<(JsonRpcId, InputRequest)>);
 
 #[derive(Debug)]
 struct CallSender {
@@ -80,7 +84,7 @@ pub(super) struct PendingCall {
 impl PendingCalls {
     /// Creates the calls of a connection with these callers.
     pub(super) fn new(callers: ConnectionCallers) -> Self {
-        let held_inputs = (callers != ConnectionCallers::All).then(VecDeque::new);
+        let held_inputs = (callers != ConnectionCallers::All).then(Box::default);
         Self(Arc::new(Mutex::new(Calls { by_id: HashMap::new(), held_inputs })))
     }
 
@@ -125,7 +129,7 @@ impl PendingCalls {
         let mut calls = self.0.lock();
         calls.by_id.clear();
         if let Some(held) = &mut calls.held_inputs {
-            held.clear();
+            held.0.clear();
         }
     }
 
@@ -172,7 +176,7 @@ impl PendingCalls {
     pub(super) fn receive_cancelled(&self, id: &JsonRpcId) {
         let mut calls = self.0.lock();
         if let Some(held) = &mut calls.held_inputs {
-            held.retain(|(held_id, _)| held_id != id);
+            held.0.retain(|(held_id, _)| held_id != id);
         }
         let has_room = |call: &&mut CallSender| call.queued_inputs < 2 * MAX_QUEUED_INPUT_REQUESTS;
         for call in calls.by_id.values_mut().filter(|call| call.has_input_requests).filter(has_room) {
@@ -203,9 +207,9 @@ impl PendingCalls {
             Some(_) => Some((id, request)),
             None => match &mut calls.held_inputs {
                 Some(held)
-                    if request.method == InputMethod::Roots && held.len() < MAX_HELD_INPUT_REQUESTS =>
+                    if request.method == InputMethod::Roots && held.0.len() < MAX_HELD_INPUT_REQUESTS =>
                 {
-                    held.push_back((id, request));
+                    held.0.push_back((id, request));
                     None
                 }
                 _ => Some((id, request)),
@@ -237,7 +241,7 @@ impl Calls {
 
     /// Gives the requests that were held to a call.
     fn release_held(&mut self, id: u64) {
-        let held = self.held_inputs.as_mut().map(std::mem::take).unwrap_or_default();
+        let held = self.held_inputs.as_mut().map(|held| std::mem::take(&mut held.0)).unwrap_or_default();
         let Some(call) = self.by_id.get_mut(&id).filter(|_| !held.is_empty()) else { return };
         call.has_input_requests = true;
         for (id, request) in held {

@@ -24,6 +24,7 @@ mod fixture;
 mod forgotten_sessions;
 mod handshake;
 mod input_requests;
+mod isolated_sessions;
 mod isolation;
 mod lifecycle;
 mod lists;

@@ -13,7 +13,7 @@ use evenkeel::resource::{
     McpServerSpec, ObjectKey, Origin, Problem, ProtocolMode, Reason, SourceState, Transport,
 };
 use evenkeel::upstream::{
-    CallRefusal, Item, Responder, Section, ServerLists, Subscriptions, UpstreamControl,
+    CallRefusal, CallerConnections, Item, Responder, Section, ServerLists, Subscriptions, UpstreamControl,
 };
 use evenkeel::wire::{InstanceId, ListKind};
 use hyper::Method;
@@ -34,6 +34,7 @@ pub struct GatewayFixture {
     publisher: Publisher,
     metrics: GatewayMetrics,
     subscriptions: Subscriptions,
+    caller_connections: CallerConnections,
     desired: watch::Sender<Arc<Desired>>,
     stop_token: CancellationToken,
     serve_task: Option<JoinHandle<()>>,
@@ -58,7 +59,8 @@ impl GatewayFixture {
         // Nothing is declared, so startup is complete at once.
         publisher.mark_settled();
         let context = FleetContext::new(publisher.clone(), observations, server_cache, None);
-        let subscriptions = context.subscriptions.clone();
+        let (subscriptions, caller_connections) =
+            (context.subscriptions.clone(), context.caller_connections.clone());
         let (desired, desired_rx) = watch::channel(Arc::default());
         tokio::spawn(Fleet::new(Arc::new(context)).run(desired_rx, end.clone()));
         let mut this = Self {
@@ -67,6 +69,7 @@ impl GatewayFixture {
             publisher,
             metrics: GatewayMetrics::default(),
             subscriptions,
+            caller_connections,
             desired,
             stop_token: end.child_token(),
             serve_task: None,
@@ -90,6 +93,7 @@ impl GatewayFixture {
             authorization: Authorization::new(AllowedHosts::default()),
             session_key: SessionKey::new(b"the key of all tests").unwrap(),
             subscriptions: self.subscriptions.clone(),
+            caller_connections: self.caller_connections.clone(),
             instance_id: InstanceId::default(),
             replica_address: Some(self.address.to_string()),
             namespaces: KnownNamespaces::new(["default".into()].into(), self.desired.subscribe()),

@@ -29,6 +29,8 @@ pub struct Counters {
     pub abandoned: u64,
     /// The resources that clients currently subscribe to, with the number of streams (1 in the legacy era).
     pub watched: BTreeMap<String, u64>,
+    /// The capabilities that legacy clients declared, as JSON.
+    pub client_capabilities: Vec<String>,
     /// The log level that a legacy client set last.
     pub level: Option<String>,
     /// Violations of the specification by clients.

@@ -71,6 +71,8 @@ impl FakeServer {
         let text = request.result_message(&format!(r#"{{"protocolVersion":"{version}",{members}}}"#));
         let session = ClientSession { version, initialized: false };
         let mut state = self.state();
+        let declared = member(request.params, "capabilities").map_or("{}", RawValue::get).to_owned();
+        state.counters.client_capabilities.push(declared);
         if request.headers.is_none() || !script.http.sessions {
             state.sessionless_client = session;
             return Outcome::Response { status: 200, text, session: None };

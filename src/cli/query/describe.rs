@@ -96,9 +96,13 @@ fn render(object: &Value, mut events: TextTable, terminal: &Terminal) -> String 
     }
     field("Transport", value_at(status, "/transport"));
     field("Protocol", value_at(status, "/protocolVersion"));
-    for (name, key) in
-        [("Tools", "/tools"), ("Prompts", "/prompts"), ("Resources", "/resources"), ("Restarts", "/restarts")]
-    {
+    for (name, key) in [
+        ("Tools", "/tools"),
+        ("Prompts", "/prompts"),
+        ("Resources", "/resources"),
+        ("Restarts", "/restarts"),
+        ("Sessions", "/sessions"),
+    ] {
         field(name, value_at(status, key));
     }
     field("Next retry", value_at(status, "/nextRetryTime"));

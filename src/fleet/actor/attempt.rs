@@ -10,6 +10,7 @@ use super::super::FleetContext;
 use super::super::attach::attach;
 use super::super::new_connection::NewConnection;
 use super::super::state_machine::ConnectionId;
+use super::caller_role::CallerRole;
 use super::pending::sleep_until_some;
 use crate::plan::ConnectionTarget;
 use crate::resource::{Problem, Reason};
@@ -49,13 +50,19 @@ impl RunningAttempt {
         target: Arc<ConnectionTarget>,
         opening_era: Option<Era>,
         (retry_after, stop_timeout): (RetryAfter, SharedStopTimeout),
+        role: Option<&CallerRole>,
     ) -> Self {
+        let notifications = match role {
+            Some(role) => role.notification_handler(context),
+            None => context.subscriptions.notification_handler(&target.key),
+        };
         let host = ConnectionContext {
             guard: context.process_guard.clone(),
             child_environment: context.child_environment.clone(),
             stop_timeout,
             log: context.logs.get_or_create(&target.uid),
-            notifications: Some(context.subscriptions.notification_handler(&target.key)),
+            callers: role.map(CallerRole::callers).unwrap_or_default(),
+            notifications: Some(notifications),
             instance: context.instance_id.clone(),
             retry_after,
             ..ConnectionContext::default()

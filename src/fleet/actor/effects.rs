@@ -23,7 +23,9 @@ impl Actor {
         match effect {
             Effect::StartAttempt { id, target, opening_era } => {
                 let shared = (self.retry_after.clone(), self.stop_timeout.clone());
-                self.attempt = Some(RunningAttempt::new(id, &self.context, target, opening_era, shared));
+                let attempt =
+                    RunningAttempt::new(id, &self.context, target, opening_era, shared, self.role.as_deref());
+                self.attempt = Some(attempt);
             }
             Effect::EndAttempt(id) => {
                 if let Some(attempt) = self.attempt.take_if(|attempt| attempt.id == id) {
@@ -53,6 +55,10 @@ impl Actor {
             Effect::ReadList { id, list, target } => self.start_read(id, list, target),
             Effect::CancelRead => self.read = None,
             Effect::SetLists(lists) => self.upstream.set_lists(lists),
+            // The lists and the status of the server are those of its shared connection.
+            Effect::Publish(_) | Effect::Withdraw(_) | Effect::StoreCatalog(..) | Effect::EndStartup
+                if self.role.is_some() => {}
+            Effect::Report(observation) if let Some(role) = &mut self.role => role.log_failure(&observation),
             Effect::Publish(section) => self.context.publisher.publish(section),
             Effect::Withdraw(problem) => {
                 self.context.publisher.withdraw(self.machine.target().key.clone(), problem);

@@ -4,6 +4,8 @@
 //! waits for no I/O, so that an order takes effect at once.
 
 mod attempt;
+mod caller_actor;
+mod caller_role;
 mod drain;
 mod effects;
 mod left_out;
@@ -19,18 +21,19 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::FleetContext;
 use super::new_connection::NewConnection;
 use super::state_machine::{
     AttachedServer, ConnectionId, Input, RetryAfterPeriod, RetryAfterState, ServerOrder, StateMachine,
     StepTime,
 };
+use super::{CachedServer, FleetContext};
 use crate::net::jitter;
 use crate::plan::ConnectionTarget;
 use crate::resource::{Problem, Reason};
-use crate::upstream::{CallRefusal, HandleRequest, UpstreamControl};
+use crate::upstream::{CallRefusal, HandleRequest, UpstreamControl, UpstreamHandle};
 use crate::wire::{Connection, ConnectionEvent, ConnectionEvents, RetryAfter, SharedStopTimeout};
 use attempt::{AttemptEvent, RunningAttempt};
+use caller_role::CallerRole;
 use drain::{CloseFuture, DrainDeadline};
 use left_out::LeftOutReport;
 use pending::{poll_some, sleep_until_some};
@@ -67,6 +70,8 @@ pub(super) struct Actor {
     /// Held until the first attempt has ended, for a server that was declared at startup.
     startup_guard: Option<StartupGuard>,
     left_out: LeftOutReport,
+    /// The role of an actor whose connection belongs to one caller.
+    role: Option<Box<CallerRole>>,
 }
 
 /// The live connection and its tasks.
@@ -94,9 +99,19 @@ impl Actor {
         orders: watch::Receiver<ServerOrder>,
         startup_guard: Option<StartupGuard>,
     ) -> Self {
+        let cached = context.server_cache.catalog(target.endpoint.digest());
+        Self::start(context, target, orders, (startup_guard, cached), None)
+    }
+
+    fn start(
+        context: Arc<FleetContext>,
+        target: Arc<ConnectionTarget>,
+        orders: watch::Receiver<ServerOrder>,
+        (startup_guard, cached): (Option<StartupGuard>, Option<Arc<CachedServer>>),
+        role: Option<Box<CallerRole>>,
+    ) -> Self {
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
         let upstream = UpstreamControl::new(target.key.clone(), CallRefusal::Unavailable(connecting));
-        let cached = context.server_cache.catalog(target.endpoint.digest());
         let left_out = LeftOutReport::new(target.key.clone(), context.clone());
         let order = ServerOrder::Apply(target.clone());
         let (machine, effects) = StateMachine::start(target, upstream.handle().clone(), cached, step_time());
@@ -115,6 +130,7 @@ impl Actor {
             stop_timeout: SharedStopTimeout::default(),
             startup_guard,
             left_out,
+            role,
         };
         actor.update_stop_timeout(&order);
         // The first effects need no answer.
@@ -129,7 +145,13 @@ impl Actor {
         while !self.machine.is_detached() {
             let input = self.next_input().await;
             self.apply(input);
+            self.end_unused_caller_connection();
         }
+    }
+
+    /// Returns the handle for calls.
+    pub(super) fn handle(&self) -> &UpstreamHandle {
+        self.upstream.handle()
     }
 
     /// Applies an input, and the answers to the effects that follow from it.
@@ -150,6 +172,10 @@ impl Actor {
     /// Applies one input. Returns the answer to an effect.
     fn step(&mut self, input: Input) -> Option<Input> {
         if let Input::Ordered(order) = &input {
+            // The next call of the caller gets another connection.
+            if self.role.is_some() && self.machine.is_detaching() && matches!(order, ServerOrder::Apply(_)) {
+                return None;
+            }
             self.update_stop_timeout(order);
         }
         let effects = self.machine.step(input, step_time());
@@ -197,12 +223,15 @@ impl Actor {
             },
             input = poll_some(&mut self.read) => {
                 self.read = None;
-                if let Input::ListRead(_, list, Ok(read)) = &input {
+                if let (Input::ListRead(_, list, Ok(read)), None) = (&input, &self.role) {
                     self.left_out.record(*list, read.left_out.clone());
                 }
                 input
             }
             () = sleep_until_some(wake_at) => Input::TimeReached,
+            () = sleep_until_some(self.role.as_ref().filter(|_| !is_detaching).map(|role| role.check_at)) => {
+                Input::TimeReached
+            }
             () = self.retry_after.changed() => Input::RetryAfterChanged(self.retry_after_state()),
             () = retry_after_changed(live_retry_after.as_ref()) => {
                 Input::RetryAfterChanged(self.retry_after_state())
@@ -218,7 +247,9 @@ impl Actor {
     /// Keeps a new connection until the state machine has decided about it.
     fn take_opened(&mut self, id: ConnectionId, new: NewConnection) -> Input {
         let NewConnection { connection, events, mut listing } = new;
-        for (list, items) in std::mem::take(&mut listing.left_out) {
+        let left_out = std::mem::take(&mut listing.left_out);
+        // The lists of a caller's connection are not offered.
+        for (list, items) in left_out.into_iter().filter(|_| self.role.is_none()) {
             self.left_out.record(list, items);
         }
         let handshake = connection.handshake();

@@ -127,7 +127,7 @@ impl StateMachine {
         let mut refresh_schedule = RefreshSchedule::default();
         let unavailable = degraded.iter().filter(|(_, problem)| problem.reason == Reason::ListUnavailable);
         unavailable.for_each(|(list, _)| refresh_schedule.record_failure(*list, now, step.time.jitter));
-        let activation = self.target.spec.activation;
+        let activation = self.target.spec.effective_activation();
         self.state = ServerState::Live(LiveState {
             id,
             target: self.target.clone(),
@@ -139,7 +139,7 @@ impl StateMachine {
             refresh_schedule,
             lists_check_at: (activation == Activation::Always).then(|| next_lists_check(step.time)),
             reading: None,
-            use_check: UseCheck::new(activation, now + self.target.spec.timeouts.idle.get()),
+            use_check: UseCheck::new(activation, now + self.target.spec.unused_timeout()),
         });
         let cached = Arc::new(CachedServer { description, lists: Arc::new(lists) });
         // The lists come first: a call that waited is checked against them as soon as it gets the connection.

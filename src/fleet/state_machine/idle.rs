@@ -10,8 +10,8 @@ use super::{StateMachine, Step};
 impl StateMachine {
     /// Closes the live connection if the time of the check has come and it is unused.
     pub(super) fn check_use_if_due(&mut self, step: &mut Step) {
-        let timeouts = &self.target.spec.timeouts;
-        let (unused_for, connect_timeout) = (timeouts.idle.get(), timeouts.connect.get());
+        let spec = &self.target.spec;
+        let (unused_for, connect_timeout) = (spec.unused_timeout(), spec.timeouts.connect.get());
         // While a replacement is being made, the next call could not make the connection.
         let is_replacing = self.state.progress().is_some();
         let Some(live) = self.state.live_mut() else { return };
@@ -28,7 +28,7 @@ impl StateMachine {
     }
 
     pub(super) fn on_connection_used(&mut self, id: ConnectionId, delay: Duration, step: &Step) {
-        let activation = self.target.spec.activation;
+        let activation = self.target.spec.effective_activation();
         if let Some(live) = self.state.live_mut().filter(|live| live.id == id) {
             live.use_check = UseCheck::new(activation, step.time.now + delay);
         }

@@ -28,7 +28,7 @@ impl StateMachine {
     /// attempt has ended, and then for its grace period.
     pub(super) fn begin(&mut self, cached: Option<Arc<CachedServer>>, step: &mut Step) {
         if let Some(cached) = cached {
-            let on_demand = self.target.spec.activation == Activation::OnDemand;
+            let on_demand = self.target.spec.effective_activation() == Activation::OnDemand;
             if on_demand {
                 self.state = ServerState::Idle;
             }

@@ -30,7 +30,9 @@ impl StateMachine {
         self.record_exit(error);
         let drain = self.drain(&live, Duration::ZERO, error.problem.clone(), true);
         // The next call connects an OnDemand server again. One that exits soon after its start backs off instead.
-        if self.target.spec.activation == Activation::OnDemand && progress.is_none() && age >= EARLY_EXIT_AGE
+        if self.target.spec.effective_activation() == Activation::OnDemand
+            && progress.is_none()
+            && age >= EARLY_EXIT_AGE
         {
             let connect_timeout = self.target.spec.timeouts.connect.get();
             step.push(Effect::RouteCalls(CallRouting::WaitForConnection(connect_timeout), Some(drain)));

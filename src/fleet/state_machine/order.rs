@@ -8,7 +8,7 @@ use super::lists::next_lists_check;
 use super::state::{FailureState, Progress, ServerState, UseCheck};
 use super::{StateMachine, Step};
 use crate::plan::ConnectionTarget;
-use crate::resource::{Activation, McpServerSpec, Problem, Reason, UpdateStrategy};
+use crate::resource::{Activation, Isolation, McpServerSpec, Problem, Reason, UpdateStrategy};
 use crate::upstream::CallRefusal;
 
 /// The longest drain of calls in flight when evenkeel itself shuts down.
@@ -49,6 +49,10 @@ impl StateMachine {
         self.ensure_connected(step);
         if self.target.reconcile_requested_at != previous.reconcile_requested_at {
             self.request_all_lists(step);
+            // Calls never connect an isolated server, so its lists would not be read again.
+            if self.target.spec.isolation == Isolation::Session {
+                self.connect_on_demand(step);
+            }
         }
     }
 
@@ -64,6 +68,7 @@ impl StateMachine {
     /// Applies names, filters and limits of the new spec at once, independent of the connection's state.
     fn apply_settings(&mut self, previous: &McpServerSpec, step: &mut Step) {
         let current = &self.target;
+        let activation = current.spec.effective_activation();
         if let Some(live) = self.state.live_mut() {
             let (before, now) = (&previous.timeouts, &current.spec.timeouts);
             if previous.health != current.spec.health || before.call != now.call {
@@ -73,9 +78,9 @@ impl StateMachine {
             if current.same_connection(&live.target) {
                 live.target = current.clone();
             }
-            live.use_check = UseCheck::new(current.spec.activation, step.time.now);
+            live.use_check = UseCheck::new(activation, step.time.now);
             let lists_check_at = live.lists_check_at.unwrap_or_else(|| next_lists_check(step.time));
-            live.lists_check_at = (current.spec.activation == Activation::Always).then_some(lists_check_at);
+            live.lists_check_at = (activation == Activation::Always).then_some(lists_check_at);
         }
         if let Some(published) = &self.published {
             self.publish(published.cached.clone(), step);
@@ -86,7 +91,7 @@ impl StateMachine {
     /// Continues with the connection or the attempt that matches the target; connects if there is neither.
     fn ensure_connected(&mut self, step: &mut Step) {
         match &self.state {
-            ServerState::Idle if self.target.spec.activation == Activation::Always => {
+            ServerState::Idle if self.target.spec.effective_activation() == Activation::Always => {
                 self.connect_on_demand(step);
             }
             ServerState::Disconnected(Progress::Retrying(retry))
@@ -124,9 +129,14 @@ impl StateMachine {
         let message = match reason {
             Reason::Suspended => format!("{name} was suspended; do not retry"),
             Reason::Removed => format!("{name} was removed; do not retry"),
+            Reason::Idle => format!("the caller's connection to {name} has ended"),
             _ => format!("evenkeel is shutting down and detached {name}"),
         };
-        let refusal = CallRefusal::Removed(Problem::new(Reason::Removed, message));
+        let refusal = match reason {
+            // The next call of the caller gets another connection.
+            Reason::Idle => CallRefusal::Unavailable(Problem::new(reason, message)),
+            _ => CallRefusal::Removed(Problem::new(Reason::Removed, message)),
+        };
         let drain = self.target.spec.timeouts.drain.get();
         let limit = if reason == Reason::Detached { drain.min(SHUTDOWN_DRAIN_TIMEOUT) } else { drain };
         let earlier = self.state.detach_reason();

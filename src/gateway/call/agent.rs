@@ -18,6 +18,8 @@ pub(in crate::gateway) struct CallAgent {
     pub(in crate::gateway) log_level: Option<LogLevel>,
     /// The capabilities by which servers may ask the agent for input.
     pub(in crate::gateway) capabilities: ClientCapabilities,
+    /// The capabilities that the agent has declared, whether it can be asked during this call or not.
+    pub(in crate::gateway) declared_capabilities: ClientCapabilities,
     /// The session of a legacy agent.
     pub(in crate::gateway) session: Option<Arc<Session>>,
     /// What tells the agent from others, if anything does.
@@ -27,6 +29,12 @@ pub(in crate::gateway) struct CallAgent {
 }
 
 impl CallAgent {
+    /// Gives up the agent's roots. Those of one agent must not widen what a server permits to others.
+    pub(super) fn withhold_roots(&mut self) {
+        self.capabilities = self.capabilities.without_roots();
+        self.declared_capabilities = self.declared_capabilities.without_roots();
+    }
+
     /// Returns the digest of the request, which a state of it is bound to.
     pub(super) fn binding(&self, target: &RouteTarget) -> RequestBinding {
         let params = std::str::from_utf8(&self.params).ok().and_then(|params| parse_members(params).ok());

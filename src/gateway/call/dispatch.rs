@@ -11,7 +11,8 @@ use super::super::route_target::RouteTarget;
 use super::super::routed_method::RoutedMethod;
 use super::agent::CallAgent;
 use super::end::CallEnd;
-use crate::upstream::{CallGuard, UpstreamHandle, ViewName};
+use super::own_connection::begin_own_call;
+use crate::upstream::{CallGuard, Responder, ViewName};
 use crate::wire::{JsonEdit, RequestParams, UpstreamExchange, UpstreamRequest};
 
 /// The maximum time for which a call waits for an unknown item during startup.
@@ -24,7 +25,6 @@ pub(super) type DispatchedRequest = (UpstreamExchange, CallGuard);
 pub(super) struct Dispatch<'a> {
     pub(super) agent: &'a CallAgent,
     pub(super) target: &'a RouteTarget,
-    pub(super) handle: &'a UpstreamHandle,
     pub(super) deadline: CallDeadline,
     pub(super) params: &'a RequestParams<'a>,
     /// The edits of the params besides that of the name.
@@ -34,10 +34,22 @@ pub(super) struct Dispatch<'a> {
 /// Sends the request once its server has a connection. After a wait it is sent only if its name still resolves to the
 /// item that was exposed to the agent.
 pub(super) async fn dispatch(gateway: &Gateway, request: Dispatch<'_>) -> Result<DispatchedRequest, CallEnd> {
-    let Dispatch { agent, target, handle, deadline, params, edits } = request;
+    let Dispatch { agent, target, deadline, params, edits } = request;
     let section = target.section();
-    let refused = |refusal| CallEnd::Refused(response::refusal_text(&section.key, &refusal));
-    let guard = handle.begin_call().await.map_err(refused)?;
+    let own_handle;
+    let (handle, guard) = match &section.responder {
+        Responder::Server(handle) => {
+            let refused = |refusal| CallEnd::Refused(response::refusal_text(&section.key, &refusal));
+            (handle, handle.begin_call().await.map_err(refused)?)
+        }
+        Responder::Isolated { catalog, .. } => {
+            let (handle, guard) = Box::pin(begin_own_call(gateway, agent, &section.key, catalog)).await?;
+            own_handle = handle;
+            (&own_handle, guard)
+        }
+        // It responds without a server.
+        Responder::Local(_) => return Err(CallEnd::Cancelled),
+    };
     if guard.waited() {
         let resolved = resolve_target(gateway, &agent.view, target.method, params);
         let is_unchanged = match (resolved, target.listed_item()) {

@@ -156,6 +156,10 @@ impl PendingResponse {
         match response {
             RpcResponse::Result(raw) => {
                 let Some(required) = InputRequired::from_result(raw) else { return Ok(None) };
+                if required.asks_for_roots() && !self.agent.capabilities.contains(ClientCapabilities::ROOTS) {
+                    let server = &self.target.section().key;
+                    return Err(format!("MCP server {server} asked for roots, which it does not get."));
+                }
                 // Without a state the agent must send none.
                 let Some(state) = required.state.clone() else { return Ok(None) };
                 let sealed = seal(StateContent::Server(state), required.asks_a_person())?;

@@ -14,7 +14,6 @@ use super::agent::CallAgent;
 use super::dispatch::{Dispatch, DispatchedRequest, dispatch};
 use super::end::CallEnd;
 use crate::resource::ObjectKey;
-use crate::upstream::Responder;
 use crate::wire::{InputMethod, InputRequest, JsonEdit, RequestParams, RpcResponse, json_string};
 
 /// The key that the server chose, and its request.
@@ -139,16 +138,7 @@ impl InputRound {
         let text = std::str::from_utf8(&agent.params).unwrap_or_default();
         let unreadable = |error: serde_json::Error| CallEnd::Refused(error.to_string());
         let params = RequestParams::parse(text).map_err(unreadable)?;
-        let Responder::Server(handle) = &target.section().responder else { return Err(CallEnd::Cancelled) };
-        let handle = handle.clone();
-        let request = Dispatch {
-            agent: &agent,
-            target: &target,
-            handle: &handle,
-            deadline,
-            params: &params,
-            edits: &edits,
-        };
+        let request = Dispatch { agent: &agent, target: &target, deadline, params: &params, edits: &edits };
         dispatch(&gateway, request).await
     }
 }

@@ -6,6 +6,7 @@ mod attended;
 mod dispatch;
 mod end;
 mod input_round;
+mod own_connection;
 mod repeated;
 
 use std::sync::Arc;
@@ -53,7 +54,7 @@ pub(super) async fn call(
     method: RoutedMethod,
     params: &RequestParams<'_>,
 ) -> Response<ResponseBody> {
-    let CallRequest { id, protocol_version, headers, mut in_flight, accepts_stream, agent } = request;
+    let CallRequest { id, protocol_version, headers, mut in_flight, accepts_stream, mut agent } = request;
     let era = agent.era;
     let found = match resolve_target(gateway, &agent.view, method, params) {
         Err(RouteError::Unknown(..)) => tokio::select! {
@@ -77,7 +78,7 @@ pub(super) async fn call(
     }
     let name = target.upstream_name().unwrap_or_default();
     let local_response = match &target.section().responder {
-        Responder::Server(handle) => Err(handle.clone()),
+        Responder::Server(handle) | Responder::Isolated { catalog: handle, .. } => Err(handle.clone()),
         Responder::Local(local) => Ok(local.respond(method.as_str(), name, &params.members)),
     };
     let handle = match local_response {
@@ -87,6 +88,9 @@ pub(super) async fn call(
             return body::json(status, message);
         }
     };
+    if !target.section().gets_roots() {
+        agent.withhold_roots();
+    }
     let deadline = CallDeadline::new(Instant::now(), target.section().call_timeout);
     let span = CallSpan { method, protocol_version, params };
     let timer = gateway.metrics.start_timer(&target.section().key, &span);
@@ -120,14 +124,8 @@ pub(super) async fn call(
     let edits = state_edit.as_ref().map(StateEdit::edits).unwrap_or_default();
     let mut resent = false;
     loop {
-        let request = Dispatch {
-            agent: &response.agent,
-            target: &response.target,
-            handle: &handle,
-            deadline,
-            params,
-            edits: &edits,
-        };
+        let request =
+            Dispatch { agent: &response.agent, target: &response.target, deadline, params, edits: &edits };
         let dispatched = tokio::select! {
             biased;
             () = wait_for_cancel(&mut in_flight) => return response.into_response(gateway, &CallEnd::Cancelled),

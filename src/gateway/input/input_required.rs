@@ -44,10 +44,20 @@ impl<'a> InputRequired<'a> {
         self.members.rewrite(&[JsonEdit::Set("requestState", &json_string(state))]).into()
     }
 
+    /// Returns true if the agent is asked for its roots.
+    pub(in crate::gateway) fn asks_for_roots(&self) -> bool {
+        self.asks(InputMethod::Roots)
+    }
+
     /// Returns true if a person has to respond.
     pub(in crate::gateway) fn asks_a_person(&self) -> bool {
-        let methods = self.requests.iter().filter_map(|(_, request)| request.as_ref());
-        methods.into_iter().any(|request| request.method == InputMethod::Elicitation)
+        self.asks(InputMethod::Elicitation)
+    }
+
+    fn asks(&self, method: InputMethod) -> bool {
+        self.requests
+            .iter()
+            .any(|(_, request)| request.as_ref().is_some_and(|request| request.method == method))
     }
 }
 
@@ -104,6 +114,7 @@ mod tests {
             .collect();
         assert_eq!(requests, [("a", Some("roots/list")), ("b", None)]);
         assert_eq!((parsed.state.as_deref(), parsed.asks_a_person()), (Some("s"), false));
+        assert!(parsed.asks_for_roots());
         assert_eq!(parsed.with_state("t"), result.replace(r#""s""#, r#""t""#));
     }
 

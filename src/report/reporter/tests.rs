@@ -362,6 +362,7 @@ async fn run_follows_its_inputs_until_stopped() {
         desired: desired_rx,
         observations,
         catalog,
+        session_counts: watch::channel(OrdMap::new()).1,
         skill_states: watch::channel(SkillStates::default()).1,
         sync_results: watch::channel(SyncResults::default()).1,
     };

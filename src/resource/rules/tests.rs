@@ -50,6 +50,18 @@ fn server_cases() -> Vec<(Value, &'static [&'static str])> {
             &["interval must be 0s (off) or at least 5s"],
         ),
         (json!({ "http": { "url": "http://a" }, "health": { "interval": "0s" } }), &[]),
+        (json!({ "http": { "url": "http://a" }, "roots": true }), &["roots requires isolation: Session"]),
+        (
+            json!({ "http": { "url": "http://a" }, "roots": true, "isolation": "Shared" }),
+            &["roots requires isolation: Session"],
+        ),
+        (json!({ "http": { "url": "http://a" }, "roots": true, "isolation": "Session" }), &[]),
+        (json!({ "http": { "url": "http://a" }, "maxSessions": 0 }), &["maxSessions must be from 1 to 1024"]),
+        (
+            json!({ "http": { "url": "http://a" }, "maxSessions": 1025 }),
+            &["maxSessions must be from 1 to 1024"],
+        ),
+        (json!({ "http": { "url": "http://a" }, "maxSessions": 1024 }), &[]),
         (
             headers(&[
                 "X-A",

@@ -31,7 +31,7 @@ impl HttpClient {
                 }
             }
             ServerMessage::Cancelled(id) if let Some(calls) = &self.0.caller_calls => {
-                calls.receive_cancelled(id)
+                calls.receive_cancelled(id);
             }
             ServerMessage::Response(..) => debug!("a response to no request in flight was skipped"),
             kind => self.notifications().dispatch(kind, message),

@@ -2,8 +2,51 @@
 
 use super::fixture::TestEvent::*;
 use super::fixture::{EARLY_EXIT, LATE_EXIT, ON_DEMAND, ON_DEMAND_WITHOUT_PROMPTS, Rule, STDIO};
+use crate::resource::Reason;
+
+const ISOLATED: &str = r#""stdio": {"command": "a"}, "isolation": "Session""#;
 
 pub(super) const ON_DEMAND_RULES: &[Rule] = &[
+    Rule {
+        text: "the connection from which the lists of an isolated server are read is closed at once",
+        spec: ISOLATED,
+        given: &[Succeed(1)],
+        when: Pass(0),
+        then: &["close 1 if unused 0 s"],
+    },
+    Rule {
+        text: "an isolated server whose lists were read is idle",
+        spec: ISOLATED,
+        given: &[Succeed(1), Pass(0)],
+        when: Unused(1),
+        then: &["report Idle, live 1"],
+    },
+    Rule {
+        text: "a reconcile request reads the lists of an isolated server again",
+        spec: ISOLATED,
+        given: &[Succeed(1), Pass(0), Unused(1), Closed(1)],
+        when: RequestReconcile,
+        then: &["store", "calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
+    },
+    Rule {
+        text: "a changed isolated server connects to learn its lists",
+        spec: ISOLATED,
+        given: &[Succeed(1), Pass(0), Unused(1), Closed(1)],
+        when: Apply(r#""stdio": {"command": "b"}, "isolation": "Session""#),
+        then: &["reset Retry-After", "calls wait 30 s, Connecting", "attempt 2", "report Connecting 1"],
+    },
+    Rule {
+        text: "a caller whose connection has ended is not told that the server was removed",
+        spec: ON_DEMAND,
+        given: &[Succeed(1)],
+        when: Detach(Reason::Idle),
+        then: &[
+            "withdraw, Idle",
+            "drains end within 30 s",
+            "calls fail, Idle; drain 1 30 s",
+            "report Draining(Idle)",
+        ],
+    },
     Rule {
         text: "an unused OnDemand connection is closed after timeouts.idle",
         spec: ON_DEMAND,
