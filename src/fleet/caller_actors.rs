@@ -33,7 +33,7 @@ impl Fleet {
     }
 
     fn connect_caller(&mut self, request: &mut ConnectRequest) -> Result<UpstreamHandle, ConnectRefusal> {
-        let ConnectRequest { server, caller, capabilities, lists, answer: _ } = request;
+        let ConnectRequest { server, caller, capabilities, catalog, answer: _ } = request;
         let connections = self.context.caller_connections.clone();
         // Another call of the caller has requested it at the same time.
         if let Some(handle) = connections.find(server, caller) {
@@ -55,11 +55,11 @@ impl Fleet {
         let number = self.caller_orders.last_number;
         let key = CallerConnectionKey { server: server.clone(), caller: caller.clone(), number };
         let (sender, receiver) = watch::channel(ServerOrder::Apply(caller_target(&target)));
-        let (context, lists) = (self.context.clone(), lists.clone());
+        let (context, catalog) = (self.context.clone(), catalog.clone());
         let (actor_key, capabilities) = (key.clone(), *capabilities);
         // A panic must not end the fleet.
         let actor = catch_unwind(AssertUnwindSafe(|| {
-            Actor::for_caller(context, caller_target(&target), receiver, (actor_key, capabilities), lists)
+            Actor::for_caller(context, caller_target(&target), receiver, (actor_key, capabilities), catalog)
         }));
         let Ok(mut actor) = actor else {
             let problem =

@@ -11,7 +11,7 @@ use crate::wire::{Era, JsonEdit, ListKind, parse_members};
 /// unknown: -32002 in the legacy era, -32602 in the modern one (SEP-2164). Other errors are unchanged, and so are those
 /// of a server of the agent's own era, except for the code that the modern era does not have.
 ///
-/// `uri` is the server's own URI of the resource. `server_era` is `None` if there is no server or no connection to it.
+/// `uri` is the server's own URI of the resource. `server_era` is `None` if evenkeel itself responds.
 pub(super) fn with_not_found_code<'e>(
     error: &'e str,
     uri: &str,

@@ -9,8 +9,8 @@ use super::param_header_check::check_param_headers;
 use super::response::{self, ResponseError, RouteError};
 use super::routed_method::RoutedMethod;
 use crate::catalog::{ResourceRoute, Route, Table, View};
-use crate::upstream::{Item, Responder, Section};
-use crate::wire::{Era, JsonEdit, ListKind, Members, json_string, parse_members};
+use crate::upstream::{Item, Section};
+use crate::wire::{JsonEdit, ListKind, Members, json_string, parse_members};
 
 /// The server that a request is forwarded to, and the server's own name or URI of the requested item.
 #[derive(Clone, Debug)]
@@ -66,14 +66,6 @@ impl RouteTarget {
             RouteKind::Listed(route) => route.section(),
             RouteKind::Resource(route, _) => &route.section,
             RouteKind::Reference(section, _) => section,
-        }
-    }
-
-    /// Returns the protocol era of the server; `None` if evenkeel itself responds, or if there is no connection.
-    pub(super) fn server_era(&self) -> Option<Era> {
-        match &self.section().responder {
-            Responder::Server(handle) => Some(handle.live_connection()?.handshake().era),
-            Responder::Isolated { .. } | Responder::Local(_) => None,
         }
     }
 

@@ -14,11 +14,13 @@ use super::routed_method::RoutedMethod;
 use super::structured_content::with_structured_object;
 use crate::wire::{Era, JsonRpcId, RpcResponse};
 
-/// Builds the HTTP status and the whole message from a server's response, adapted to the agent's era.
+/// Builds the HTTP status and the whole message from a response, adapted to the agent's era. `server_era` is that of the
+/// server; `None` for a response of evenkeel itself.
 pub(super) fn server_response(
     id: &JsonRpcId,
     response: &RpcResponse,
     target: &RouteTarget,
+    server_era: Option<Era>,
     era: Era,
 ) -> (StatusCode, Bytes) {
     let method = target.method;
@@ -34,12 +36,7 @@ pub(super) fn server_response(
             // It was parsed as JSON before, so this never fails.
             let error = std::str::from_utf8(raw).unwrap_or("null");
             let error = if method == RoutedMethod::ReadResource {
-                with_not_found_code(
-                    error,
-                    target.upstream_name().unwrap_or_default(),
-                    target.server_era(),
-                    era,
-                )
+                with_not_found_code(error, target.upstream_name().unwrap_or_default(), server_era, era)
             } else {
                 Cow::Borrowed(error)
             };

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 
 use super::caller_id::CallerId;
 use super::handle::{CallRefusal, UpstreamHandle};
-use super::lists::ServerLists;
 use crate::resource::{ObjectKey, Problem, Reason};
 use crate::wire::ClientCapabilities;
 
@@ -77,8 +76,8 @@ pub struct ConnectRequest {
     pub caller: CallerId,
     /// The capabilities of the caller, which the handshake declares.
     pub capabilities: ClientCapabilities,
-    /// The lists of the server as agents see them.
-    pub lists: Arc<ServerLists>,
+    /// The handle of the connection from which the published lists were read.
+    pub catalog: UpstreamHandle,
     /// Takes the answer.
     pub answer: oneshot::Sender<Result<UpstreamHandle, ConnectRefusal>>,
 }
@@ -115,7 +114,7 @@ impl CallerConnections {
             server: server.clone(),
             caller: caller.clone(),
             capabilities,
-            lists: catalog.lists(),
+            catalog: catalog.clone(),
             answer,
         };
         self.request(CallerRequest::Connect(request));

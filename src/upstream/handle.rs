@@ -129,7 +129,7 @@ impl UpstreamHandle {
     }
 
     /// Returns everything that the server lists, as far as it has been read.
-    pub(super) fn lists(&self) -> Arc<ServerLists> {
+    pub fn lists(&self) -> Arc<ServerLists> {
         self.0.lists.load_full()
     }
 

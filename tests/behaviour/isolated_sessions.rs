@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::fixture::{EvenkeelFixture, error_text};
-use crate::rig::{ControlCommand, FakeHttpServer, FakeServerProcess, FakeStdioServer, Script, ServerEra};
+use crate::rig::{
+    Action, ControlCommand, FakeHttpServer, FakeServerProcess, FakeStdioServer, Rule, Script, ServerEra,
+};
 use crate::support::{Agent, Era, PendingRequest, eventually, http, within};
 
 const ISOLATED: &str = "isolation: Session";
@@ -204,8 +207,10 @@ async fn failure_of_a_connection_is_told_to_its_caller() {
     });
     let text = refusal(&fixture.agent(Era::Legacy).await).await;
     assert!(text.contains("code 7") && text.contains("the browser is not installed"), "{text}");
-    let log = fixture.evenkeel.stderr();
-    assert!(log.contains("the connection of a caller failed"), "{log}");
+    eventually("the failure is logged", async || {
+        fixture.evenkeel.stderr().contains("the connection of a caller failed").then_some(())
+    })
+    .await;
     // The state of the server is that of the connection from which the lists were read.
     fixture.evenkeel.wait_for("s", "Ready", "True", "Idle").await;
 }
@@ -350,4 +355,41 @@ async fn modern_servers_get_roots_only_if_they_are_declared_so() {
     fixture.declared.write_server("s", &format!("{}\n{ISOLATED}\nroots: true", server.spec()));
     let asked = eventually("the server may ask for roots", async || ask().await.ok()).await;
     assert!(asked.contains("input_required") && asked.contains("roots/list"), "{asked}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn published_lists_follow_those_of_callers() {
+    let (server, fixture) = start(Script::default(), "").await;
+    // The program is updated: one tool is another one now, and one is new.
+    server.edit_script(|script| {
+        script.tools = Script::default().tools(&["report", "sleep"]).tools;
+        let changed = r#"{"name":"echo","description":"changed","inputSchema":{"type":"object"}}"#;
+        script.tools.push(RawValue::from_string(changed.to_owned()).unwrap());
+    });
+    let agent = fixture.agent(Era::Legacy).await;
+    let refused = error_text(&agent.call("s_echo", "{}").await.unwrap());
+    assert!(refused.contains("changed"), "{refused}");
+    eventually("the new tool is listed", async || {
+        (agent.tool_names().await == ["s_echo", "s_report", "s_sleep"]).then_some(())
+    })
+    .await;
+    assert!(agent.call("s_echo", "{}").await.is_ok());
+    // The published lists were read by a process that has ended.
+    assert_eq!(server.live_processes().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_resource_has_the_code_of_the_agents_era() {
+    for (server_era, server_code, agent_era, code) in [
+        (ServerEra::Legacy, -32002, Era::Modern, "-32602"),
+        (ServerEra::Modern, -32602, Era::Legacy, "-32002"),
+    ] {
+        let script = Script::new("s", server_era)
+            .prompts_and_resources(&[], &[], &["x://{name}"])
+            .on("resources/read", Rule::always(Action::error(server_code, "Resource not found")));
+        let (_server, fixture) = start(script, "").await;
+        let agent = agent_as(&fixture, agent_era, "a").await;
+        let refused = agent.request("resources/read", r#"{"uri":"x://nothing"}"#).await.unwrap_err();
+        assert!(refused.contains(code), "{server_era:?}: {refused}");
+    }
 }

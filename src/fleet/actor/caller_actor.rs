@@ -12,36 +12,40 @@ use super::Actor;
 use super::caller_role::CallerRole;
 use crate::plan::ConnectionTarget;
 use crate::resource::{Reason, ServerInfo};
-use crate::upstream::{CallerConnectionKey, ServerLists};
+use crate::upstream::{CallerConnectionKey, UpstreamHandle};
 use crate::wire::{ClientCapabilities, ServerDescription};
 
 /// The shortest time between two checks whether a connection is used.
 const MIN_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Actor {
-    /// Creates the actor of a caller's own connection, which it begins to make. `lists` are those that agents see.
+    /// Creates the actor of a caller's own connection, which it begins to make. `catalog` is the
+    /// connection from which the published lists were read.
     pub(in crate::fleet) fn for_caller(
         context: Arc<FleetContext>,
         target: Arc<ConnectionTarget>,
         orders: watch::Receiver<ServerOrder>,
         (key, capabilities): (CallerConnectionKey, ClientCapabilities),
-        lists: Arc<ServerLists>,
+        catalog: UpstreamHandle,
     ) -> Self {
         let description = Arc::new(ServerDescription {
             server_info: ServerInfo::default(),
             protocol_version: String::new(),
             instructions: None,
         });
-        let check_at = Instant::now() + target.spec.timeouts.idle.get();
-        let role = CallerRole::new(key, capabilities, check_at);
-        let cached = Some(Arc::new(CachedServer { description, lists }));
+        let cached = Some(Arc::new(CachedServer { description, lists: catalog.lists() }));
+        let role = CallerRole::new(key, capabilities, catalog, target.spec.timeouts.idle.get());
         let mut actor = Self::start(context, target, orders, (None, cached), Some(Box::new(role)));
         actor.apply(Input::CallWaiting);
         actor
     }
 
-    /// Ends a caller's connection that was closed, or was not used for `timeouts.idle`.
-    pub(super) fn end_unused_caller_connection(&mut self) {
+    /// Ends a caller's connection that was closed, or was not used for `timeouts.idle`, and has the published lists read
+    /// again if they differ from its own.
+    pub(super) fn update_caller_connection(&mut self) {
+        if let Some(role) = &mut self.role {
+            role.request_read_if_due(Instant::now());
+        }
         if self.machine.is_detaching() || !self.is_unused_caller_connection() {
             return;
         }
@@ -58,7 +62,7 @@ impl Actor {
             return true;
         }
         let now = Instant::now();
-        if role.check_at > now {
+        if !role.check_is_due(now) {
             return false;
         }
         let idle_timeout = self.machine.target().spec.timeouts.idle.get();
@@ -68,7 +72,7 @@ impl Actor {
         } else {
             self.context.caller_connections.unused_for(&role.key).unwrap_or(idle_timeout)
         };
-        role.check_at = now + idle_timeout.saturating_sub(unused_for).max(MIN_CHECK_INTERVAL);
+        role.check_at(now + idle_timeout.saturating_sub(unused_for).max(MIN_CHECK_INTERVAL));
         unused_for >= idle_timeout
     }
 }

@@ -54,7 +54,12 @@ impl Actor {
             }
             Effect::ReadList { id, list, target } => self.start_read(id, list, target),
             Effect::CancelRead => self.read = None,
-            Effect::SetLists(lists) => self.upstream.set_lists(lists),
+            Effect::SetLists(lists) => {
+                if let Some(role) = &mut self.role {
+                    role.compare_lists(&lists);
+                }
+                self.upstream.set_lists(lists);
+            }
             // The lists and the status of the server are those of its shared connection.
             Effect::Publish(_) | Effect::Withdraw(_) | Effect::StoreCatalog(..) | Effect::EndStartup
                 if self.role.is_some() => {}

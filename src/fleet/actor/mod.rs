@@ -145,7 +145,7 @@ impl Actor {
         while !self.machine.is_detached() {
             let input = self.next_input().await;
             self.apply(input);
-            self.end_unused_caller_connection();
+            self.update_caller_connection();
         }
     }
 
@@ -229,7 +229,7 @@ impl Actor {
                 input
             }
             () = sleep_until_some(wake_at) => Input::TimeReached,
-            () = sleep_until_some(self.role.as_ref().filter(|_| !is_detaching).map(|role| role.check_at)) => {
+            () = sleep_until_some(self.role.as_ref().filter(|_| !is_detaching).map(|role| role.wake_at())) => {
                 Input::TimeReached
             }
             () = self.retry_after.changed() => Input::RetryAfterChanged(self.retry_after_state()),

@@ -206,8 +206,10 @@ impl ActiveCall {
         response: RpcResponse,
     ) -> Result<Option<Bytes>, CallEnd> {
         let response = response.require_object().map_err(CallEnd::Failed)?;
-        let Some(round) = self.input_round(gateway, &response)? else {
-            return Err(CallEnd::Response(response));
+        let Stage::Dispatched(dispatched) = &self.stage else { return Ok(None) };
+        let server_era = dispatched.exchange.connection().handshake().era;
+        let Some(round) = self.input_round(gateway, &response, server_era)? else {
+            return Err(CallEnd::Response(response, server_era));
         };
         self.deadline.pause(Instant::now());
         self.stage = Stage::Asking(Box::new(round));
@@ -219,14 +221,12 @@ impl ActiveCall {
         &mut self,
         gateway: &Gateway,
         response: &RpcResponse,
+        server_era: Era,
     ) -> Result<Option<InputRound>, CallEnd> {
-        let (RpcResponse::Result(result), Era::Legacy) = (response, self.response.agent.era) else {
+        let eras = (self.response.agent.era, server_era);
+        let (RpcResponse::Result(result), (Era::Legacy, Era::Modern)) = (response, eras) else {
             return Ok(None);
         };
-        let Stage::Dispatched(dispatched) = &self.stage else { return Ok(None) };
-        if dispatched.exchange.connection().handshake().era == Era::Legacy {
-            return Ok(None);
-        }
         let Some(required) = InputRequired::from_result(result) else { return Ok(None) };
         self.input_rounds += 1;
         let server = &self.response.target.section().key;

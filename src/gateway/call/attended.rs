@@ -156,7 +156,7 @@ impl ActiveCall {
             let expires_at = self.deadline.expires_at();
             tokio::select! {
                 next = self.next(&gateway, expires_at) => if let Err(end) = next {
-                    self.response.end(&end);
+                    self.response.end(&gateway, &end);
                     return;
                 },
                 () = gateway.stop.cancelled() => {

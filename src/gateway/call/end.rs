@@ -16,7 +16,7 @@ use super::super::route_target::RouteTarget;
 use super::super::server_response::server_response;
 use super::super::unknown_item::unknown_item_list;
 use super::agent::CallAgent;
-use crate::upstream::{CallSlot, Responder};
+use crate::upstream::{CallSlot, Responder, UpstreamHandle};
 use crate::wire::{
     ClientCapabilities, ConnectionError, Era, FailureSource, InputMethod, InputRequest, JsonRpcId,
     RpcResponse, ServerInputRequest, notification_level,
@@ -24,7 +24,8 @@ use crate::wire::{
 
 /// The end of a call.
 pub(super) enum CallEnd {
-    Response(RpcResponse),
+    /// The response of a server of this era.
+    Response(RpcResponse, Era),
     Refused(String),
     Failed(ConnectionError),
     /// With the description of the exceeded limit.
@@ -45,8 +46,10 @@ impl CallEnd {
 
     fn outcome(&self) -> CallOutcome {
         match self {
-            Self::Response(RpcResponse::Result(_)) | Self::Suspend(_) | Self::Suspended(_) => CallOutcome::Ok,
-            Self::Response(RpcResponse::Error(_)) => CallOutcome::Error,
+            Self::Response(RpcResponse::Result(_), _) | Self::Suspend(_) | Self::Suspended(_) => {
+                CallOutcome::Ok
+            }
+            Self::Response(RpcResponse::Error(_), _) => CallOutcome::Error,
             Self::Refused(_) => CallOutcome::Refused,
             Self::Failed(_) => CallOutcome::Failed,
             Self::TimedOut(_) => CallOutcome::Timeout,
@@ -56,7 +59,7 @@ impl CallEnd {
 
     fn response(&self) -> Option<&RpcResponse> {
         match self {
-            Self::Response(response) => Some(response),
+            Self::Response(response, _) => Some(response),
             _ => None,
         }
     }
@@ -92,24 +95,24 @@ impl PendingResponse {
     }
 
     /// Records the end of a call without an agent.
-    pub(super) fn end(self, end: &CallEnd) {
-        self.report_unknown_item(end);
+    pub(super) fn end(self, gateway: &Gateway, end: &CallEnd) {
+        self.report_unknown_item(gateway, end);
         self.timer.end(end.outcome(), end.response());
     }
 
     /// Returns the HTTP status and the whole JSON-RPC message.
     pub(super) fn into_message(self, gateway: &Gateway, end: &CallEnd) -> (StatusCode, Bytes) {
-        self.report_unknown_item(end);
+        self.report_unknown_item(gateway, end);
         let (method, era, section) = (self.target.method, self.agent.era, self.target.section());
         let text = match end {
-            CallEnd::Response(response) => match self.input_requested(gateway, response) {
+            CallEnd::Response(response, server_era) => match self.input_requested(gateway, response) {
                 Ok(None) => {
                     self.timer.end(end.outcome(), end.response());
-                    return server_response(&self.id, response, &self.target, era);
+                    return server_response(&self.id, response, &self.target, Some(*server_era), era);
                 }
                 Ok(Some(response)) => {
                     self.timer.end(CallOutcome::Ok, Some(&response));
-                    return server_response(&self.id, &response, &self.target, era);
+                    return server_response(&self.id, &response, &self.target, Some(*server_era), era);
                 }
                 Err(text) => text,
             },
@@ -181,12 +184,24 @@ impl PendingResponse {
     }
 
     /// Has the list checked if the server does not know the item that it had listed.
-    fn report_unknown_item(&self, end: &CallEnd) {
-        if let CallEnd::Response(response) = end
-            && let Responder::Server(handle) = &self.target.section().responder
+    fn report_unknown_item(&self, gateway: &Gateway, end: &CallEnd) {
+        if let CallEnd::Response(response, _) = end
             && let Some(list) = unknown_item_list(&self.target, response)
+            && let Some(handle) = self.server_handle(gateway)
         {
             handle.report_unknown_item(list);
+        }
+    }
+
+    /// Returns the handle that the call was made with, unless it was removed.
+    fn server_handle(&self, gateway: &Gateway) -> Option<UpstreamHandle> {
+        let section = self.target.section();
+        match &section.responder {
+            Responder::Server(handle) => Some(handle.clone()),
+            Responder::Isolated { .. } => {
+                gateway.caller_connections.find(&section.key, self.agent.caller.as_ref()?)
+            }
+            Responder::Local(_) => None,
         }
     }
 }

@@ -84,7 +84,7 @@ pub(super) async fn call(
     let handle = match local_response {
         Err(handle) => handle,
         Ok(response) => {
-            let (status, message) = server_response(&id, &response, &target, era);
+            let (status, message) = server_response(&id, &response, &target, None, era);
             return body::json(status, message);
         }
     };

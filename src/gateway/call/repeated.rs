@@ -126,15 +126,18 @@ impl SuspendedCall {
                 let (inputs, queued_inputs) = (OpenInputs::default(), further_inputs);
                 Stage::Dispatched(Box::new(Dispatched { exchange, guard, inputs, queued_inputs }))
             }
-            (end, _) => Stage::Ended(end.map(call_end)),
+            (end, _) => {
+                let server_era = exchange.connection().handshake().era;
+                Stage::Ended(end.map(|end| call_end(end, server_era)))
+            }
         };
         ActiveCall { response, in_flight: None, deadline, stage, input_rounds: 0 }
     }
 }
 
-fn call_end(end: Result<RpcResponse, ConnectionError>) -> CallEnd {
+fn call_end(end: Result<RpcResponse, ConnectionError>, server_era: Era) -> CallEnd {
     match end.and_then(RpcResponse::require_object) {
-        Ok(response) => CallEnd::Response(response),
+        Ok(response) => CallEnd::Response(response, server_era),
         Err(error) => CallEnd::Failed(error),
     }
 }
