@@ -13,7 +13,7 @@ use crate::wire::{ClientCapabilities, Era, JsonRpcId, LogLevel, RequestParams};
 pub(super) enum Caller {
     /// A legacy session.
     Session(Arc<Session>),
-    /// A modern agent, by the id in its endpoint path. Without one it cannot be distinguished from others, because its
+    /// A modern agent, by the id in its endpoint path, and that of its window if it sends one. Without an id in the path it cannot be distinguished from others, because its
     /// process and connection are no identity (2026-07-28, Basic).
     Sessionless(Option<Arc<str>>),
 }

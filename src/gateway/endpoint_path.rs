@@ -1,10 +1,16 @@
-//! The paths of the endpoint.
+//! The paths of the endpoint, and the ids in them.
 
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+use rmcp::model::ErrorCode;
+
+use super::response::ResponseError;
 use crate::upstream::ViewName;
 
-/// The maximum length of the id in a path.
+/// The header that tells the windows of one agent apart, which share a path.
+const WINDOW_HEADER: HeaderName = HeaderName::from_static("evenkeel-window");
+/// The maximum length of the id in a path, and of that of a window.
 const MAX_ID_BYTES: usize = 64;
 
 /// The meaning of a path of the endpoint.
@@ -32,6 +38,30 @@ impl EndpointPath {
         let namespace = path.strip_prefix("/ns/")?.strip_suffix("/mcp")?;
         let is_one_segment = !namespace.is_empty() && !namespace.contains('/');
         is_one_segment.then(|| Self { view: ViewName::Namespace(namespace.into()), path_id })
+    }
+}
+
+/// Returns what tells a modern agent from others: the id in its path, and that of its window if it sends one. Without an id
+/// in the path nothing does.
+///
+/// # Errors
+///
+/// Fails if the id of the window is not 1 to 64 of `[A-Za-z0-9._-]`.
+pub(super) fn window_id(
+    path_id: Option<&Arc<str>>,
+    headers: &HeaderMap,
+) -> Result<Option<Arc<str>>, ResponseError> {
+    let (Some(path_id), Some(window)) = (path_id, headers.get(WINDOW_HEADER)) else {
+        return Ok(path_id.cloned());
+    };
+    match HeaderValue::to_str(window).ok().filter(|id| is_path_id(id)) {
+        Some(window) => Ok(Some(format!("{path_id}/{window}").into())),
+        None => Err(ResponseError::bad_request(
+            ErrorCode::INVALID_REQUEST,
+            format!(
+                "Invalid request: the header Evenkeel-Window must be 1 to {MAX_ID_BYTES} of [A-Za-z0-9._-]"
+            ),
+        )),
     }
 }
 
@@ -91,6 +121,22 @@ mod tests {
             &too_long,
         ] {
             assert_eq!(EndpointPath::parse(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn window_is_told_apart_only_on_a_path_with_an_id() {
+        for (path_id, window, expected) in [
+            (None, None, Ok(None)),
+            (None, Some("1"), Ok(None)),
+            (Some("a"), None, Ok(Some("a"))),
+            (Some("a"), Some("4711"), Ok(Some("a/4711"))),
+            (Some("a"), Some(""), Err(())),
+            (Some("a"), Some("1/2"), Err(())),
+        ] {
+            let window = window.map(|window| (WINDOW_HEADER, window.parse().unwrap()));
+            let found = window_id(path_id.map(Into::into).as_ref(), &window.into_iter().collect());
+            assert_eq!(found.map_err(drop), expected.map(|id| id.map(Into::into)), "{path_id:?}");
         }
     }
 }

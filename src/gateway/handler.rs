@@ -12,7 +12,7 @@ use super::Gateway;
 use super::body::{self, ResponseBody};
 use super::caller::Caller;
 use super::cors::CorsHeaders;
-use super::endpoint_path::EndpointPath;
+use super::endpoint_path::{EndpointPath, window_id};
 use super::era::request_era;
 use super::input::ProcessRef;
 use super::notification_stream::{StreamContext, session_stream};
@@ -155,7 +155,12 @@ impl ViewHandler {
                 if let Some(response) = self.forward_to_replica(http_request, &params).await {
                     return response;
                 }
-                self.respond(Caller::Sessionless(self.path_id.clone()), agent_request(id, method)).await
+                match window_id(self.path_id.as_ref(), headers) {
+                    Ok(caller_id) => {
+                        self.respond(Caller::Sessionless(caller_id), agent_request(id, method)).await
+                    }
+                    Err(error) => error_response(&error, Some(&id)),
+                }
             }
             // Notifications of modern agents need no action.
             (Era::Modern, Some(_), None) => body::empty(StatusCode::ACCEPTED),

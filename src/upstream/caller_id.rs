@@ -11,7 +11,7 @@ const SESSION_DIGITS: usize = 12;
 pub enum CallerId {
     /// A legacy session, by its id.
     Session(Arc<str>),
-    /// An agent with an endpoint path of its own (`/as/ID/mcp`), by the id in the path.
+    /// An agent with an endpoint path of its own (`/as/ID/mcp`), by the id in the path; `ID/WINDOW` for one of its windows.
     Path(Arc<str>),
 }
 

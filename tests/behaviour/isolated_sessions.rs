@@ -94,15 +94,20 @@ async fn callers_never_share_a_process() {
     );
     let metrics = http::get(&fixture.evenkeel.admin("/metrics")).await.unwrap();
     assert!(metrics.contains(r#"evenkeel_server_sessions{namespace="default",server="s"} 4"#), "{metrics}");
-    // Another window of the same modern agent.
-    assert_eq!(pid(&agent_as(&fixture, Era::Modern, "a").await).await, pids[2]);
+    // Other windows of the same modern agent, the second of which says so.
+    let mut window = agent_as(&fixture, Era::Modern, "a").await;
+    assert_eq!(pid(&window).await, pids[2]);
+    window.window = Some("2".into());
+    pids.push(pid(&window).await);
+    assert!(!pids[..4].contains(&pids[4]));
+    wait_for_sessions(&fixture, 5).await;
 
     let nobody = refusal(&fixture.agent(Era::Modern).await).await;
     assert!(nobody.contains("/as/ID/mcp") && nobody.contains("Nothing was sent"), "{nobody}");
 
     assert_eq!(first.end_session().await, 204);
     wait_for_processes(&server, &pids[1..]).await;
-    wait_for_sessions(&fixture, 3).await;
+    wait_for_sessions(&fixture, 4).await;
     assert_eq!(pid(&second).await, pids[1]);
 
     // A process that is killed is replaced for its caller only.

@@ -43,6 +43,8 @@ pub struct Agent {
     pub handshake_result: String,
     /// The JSON of its capabilities.
     capabilities: String,
+    /// The header `Evenkeel-Window` of its requests.
+    pub window: Option<String>,
     next_id: AtomicU64,
 }
 
@@ -65,6 +67,7 @@ impl Agent {
             session: None,
             handshake_result: String::new(),
             capabilities: capabilities.to_owned(),
+            window: None,
             next_id: AtomicU64::new(1),
         };
         if era == Era::Modern {
@@ -235,6 +238,7 @@ impl Agent {
             headers.push(("MCP-Protocol-Version", self.era.version()));
         }
         headers.extend(self.session.as_deref().map(|session| ("Mcp-Session-Id", session)));
+        headers.extend(self.window.as_deref().map(|window| ("Evenkeel-Window", window)));
         http::send(Method::POST, &self.url, &headers, body).await
     }
 }
