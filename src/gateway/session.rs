@@ -404,8 +404,11 @@ mod tests {
         let sessions = sessions();
         let [idle, streaming, calling] = [(); 3].map(|()| sessions.open(&sealed_session(), |_| 0).unwrap());
         let _stream = sessions.get(&streaming, &EVERYTHING, None).unwrap().open_stream();
-        let _call =
-            sessions.get(&calling, &EVERYTHING, None).unwrap().begin_request(JsonRpcId::from_number(1), 1).unwrap();
+        let _call = sessions
+            .get(&calling, &EVERYTHING, None)
+            .unwrap()
+            .begin_request(JsonRpcId::from_number(1), 1)
+            .unwrap();
         sessions.remove_idle();
         assert_eq!(sessions.len(), 3);
         sessions.remove_idle();
