@@ -306,6 +306,22 @@ async fn connection_declares_the_capabilities_of_its_caller() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_call_of_a_modern_agent_does_not_limit_what_later_calls_are_asked() {
+    let script = Script::new("s", ServerEra::Legacy).tools(&["ask", "report"]);
+    let (_server, fixture) = start(script, "roots: true").await;
+    let bare = agent_as(&fixture, Era::Modern, "a").await;
+    let first = pid(&bare).await;
+    let agent =
+        Agent::connect_with_capabilities(Era::Modern, &url_as(&fixture, "a"), CAPABILITIES).await.unwrap();
+    let asked = ask_for_roots(&agent, "").await.result().await.unwrap();
+    assert!(asked.contains("input_required") && asked.contains("roots/list"), "{asked}");
+    // The same connection declines for a call that does not declare roots.
+    let result = ask_for_roots(&bare, "").await.result().await.unwrap();
+    assert_eq!(response(&result)["error"]["code"], -32601, "{result}");
+    assert_eq!(pid(&agent).await, first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_for_roots_waits_for_the_next_call() {
     let server = FakeHttpServer::start(Script::new("s", ServerEra::Legacy).tools(&["ask", "report"])).await;
     let spec = format!("{}\n{ISOLATED}\nroots: true", server.spec());
