@@ -147,7 +147,7 @@ async fn replica_is_not_ready_without_the_session_key() {
         .unwrap();
     assert!(shell.status.success(), "{script}: {}", String::from_utf8_lossy(&shell.stderr));
     eventually("the replica is ready", async || http::get(&readyz).await.ok()).await;
-    assert!(evenkeel.stderr().contains("agents are served now"), "{}", evenkeel.stderr());
+    evenkeel.wait_for_log(&["agents are served now"]).await;
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     assert_eq!(agent.tool_names().await, ["a_echo"]);
     // It stays ready without the Secret.
