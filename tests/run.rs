@@ -113,7 +113,7 @@ async fn broken_file_keeps_the_previous_declaration() {
     fleet.remove("a.yaml");
     eventually("a is gone", async || evenkeel.get_server("a").await.is_none().then_some(())).await;
     let line = "no longer declared resource=McpServer/default/a reason=Removed";
-    eventually("the log has the removal", async || evenkeel.stderr().contains(line).then_some(())).await;
+    evenkeel.wait_for_log(&[line]).await;
 }
 
 #[tokio::test]
@@ -237,8 +237,7 @@ async fn second_signal_exits_at_once() {
     evenkeel.wait_until_attached("a").await;
     let pid = i32::try_from(evenkeel.pid()).ok().and_then(Pid::from_raw).unwrap();
     kill_process(pid, Signal::INT).unwrap();
-    eventually("shutdown has started", async || evenkeel.stderr().contains("shutting down").then_some(()))
-        .await;
+    evenkeel.wait_for_log(&["shutting down"]).await;
     let second = Instant::now();
     let status = evenkeel.terminate().await;
     assert_eq!(status.code(), Some(1), "{}", evenkeel.stderr());

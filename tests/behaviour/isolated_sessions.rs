@@ -212,10 +212,7 @@ async fn failure_of_a_connection_is_told_to_its_caller() {
     });
     let text = refusal(&fixture.agent(Era::Legacy).await).await;
     assert!(text.contains("code 7") && text.contains("the browser is not installed"), "{text}");
-    eventually("the failure is logged", async || {
-        fixture.evenkeel.stderr().contains("the connection of a caller failed").then_some(())
-    })
-    .await;
+    fixture.evenkeel.wait_for_log(&["the connection of a caller failed", "code 7"]).await;
     // The state of the server is that of the connection from which the lists were read.
     fixture.evenkeel.wait_for("s", "Ready", "True", "Idle").await;
 }
@@ -313,6 +310,22 @@ async fn connection_declares_the_capabilities_of_its_caller() {
     assert_eq!(bare_process.counters().await.count("notifications/roots/list_changed"), 1);
     let result = ask_for_roots(&bare, "").await.result().await.unwrap();
     assert_eq!(response(&result)["error"]["code"], -32601, "{result}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_call_of_a_modern_agent_does_not_limit_what_later_calls_are_asked() {
+    let script = Script::new("s", ServerEra::Legacy).tools(&["ask", "report"]);
+    let (_server, fixture) = start(script, "roots: true").await;
+    let bare = agent_as(&fixture, Era::Modern, "a").await;
+    let first = pid(&bare).await;
+    let agent =
+        Agent::connect_with_capabilities(Era::Modern, &url_as(&fixture, "a"), CAPABILITIES).await.unwrap();
+    let asked = ask_for_roots(&agent, "").await.result().await.unwrap();
+    assert!(asked.contains("input_required") && asked.contains("roots/list"), "{asked}");
+    // The same connection declines for a call that does not declare roots.
+    let result = ask_for_roots(&bare, "").await.result().await.unwrap();
+    assert_eq!(response(&result)["error"]["code"], -32601, "{result}");
+    assert_eq!(pid(&agent).await, first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

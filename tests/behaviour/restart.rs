@@ -299,10 +299,7 @@ async fn second_signal_exits_immediately() {
     fixture.evenkeel.wait_until_attached("s").await;
     let pid = Pid::from_raw(i32::try_from(fixture.evenkeel.pid()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
-    eventually("the shutdown has begun", async || {
-        fixture.evenkeel.stderr().contains("a second signal exits immediately").then_some(())
-    })
-    .await;
+    fixture.evenkeel.wait_for_log(&["a second signal exits immediately"]).await;
     let started_at = Instant::now();
     let status = fixture.evenkeel.terminate().await;
     assert_eq!(status.code(), Some(1), "{status}");

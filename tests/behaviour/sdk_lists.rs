@@ -195,13 +195,7 @@ async fn ill_formed_items_are_told_in_status_log_and_metrics() {
         }
         assert!(degraded.message.contains("report this to the server's author"), "{degraded:?}");
         assert!(degraded.message.len() < 8_000, "{}", degraded.message.len());
-        let log = evenkeel.stderr();
-        let told = log.lines().any(|line| {
-            line.contains("a tool is left out")
-                && line.contains(name)
-                && line.contains("inputSchema is missing")
-        });
-        assert!(told, "{log}");
+        evenkeel.wait_for_log(&["a tool is left out", name, "inputSchema is missing"]).await;
     }
     assert!(evenkeel.condition("good", "Degraded").await.is_none());
 }

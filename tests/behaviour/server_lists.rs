@@ -222,6 +222,7 @@ async fn filter_that_hides_an_ill_formed_item_ends_the_degradation() {
         degraded.message.contains("1 tool is left out: \"broken\" (inputSchema is missing)"),
         "{degraded:?}"
     );
+    fixture.evenkeel.wait_for_log(&["a tool is left out"]).await;
     // A refresh that finds the same is not logged again.
     rig.edit_script(|script| script.tools.swap(0, 1));
     rig.edit_script(|script| {

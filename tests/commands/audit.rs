@@ -128,6 +128,7 @@ async fn unwritable_audit_log_does_not_stop_the_fleet() {
     })
     .await;
     assert!(lost >= 1);
+    instance.evenkeel.wait_for_log(&["the audit log cannot be written"]).await;
     let stderr = instance.evenkeel.stderr();
     assert_eq!(stderr.matches("the audit log cannot be written").count(), 1, "logged once: {stderr}");
 }

@@ -47,7 +47,7 @@ pub struct AffectedChecks {
     pub checks: BTreeMap<String, BTreeMap<String, Outcome>>,
 }
 
-/// The protocol revision and the transport between evenkeel and a server.
+/// The protocol revision and the transport between evenkeel and a server, and whether the server is isolated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServerKind {
@@ -55,6 +55,10 @@ pub enum ServerKind {
     LegacyStdio,
     ModernHttp,
     ModernStdio,
+    IsolatedLegacyHttp,
+    IsolatedLegacyStdio,
+    IsolatedModernHttp,
+    IsolatedModernStdio,
 }
 
 /// The outcomes of a check, from best to worst.
@@ -73,24 +77,48 @@ pub enum Outcome {
 pub type Difference = (String, String, Outcome);
 
 impl ServerKind {
-    pub const ALL: [Self; 4] = [Self::LegacyHttp, Self::LegacyStdio, Self::ModernHttp, Self::ModernStdio];
+    /// The servers whose connection all agents share.
+    pub const SHARED: [Self; 4] = [Self::LegacyHttp, Self::LegacyStdio, Self::ModernHttp, Self::ModernStdio];
+
+    /// The servers with a connection for each caller (`isolation: Session`), which get its roots.
+    pub const ISOLATED: [Self; 4] = [
+        Self::IsolatedLegacyHttp,
+        Self::IsolatedLegacyStdio,
+        Self::IsolatedModernHttp,
+        Self::IsolatedModernStdio,
+    ];
 
     pub fn era(self) -> Era {
         match self {
-            Self::LegacyHttp | Self::LegacyStdio => Era::Legacy,
-            Self::ModernHttp | Self::ModernStdio => Era::Modern,
+            Self::LegacyHttp | Self::LegacyStdio | Self::IsolatedLegacyHttp | Self::IsolatedLegacyStdio => {
+                Era::Legacy
+            }
+            Self::ModernHttp | Self::ModernStdio | Self::IsolatedModernHttp | Self::IsolatedModernStdio => {
+                Era::Modern
+            }
         }
+    }
+
+    pub fn uses_http(self) -> bool {
+        match self {
+            Self::LegacyHttp | Self::ModernHttp | Self::IsolatedLegacyHttp | Self::IsolatedModernHttp => true,
+            Self::LegacyStdio | Self::ModernStdio | Self::IsolatedLegacyStdio | Self::IsolatedModernStdio => {
+                false
+            }
+        }
+    }
+
+    pub fn is_isolated(self) -> bool {
+        Self::ISOLATED.contains(&self)
     }
 }
 
 impl Display for ServerKind {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::LegacyHttp => "2025-11-25 over HTTP",
-            Self::LegacyStdio => "2025-11-25 over stdio",
-            Self::ModernHttp => "2026-07-28 over HTTP",
-            Self::ModernStdio => "2026-07-28 over stdio",
-        })
+        let isolated = if self.is_isolated() { "isolated " } else { "" };
+        let revision = if self.era() == Era::Legacy { "2025-11-25" } else { "2026-07-28" };
+        let transport = if self.uses_http() { "HTTP" } else { "stdio" };
+        write!(f, "{isolated}{revision} over {transport}")
     }
 }
 

@@ -60,7 +60,7 @@ async fn check_differences(revision: &str, era: Era) {
     check_all_scenarios_ran(&suite, revision, &direct, &list.revisions[revision]);
 
     let mut mismatches = Vec::new();
-    for server in ServerKind::ALL {
+    for server in ServerKind::SHARED.into_iter().chain(ServerKind::ISOLATED) {
         let listed = list.listed_for(revision, server);
         let as_listed = |scenario: &str, results: &Results| {
             let expected = listed.iter().filter(|(listed, ..)| listed == scenario).cloned().collect();
@@ -68,14 +68,17 @@ async fn check_differences(revision: &str, era: Era) {
         };
         let (declared, _http) = declare_fixture(server).await;
         let evenkeel = Evenkeel::run(declared.path()).await;
-        evenkeel.wait_until_attached("fixture").await;
+        let url = if server.is_isolated() {
+            evenkeel.wait_for("fixture", "Ready", "True", "Idle").await;
+            evenkeel.url().replace("/mcp", "/as/suite/mcp")
+        } else {
+            evenkeel.wait_until_attached("fixture").await;
+            evenkeel.url()
+        };
         let protocol_version =
             evenkeel.get_server("fixture").await.unwrap()["status"]["protocolVersion"].clone();
         assert_eq!(protocol_version, if server.era() == Era::Legacy { "2025-11-25" } else { "2026-07-28" });
-        let found = differences_between(
-            &direct,
-            &run_with_reruns(&suite, &evenkeel.url(), revision, as_listed).await,
-        );
+        let found = differences_between(&direct, &run_with_reruns(&suite, &url, revision, as_listed).await);
         let added = &found - &listed;
         mismatches.extend(added.iter().map(|added| format!("{server}: {added:?} is not listed")));
         let missing = &listed - &found;
@@ -123,18 +126,16 @@ fn check_all_scenarios_ran(suite: &Suite, revision: &str, direct: &Results, list
 
 /// Declares the fixture without a prefix. Over HTTP the fixture is stopped when the second value is dropped.
 async fn declare_fixture(server: ServerKind) -> (TestDirectory, Option<HttpFixture>) {
-    let (transport, http) = match server {
-        ServerKind::LegacyHttp | ServerKind::ModernHttp => {
-            let http = HttpFixture::start(server.era()).await;
-            (format!("http: {{ url: \"{}\" }}", http.url), Some(http))
-        }
-        ServerKind::LegacyStdio | ServerKind::ModernStdio => {
-            let program = example("conformance-fixture", &["tests/conformance/fixture"]);
-            let era = if server.era() == Era::Legacy { "legacy" } else { "modern" };
-            (format!("stdio: {{ command: \"{}\", args: [{era}] }}", program.display()), None)
-        }
+    let (transport, http) = if server.uses_http() {
+        let http = HttpFixture::start(server.era()).await;
+        (format!("http: {{ url: \"{}\" }}", http.url), Some(http))
+    } else {
+        let program = example("conformance-fixture", &["tests/conformance/fixture"]);
+        let era = if server.era() == Era::Legacy { "legacy" } else { "modern" };
+        (format!("stdio: {{ command: \"{}\", args: [{era}] }}", program.display()), None)
     };
+    let isolation = if server.is_isolated() { "isolation: Session\nroots: true\n" } else { "" };
     let declared = TestDirectory::new();
-    declared.write_server("fixture", &format!("{transport}\nexpose: {{ prefix: \"\" }}"));
+    declared.write_server("fixture", &format!("{transport}\n{isolation}expose: {{ prefix: \"\" }}"));
     (declared, http)
 }

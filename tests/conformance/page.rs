@@ -49,22 +49,14 @@ fn render_page(list: &DifferenceList) -> String {
          direct run it uses the era of the agent, over HTTP.",
         "",
     );
+    page += &scenario_table(list, &ServerKind::SHARED);
     page.push('\n');
-    page += "| agent | scenarios | directly |";
-    for server in ServerKind::ALL {
-        write!(page, " {} |", server.to_string().replace(" over ", ", ")).unwrap();
-    }
-    page += "\n|---|---|---|---|---|---|---|\n";
-    for (revision, scenarios) in &list.revisions {
-        write!(page, "| {revision} | {0} | {0} |", scenarios.run).unwrap();
-        for server in ServerKind::ALL {
-            let listed = list.listed_for(revision, server);
-            let failed = listed.iter().filter(|(.., outcome)| *outcome == Outcome::Failed);
-            let failed: BTreeSet<&String> = failed.map(|(scenario, ..)| scenario).collect();
-            write!(page, " {} |", scenarios.run - failed.len()).unwrap();
-        }
-        page.push('\n');
-    }
+    page += &wrap(
+        "The same with `isolation: Session` and `roots: true`, at `/as/ID/mcp`: the server has a connection for the \
+         suite alone, and gets its roots.",
+        "",
+    );
+    page += &scenario_table(list, &ServerKind::ISOLATED);
     page.push('\n');
     page += &wrap(
         "Scenarios of extensions, which are optional in every revision, are omitted. For 2025-06-18 the suite has no \
@@ -88,11 +80,31 @@ fn render_page(list: &DifferenceList) -> String {
     page
 }
 
+/// Returns a table of the number of scenarios that do not fail, by agent and server, after an empty line.
+fn scenario_table(list: &DifferenceList, servers: &[ServerKind]) -> String {
+    let mut table = "\n| agent | scenarios | directly |".to_owned();
+    for server in servers {
+        write!(table, " {} |", server.to_string().replace(" over ", ", ")).unwrap();
+    }
+    table += "\n|---|---|---|";
+    table += &"---|".repeat(servers.len());
+    table.push('\n');
+    for (revision, scenarios) in &list.revisions {
+        write!(table, "| {revision} | {0} | {0} |", scenarios.run).unwrap();
+        for server in servers {
+            let listed = list.listed_for(revision, *server);
+            let failed = listed.iter().filter(|(.., outcome)| *outcome == Outcome::Failed);
+            let failed: BTreeSet<&String> = failed.map(|(scenario, ..)| scenario).collect();
+            write!(table, " {} |", scenarios.run - failed.len()).unwrap();
+        }
+        table.push('\n');
+    }
+    table
+}
+
 /// Returns one line: the agents and servers, and the scenarios by outcome.
 fn describe_affected(affected: &AffectedChecks) -> String {
-    let servers: Vec<String> = affected.servers.iter().map(ToString::to_string).collect();
-    let servers = if affected.servers == ServerKind::ALL { "all servers".into() } else { servers.join(", ") };
-    let mut line = format!("agent {}, {servers}:", affected.agents.join(", "));
+    let mut line = format!("agent {}, {}:", affected.agents.join(", "), describe_servers(&affected.servers));
     for (name, outcome) in
         [("fails", Outcome::Failed), ("warning", Outcome::Warning), ("not judged", Outcome::NotJudged)]
     {
@@ -102,6 +114,17 @@ fn describe_affected(affected: &AffectedChecks) -> String {
         }
     }
     line.trim_end_matches(';').to_owned()
+}
+
+/// Names servers, with one name for all of a kind.
+fn describe_servers(servers: &[ServerKind]) -> String {
+    let includes = |kinds: &[ServerKind]| kinds.iter().all(|kind| servers.contains(kind));
+    match (includes(&ServerKind::SHARED), includes(&ServerKind::ISOLATED)) {
+        (true, true) => "all servers".into(),
+        (true, false) if servers.len() == ServerKind::SHARED.len() => "all shared servers".into(),
+        (false, true) if servers.len() == ServerKind::ISOLATED.len() => "all isolated servers".into(),
+        _ => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// Wraps a text between words. Lines after the first begin with `indent`.

@@ -229,20 +229,57 @@ async fn call_that_is_open_ends_with_its_process() {
 }
 
 #[tokio::test]
-async fn agent_that_goes_away_cancels_what_it_was_asked() {
-    for era in Era::ALL {
-        let (fixture, server) = start(ServerEra::Legacy).await;
-        let agent = connect(&fixture, era, ALL_CAPABILITIES).await;
-        let mut call = ask(&agent, &[FORM], r#","sleep":1"#).await;
-        if era == Era::Legacy {
-            let asked = next(&mut call).await;
-            drop(call);
-            // The call itself goes on without its agent.
-            eventually("the call ends", async || (server.counters().in_flight == 0).then_some(())).await;
-            assert_eq!((server.counters().answers, server.counters().cancelled), (1, 0));
-            assert_eq!(agent.respond(&asked["id"].to_string(), ACCEPTED).await, 400);
-            fixture.wait_for_metric("unexpected_responses_total 1").await;
+async fn legacy_agent_that_goes_away_cancels_what_it_was_asked() {
+    let (fixture, server) = start(ServerEra::Legacy).await;
+    let agent = connect(&fixture, Era::Legacy, ALL_CAPABILITIES).await;
+    let mut call = ask(&agent, &[FORM], "").await;
+    let asked = next(&mut call).await;
+    drop(call);
+    // The call itself goes on without its agent.
+    eventually("the call ends", async || (server.counters().in_flight == 0).then_some(())).await;
+    assert_eq!((server.counters().answers, server.counters().cancelled), (1, 0));
+    assert_eq!(agent.respond(&asked["id"].to_string(), ACCEPTED).await, 400);
+    fixture.wait_for_metric("unexpected_responses_total 1").await;
+}
+
+/// Without a request of its agent, a call stays open only while it waits for input.
+#[tokio::test]
+async fn modern_agent_that_goes_away_cancels_a_call_that_goes_on_after_its_input() {
+    const SLEEP: &str = r#","then_ms":600000"#;
+    // The call is held by the replica that the agent reaches, or by another one.
+    for passed_on in [false, true] {
+        let server = FakeHttpServer::start(Script::new("s", ServerEra::Legacy).tools(&["ask", "echo"])).await;
+        let holder = GatewayFixture::start_with(|config| config.limits.max_server_calls = 1).await;
+        let other = GatewayFixture::start().await;
+        for replica in [&holder, &other] {
+            replica.attach_server("s", &server, json!({})).await;
         }
+        let mut agent = connect(&holder, Era::Modern, ALL_CAPABILITIES).await;
+        let asked: Value =
+            serde_json::from_str(&ask(&agent, &[FORM], SLEEP).await.result().await.unwrap()).unwrap();
+        holder.wait_for_metric("suspended_calls 1").await;
+        assert_eq!((server.counters().in_flight, server.counters().cancelled), (1, 0));
+
+        if passed_on {
+            agent.url = other.url();
+        }
+        let repeating = tokio::spawn(async move {
+            let responses = format!(r#"{{"input":{ACCEPTED}}}"#);
+            repeat(&agent, &[FORM], SLEEP, &asked, &responses).await
+        });
+        eventually("the server has its input", async || (server.counters().answers == 1).then_some(())).await;
+        holder.wait_for_metric("suspended_calls 0").await;
+        assert_eq!((server.counters().in_flight, server.counters().cancelled), (1, 0));
+        // Aborting the task closes the connection of the request.
+        repeating.abort();
+        eventually("the call is cancelled at the server", async || {
+            let counters = server.counters();
+            (counters.cancelled == 1 && counters.in_flight == 0).then_some(())
+        })
+        .await;
+        // Another call finds room.
+        let next = connect(&holder, Era::Modern, ALL_CAPABILITIES).await;
+        next.call_text("s_echo", "{}").await;
     }
 }
 

@@ -28,7 +28,7 @@ async fn commands_find_the_instance_of_a_cluster() {
         run(&source).await.1.contains(&nothing_declared).then_some(())
     })
     .await;
-    assert!(evenkeel.stderr().contains(&nothing_declared), "{}", evenkeel.stderr());
+    evenkeel.wait_for_log(&[&nothing_declared]).await;
     ns.apply_http_server("a", &rig).await;
     ns.wait_until_attached("a").await;
     assert!(!run(&source).await.1.contains(&nothing_declared));

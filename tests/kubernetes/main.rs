@@ -26,6 +26,8 @@ mod measure;
 mod objects;
 mod plan;
 mod proxy;
+mod replica_input;
+mod replica_set;
 mod replicas;
 mod secrets;
 mod skills;

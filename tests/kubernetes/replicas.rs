@@ -1,13 +1,11 @@
 //! Several replicas: all serve, one writes status, and each accepts every session.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper::Method;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
+use crate::replica_set::{RoundRobinProxy, run_replicas, wait_until_served};
 use crate::rig::{FakeHttpServer, FakeStdioServer, Script, ServerEra};
 use crate::support::{Agent, Era, Evenkeel, eventually, http};
 use crate::test_namespace::{TestNamespace, server_yaml};
@@ -94,30 +92,16 @@ async fn two_installations_in_one_namespace_are_reported_and_stop_writing() {
 async fn session_is_accepted_by_every_replica() {
     let ns = TestNamespace::create_shared().await;
     let rig = start_server().await;
-    ns.kubectl(&[
-        "create",
-        "secret",
-        "generic",
-        "evenkeel-session-key",
-        "--from-literal=key=0123456789abcdef0123456789abcdef",
-    ])
-    .await;
-    let flags = ["--session-key-secret", "evenkeel-session-key"];
-    let (one, two) = (ns.run(&flags).await, ns.run(&flags).await);
+    let replicas = run_replicas(&ns, &[]).await;
     ns.apply_http_server("a", &rig).await;
-    for replica in [&one, &two] {
-        let agent = Agent::connect(Era::Modern, &replica.url()).await;
-        eventually("each replica serves it", async || (agent.tool_names().await == ["a_echo"]).then_some(()))
-            .await;
-    }
-    let proxy = RoundRobinProxy::start([&one, &two].map(Evenkeel::url).to_vec()).await;
+    wait_until_served(&replicas, &["a_echo"]).await;
+    let proxy = RoundRobinProxy::start(&replicas).await;
     let agent = Agent::connect(Era::Legacy, &proxy.url).await;
     for _ in 0..6 {
         agent.call_text("a_echo", "{}").await;
         assert_eq!(agent.tool_names().await, ["a_echo"]);
     }
-    let connections =
-        proxy.connection_counts.iter().map(|count| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    let connections = proxy.connection_counts();
     assert!(connections.iter().all(|count| *count >= 3), "{connections:?}");
 }
 
@@ -163,7 +147,7 @@ async fn replica_is_not_ready_without_the_session_key() {
         .unwrap();
     assert!(shell.status.success(), "{script}: {}", String::from_utf8_lossy(&shell.stderr));
     eventually("the replica is ready", async || http::get(&readyz).await.ok()).await;
-    assert!(evenkeel.stderr().contains("agents are served now"), "{}", evenkeel.stderr());
+    evenkeel.wait_for_log(&["agents are served now"]).await;
     let agent = Agent::connect(Era::Legacy, &evenkeel.url()).await;
     assert_eq!(agent.tool_names().await, ["a_echo"]);
     // It stays ready without the Secret.
@@ -175,39 +159,4 @@ async fn replica_is_not_ready_without_the_session_key() {
 fn suggested_command(message: &str) -> &str {
     let start = message.find("kubectl ").unwrap();
     message[start..].trim()
-}
-
-/// A TCP proxy that forwards connections to several servers in turn.
-struct RoundRobinProxy {
-    url: String,
-    connection_counts: Arc<Vec<AtomicUsize>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl RoundRobinProxy {
-    async fn start(urls: Vec<String>) -> Self {
-        let address = |url: &String| url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
-        let addresses: Vec<_> = urls.iter().map(address).collect();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
-        let counts: Arc<Vec<AtomicUsize>> = Arc::new(addresses.iter().map(|_| AtomicUsize::new(0)).collect());
-        let counted = counts.clone();
-        let task = tokio::spawn(async move {
-            for next in (0..addresses.len()).cycle() {
-                let (mut client, _) = listener.accept().await.unwrap();
-                let mut server = TcpStream::connect(&addresses[next]).await.unwrap();
-                counted[next].fetch_add(1, Ordering::Relaxed);
-                tokio::spawn(async move {
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                });
-            }
-        });
-        Self { url, connection_counts: counts, task }
-    }
-}
-
-impl Drop for RoundRobinProxy {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }

@@ -89,7 +89,7 @@ async fn missing_secret_permission_is_reported_and_other_servers_attach() {
     ns.wait_until_attached("other").await;
     let message = ns.wait_for("user", "ResolvedRefs", "False", "NotPermitted").await;
     assert!(message.contains("list and watch secret ours"), "{message}");
-    assert!(evenkeel.stderr().contains("NotPermitted"), "{}", evenkeel.stderr());
+    evenkeel.wait_for_log(&["NotPermitted"]).await;
     // The report stays the same, however often the watch is retried.
     let sources = evenkeel.admin("/apis/evenkeel.dev/v1alpha1/sources");
     let denials = async || watch_restarts(&evenkeel, "denied").await;

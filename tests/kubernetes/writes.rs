@@ -162,15 +162,7 @@ async fn occurrences_before_the_lease_is_held_become_events() {
     });
     let evenkeel = ns.run_with_kubeconfig(&proxy.kubeconfig, &[]).await;
     ns.apply(&server_yaml("early", "stdio: { command: sh }")).await;
-    let line = "resource=McpServer/";
-    eventually("the rejection is logged", async || {
-        evenkeel
-            .stderr()
-            .lines()
-            .any(|logged| logged.contains(line) && logged.contains("PolicyDenied"))
-            .then_some(())
-    })
-    .await;
+    evenkeel.wait_for_log(&["resource=McpServer/", "PolicyDenied"]).await;
     assert_eq!(ns.events("early").await, Vec::<String>::new());
     proxy.pass_all();
     eventually("an event is written", async || {

@@ -142,12 +142,7 @@ async fn log_lines_carry_trace_and_span_ids() {
         let flags = ["--otlp-endpoint", &collector.url(), "--log=evenkeel=debug", "--log-format", format];
         let evenkeel = Evenkeel::run_with_env(declared.path(), &flags, &SHORT_INTERVALS).await;
         evenkeel.wait_until_attached("a").await;
-        let line = async |text: &str| {
-            eventually(text, async || {
-                evenkeel.stderr().lines().find(|line| line.contains(text)).map(str::to_owned)
-            })
-            .await
-        };
+        let line = async |text: &str| evenkeel.wait_for_log(&[text]).await;
         let id = |line: &str, key: &str, digits: usize| {
             let (_, after_key) = line.split_once(key).unwrap_or_else(|| panic!("{key}: {line}"));
             after_key[..digits].to_owned()
@@ -244,6 +239,7 @@ async fn hanging_collector_delays_nothing() {
     let started_at = Instant::now();
     assert!(evenkeel.terminate().await.success());
     assert!(started_at.elapsed() < Duration::from_secs(12), "{:?}", started_at.elapsed());
+    evenkeel.wait_for_log(&["did not accept the last spans"]).await;
     let log = evenkeel.stderr();
     assert_eq!(log.matches("did not accept the last spans").count(), 1, "{log}");
 }
@@ -256,16 +252,10 @@ async fn late_collector_receives_queued_spans() {
     declared.write_server("a", &server.spec(""));
     let evenkeel = run_with_collector(&declared, &collector, &[]).await;
     evenkeel.wait_until_attached("a").await;
-    eventually("the failure is logged", async || {
-        evenkeel.stderr().contains("does not accept spans").then_some(())
-    })
-    .await;
+    evenkeel.wait_for_log(&["does not accept spans"]).await;
     collector.listen().await;
     collector.wait_for_span("the queued attach span", |span| span.name == "attach").await;
-    eventually("the recovery is logged", async || {
-        evenkeel.stderr().contains("accepts spans again").then_some(())
-    })
-    .await;
+    evenkeel.wait_for_log(&["accepts spans again"]).await;
     assert_eq!(metric_value(&evenkeel, "evenkeel_otlp_spans_dropped_total").await, 0);
 
     // A permanent failure, with a response body that is too large to be read completely.

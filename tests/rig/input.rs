@@ -1,6 +1,7 @@
 //! The tool `ask`, which requests input of the agent.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -15,7 +16,8 @@ use super::server::{FakeServer, ServerEvent};
 ///   asks for all at once, with the keys `q0`, `q1` and so on;
 /// - `rounds`: the number of times that a modern server asks (default 1);
 /// - `on_get`: true to send a legacy request on the GET stream;
-/// - `cancel`: true to cancel the first legacy request once it was sent, and not to wait for its response.
+/// - `cancel`: true to cancel the first legacy request once it was sent, and not to wait for its response;
+/// - `then_ms`: the time from the last response to a legacy server until its result, in milliseconds.
 ///
 /// The text of the result is the JSON array of the responses; a modern server's is the last `inputResponses`.
 pub(super) async fn ask(
@@ -52,6 +54,9 @@ pub(super) async fn ask(
             break;
         }
         responses.push(response.await.unwrap_or_default());
+    }
+    if let Some(ms) = arguments["then_ms"].as_u64() {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
     }
     let text = format!("[{}]", responses.join(","));
     request.result(&json!({"content": [{"type": "text", "text": text}]}).to_string())

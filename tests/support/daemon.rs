@@ -101,6 +101,16 @@ impl Evenkeel {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until a line of its stderr output contains all of these texts, and returns the line. A line may arrive after
+    /// the effect that it tells of.
+    pub async fn wait_for_log(&self, texts: &[&str]) -> String {
+        eventually(&format!("a log line with {texts:?}"), async || {
+            let log = self.stderr();
+            log.lines().find(|line| texts.iter().all(|text| line.contains(text))).map(ToOwned::to_owned)
+        })
+        .await
+    }
+
     /// Returns a server from the status API, or `None` if there is none with this name.
     pub async fn get_server(&self, name: &str) -> Option<Value> {
         let path = format!("/apis/evenkeel.dev/v1alpha1/namespaces/default/mcpservers/{name}");

@@ -43,7 +43,7 @@ pub(super) async fn dispatch(gateway: &Gateway, request: Dispatch<'_>) -> Result
             (handle, handle.begin_call().await.map_err(refused)?)
         }
         Responder::Isolated { catalog, .. } => {
-            let (handle, guard) = Box::pin(begin_own_call(gateway, agent, &section.key, catalog)).await?;
+            let (handle, guard) = Box::pin(begin_own_call(gateway, agent, section, catalog)).await?;
             own_handle = handle;
             (&own_handle, guard)
         }
