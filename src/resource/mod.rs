@@ -17,6 +17,7 @@ mod field_reference;
 mod inherited_variables;
 mod key;
 mod literal;
+mod oauth;
 mod reason;
 mod rules;
 mod server;
@@ -45,6 +46,7 @@ pub use field_reference::{Field, fields};
 pub use inherited_variables::{InheritedVariables, VariableKind, is_public_variable};
 pub use key::{ObjectKey, is_namespace_name, is_object_name};
 pub use literal::Literal;
+pub use oauth::{HttpAuth, OAuthGrant, OAuthSettings, OAuthSpec, TokenSecret};
 pub use reason::{ConditionType, Problem, Reason};
 pub use rules::{
     Violation, check_cluster_server, check_cluster_skill, check_server, check_skill, is_env_var_name,
@@ -57,7 +59,7 @@ pub use server::{
 };
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
 pub use source_state::{SourceId, SourceProblem, SourceState, WatchMethod};
-pub use status::{McpServerStatus, ServerInfo, SkillStatus};
+pub use status::{AuthStatus, McpServerStatus, ServerInfo, SkillStatus};
 pub use transport::{HttpEndpoint, StdioEndpoint, Transport};
 
 /// The API group of all kinds.

@@ -8,6 +8,7 @@ use super::duration::{
     CallTimeout, ConnectTimeout, DrainTimeout, GracePeriod, HealthInterval, IdleTimeout, RetryDelay,
     StartTimeout, StopTimeout,
 };
+use super::oauth::HttpAuth;
 use super::{Literal, McpServerStatus};
 
 /// The desired state of an MCP server.
@@ -165,6 +166,11 @@ pub struct StdioTransport {
      self.headers.exists_one(other, one.name.lowerAscii() == other.name.lowerAscii()))"
 )
 .message("a header is declared twice; header names are case-insensitive"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.auth) || !has(self.auth.oauth) || !has(self.headers) || \
+     self.headers.all(header, header.name.lowerAscii() != 'authorization')"
+)
+.message("auth.oauth sets the header Authorization; remove it from headers"))]
 pub struct HttpTransport {
     /// The URL of the MCP endpoint, with scheme `http` or `https` and without user name and password.
     #[schemars(length(max = 2048))]
@@ -181,6 +187,9 @@ pub struct HttpTransport {
     /// The TLS settings. Default: certificates are verified with the system's trust store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// The authorization of requests, other than by headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<HttpAuth>,
 }
 
 /// A transport of MCP over HTTP.

@@ -1,9 +1,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use super::oauth::OAuthSettings;
 use super::server::HttpTransportKind;
 
 /// The transport of a server, with all references resolved.
@@ -19,6 +20,17 @@ impl Transport {
     /// True if the server is a process that evenkeel starts.
     pub fn is_stdio(&self) -> bool {
         matches!(self, Self::Stdio(_))
+    }
+
+    /// Returns the value of the Secret in which the tokens of the server are kept.
+    pub(super) fn stored_tokens(&self) -> Option<&str> {
+        match self {
+            Self::Stdio(_) => None,
+            Self::Http(http) => {
+                let secret = http.oauth.as_ref()?.token_secret.as_ref()?;
+                secret.value.as_ref().map(ExposeSecret::expose_secret)
+            }
+        }
     }
 }
 
@@ -44,6 +56,8 @@ pub struct HttpEndpoint {
     pub headers: Vec<(http::HeaderName, SecretString)>,
     /// PEM certificates to trust instead of the system's trust store.
     pub ca: Option<SecretString>,
+    /// The OAuth settings; `None` without `auth.oauth`.
+    pub oauth: Option<Box<OAuthSettings>>,
 }
 
 impl HttpEndpoint {
