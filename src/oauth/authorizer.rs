@@ -25,7 +25,7 @@ use super::renewal::{refresh, request_client_token};
 use super::server_authorization::{ServerAuthorization, declared_http_endpoint};
 use crate::net::jitter;
 use crate::resource::{DeclaredObject, Desired, Endpoint, McpServerSpec, ObjectKey, Transport};
-use crate::wire::{BearerToken, TokenState};
+use crate::wire::{IssuedToken, TokenState};
 
 type DeclaredServers = OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>;
 type Renewed = Result<StoredGrant, OAuthError>;
@@ -224,7 +224,7 @@ impl Authorizer {
             Some((_, entry)) => {
                 let token =
                     entry.grant.as_ref().filter(|_| !entry.is_refused()).and_then(StoredGrant::access_token);
-                let token = token.and_then(|token| BearerToken::new(token, entry.number));
+                let token = token.and_then(|token| IssuedToken::new(token, entry.number));
                 let problem = entry.problem.as_ref().map(|problem| problem.to_problem(&command));
                 // The token of a client is being obtained.
                 let is_known = token.is_some() || problem.is_some();

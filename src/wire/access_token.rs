@@ -45,20 +45,20 @@ pub struct TokenState {
     /// The URL to which the token may be sent; `None` until it is known whether there is a token.
     pub url: Option<Url>,
     /// The token, if there is one.
-    pub token: Option<BearerToken>,
+    pub token: Option<IssuedToken>,
     /// The reason why there is no token although there was one, or although none needs a person.
     pub problem: Option<Problem>,
 }
 
 /// An access token (RFC 6750).
 #[derive(Clone)]
-pub struct BearerToken {
+pub struct IssuedToken {
     header: HeaderValue,
     secret: SecretString,
     number: u64,
 }
 
-impl BearerToken {
+impl IssuedToken {
     /// Creates a token. `number` is higher than that of every earlier token of the server. `None` if it cannot be sent in a
     /// header.
     pub fn new(secret: SecretString, number: u64) -> Option<Self> {
@@ -138,7 +138,7 @@ impl AccessToken {
     }
 
     /// Returns the token for this URL.
-    pub(super) fn for_url(&self, url: &Url) -> Option<BearerToken> {
+    pub(super) fn for_url(&self, url: &Url) -> Option<IssuedToken> {
         let state = self.0.as_ref()?.state.borrow();
         state.token.clone().filter(|_| state.url.as_ref() == Some(url))
     }
@@ -152,7 +152,7 @@ impl AccessToken {
     }
 
     /// Reports that the server rejected a token, and waits for another one. Returns `None` if there will be none.
-    pub(super) async fn replacement(&self, rejected: &BearerToken, url: &Url) -> Option<BearerToken> {
+    pub(super) async fn replacement(&self, rejected: &IssuedToken, url: &Url) -> Option<IssuedToken> {
         let inner = self.0.as_ref()?;
         let mut states = inner.state.subscribe();
         inner.rejected.store(rejected.number, Ordering::Release);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn state(path: &str, token: u64) -> TokenState {
-        let token = BearerToken::new("secret".into(), token);
+        let token = IssuedToken::new("secret".into(), token);
         TokenState { url: Some(url(path)), token, problem: None }
     }
 
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!((header.to_str().unwrap(), header.is_sensitive()), ("Bearer secret", true));
         assert!(token.for_url(&url("b")).is_none());
         assert!(AccessToken::default().for_url(&url("a")).is_none());
-        assert!(BearerToken::new("a\nb".into(), 1).is_none());
+        assert!(IssuedToken::new("a\nb".into(), 1).is_none());
     }
 
     #[tokio::test]

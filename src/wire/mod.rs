@@ -41,7 +41,7 @@ mod sse;
 mod stdio;
 mod subscription;
 
-pub use access_token::{AccessToken, BearerToken, TokenState};
+pub use access_token::{AccessToken, IssuedToken, TokenState};
 pub use attempt_step::AttemptStep;
 pub use child_environment::ChildEnvironment;
 pub use client_capabilities::ClientCapabilities;

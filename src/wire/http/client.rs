@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
 
-use super::super::access_token::{AccessToken, BearerToken};
+use super::super::access_token::{AccessToken, IssuedToken};
 use super::super::connection_callers::ConnectionCallers;
 use super::super::connection_context::ConnectionContext;
 use super::super::error::ConnectionError;
@@ -334,7 +334,7 @@ impl HttpClient {
     }
 
     /// Adds the credentials to the headers of a request. Returns the OAuth token if it is one of them.
-    fn authorize(&self, mut headers: HeaderMap) -> (HeaderMap, Option<BearerToken>) {
+    fn authorize(&self, mut headers: HeaderMap) -> (HeaderMap, Option<IssuedToken>) {
         self.0.credentials.authorize(&mut headers);
         let token = self.0.access_token.for_url(&self.0.url);
         // A declared header takes precedence.
