@@ -87,7 +87,6 @@ pub fn local_routes(local: LocalApi) -> Router {
         .route(SCAN_PATH, post(scan))
         .route(PRUNE_EMPTY_PATH, post(prune_empty))
         .route(RELOAD_SKILLS_PATH, post(reload_skills))
-        .merge(super::login::routes())
         .with_state(local)
 }
 

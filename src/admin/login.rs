@@ -53,11 +53,12 @@ pub struct LoginAnswer {
 }
 
 /// Returns `login` below a server: POST begins a login, DELETE forgets the token.
-pub(super) fn routes() -> Router<LocalApi> {
+pub fn login_routes(local: LocalApi) -> Router {
     let login = format!("/apis/{API_VERSION}/namespaces/{{namespace}}/mcpservers/{{name}}/login");
     Router::new()
         .route(&login, post(begin).delete(forget))
         .route(&format!("{LOGINS_PATH}/{{id}}"), post(answer))
+        .with_state(local)
 }
 
 async fn begin(State(local): State<LocalApi>, Path((namespace, name)): Path<(String, String)>) -> Response {

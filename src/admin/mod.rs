@@ -31,7 +31,7 @@ use crate::net::Authorization;
 pub use app::ApiState;
 pub use declared::{DECLARED_PATH, DeclaredParts as Declaration, DeclaredState, declared_routes};
 pub use local::{LocalApi, PRUNE_EMPTY_PATH, RELOAD_SKILLS_PATH, SCAN_PATH, SkillReload, local_routes};
-pub use login::{LOGINS_PATH, LoginAnswer, LoginEvent};
+pub use login::{LOGINS_PATH, LoginAnswer, LoginEvent, login_routes};
 pub use metrics::register_status_metrics;
 pub use serve::{serve, serve_local, serve_tls_or_plain};
 pub use tls::{Certificate, CertificateError};

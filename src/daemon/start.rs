@@ -275,8 +275,10 @@ impl Daemon {
             edit_hint: info.edit_instruction,
             stop: stop.clone(),
         };
-        let router =
-            admin::local_api(api_state.clone()).merge(admin::local_routes(local)).merge(declared_routes);
+        let router = admin::local_api(api_state.clone())
+            .merge(admin::local_routes(local.clone()))
+            .merge(admin::login_routes(local))
+            .merge(declared_routes);
         let task_stop = stop.clone();
         tasks.spawn("the socket for the commands", async move {
             let served = admin::serve_local(command_socket, router, task_stop).await;
@@ -302,10 +304,7 @@ impl Daemon {
         admin: SocketAddr,
         desired: watch::Receiver<Arc<Desired>>,
     ) -> (Authorizer, AuthorizerHandle) {
-        let store = match &info.api_server {
-            Some(server) => GrantStore::Secrets(server.client.clone()),
-            None => GrantStore::in_files(state.clone()),
-        };
+        let store = info.api_server.is_none().then(|| GrantStore::new(state.clone()));
         let mut redirect = admin;
         if admin.ip().is_unspecified() {
             redirect.set_ip(Ipv4Addr::LOCALHOST.into());
@@ -314,10 +313,8 @@ impl Daemon {
             redirect_uri: format!("http://{redirect}{CALLBACK_PATH}"),
             metadata_url: self.oauth_client_metadata.clone(),
         };
-        // One replica renews tokens in Secrets.
-        let leading = watch::channel(info.api_server.is_none()).1;
         let home_namespace = info.default_namespace.clone();
-        Authorizer::new(AuthorizerContext { store, home_namespace, client, leading }, desired)
+        Authorizer::new(AuthorizerContext { store, home_namespace, client }, desired)
     }
 
     /// Starts the tasks that write skills to the directories of agents.

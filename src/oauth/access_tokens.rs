@@ -14,7 +14,8 @@ pub struct AccessTokens(Option<Arc<Inner>>);
 #[derive(Debug)]
 struct Inner {
     by_server: Mutex<HashMap<ObjectKey, AccessToken>>,
-    login_command: LoginCommand,
+    /// `None` if nobody can log in.
+    login_command: Option<LoginCommand>,
     rejected: Arc<Notify>,
 }
 
@@ -23,24 +24,27 @@ struct Inner {
 pub(super) struct LoginCommand {
     /// The namespace that the command need not name.
     pub(super) home_namespace: Option<Arc<str>>,
-    /// True for servers that are declared in a cluster.
-    pub(super) in_cluster: bool,
 }
 
 impl LoginCommand {
     pub(super) fn for_server(&self, server: &ObjectKey) -> String {
         let ObjectKey { namespace, name } = server;
-        let kubernetes = if self.in_cluster { "--kubernetes " } else { "" };
-        if self.in_cluster || self.home_namespace.as_ref() != Some(namespace) {
-            format!("evenkeel login {kubernetes}-n {namespace} {name}")
+        if self.home_namespace.as_ref() == Some(namespace) {
+            format!("evenkeel login {name}")
         } else {
-            format!("evenkeel login {kubernetes}{name}")
+            format!("evenkeel login -n {namespace} {name}")
         }
     }
 }
 
+impl Inner {
+    fn login_command(&self, server: &ObjectKey) -> Option<String> {
+        self.login_command.as_ref().map(|command| command.for_server(server))
+    }
+}
+
 impl AccessTokens {
-    pub(super) fn new(login_command: LoginCommand) -> Self {
+    pub(super) fn new(login_command: Option<LoginCommand>) -> Self {
         let (by_server, rejected) = (Mutex::default(), Arc::default());
         Self(Some(Arc::new(Inner { by_server, login_command, rejected })))
     }
@@ -49,7 +53,7 @@ impl AccessTokens {
     pub fn get_or_create(&self, server: &ObjectKey) -> AccessToken {
         let Some(inner) = &self.0 else { return AccessToken::default() };
         let mut by_server = inner.by_server.lock();
-        let create = || AccessToken::new(inner.login_command.for_server(server), inner.rejected.clone());
+        let create = || AccessToken::new(inner.login_command(server), inner.rejected.clone());
         by_server.entry(server.clone()).or_insert_with(create).clone()
     }
 
@@ -60,9 +64,9 @@ impl AccessTokens {
         }
     }
 
-    /// Returns the command with which a person logs in to a server.
-    pub(super) fn login_command(&self, server: &ObjectKey) -> String {
-        self.0.as_ref().map(|inner| inner.login_command.for_server(server)).unwrap_or_default()
+    /// Returns the command with which a person logs in to a server, if anybody can.
+    pub(super) fn login_command(&self, server: &ObjectKey) -> Option<String> {
+        self.0.as_ref()?.login_command(server)
     }
 
     /// Waits until a server rejects a token. Cancel safe; only one task may wait.
@@ -80,13 +84,12 @@ mod tests {
 
     #[test]
     fn command_names_what_is_needed_to_find_the_server() {
-        for (home, in_cluster, namespace, expected) in [
-            (Some("default"), false, "default", "evenkeel login github"),
-            (Some("default"), false, "team-a", "evenkeel login -n team-a github"),
-            (None, true, "team-a", "evenkeel login --kubernetes -n team-a github"),
-            (Some("team-a"), true, "team-a", "evenkeel login --kubernetes -n team-a github"),
+        for (home, namespace, expected) in [
+            (Some("default"), "default", "evenkeel login github"),
+            (Some("default"), "team-a", "evenkeel login -n team-a github"),
+            (None, "default", "evenkeel login -n default github"),
         ] {
-            let command = LoginCommand { home_namespace: home.map(Into::into), in_cluster };
+            let command = LoginCommand { home_namespace: home.map(Into::into) };
             assert_eq!(command.for_server(&ObjectKey::new(namespace, "github")), expected);
         }
     }

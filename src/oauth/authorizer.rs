@@ -32,14 +32,12 @@ type Renewed = Result<StoredGrant, OAuthError>;
 
 /// The parts of the process that the authorizer uses.
 pub struct AuthorizerContext {
-    /// Where grants are kept.
-    pub store: GrantStore,
+    /// Where grants are kept; `None` for servers in a cluster, to which nobody can log in yet.
+    pub store: Option<GrantStore>,
     /// The namespace that commands need not name.
     pub home_namespace: Option<Arc<str>>,
     /// The client of logins.
     pub client: LoginClient,
-    /// True while this process renews tokens; of several replicas only one does.
-    pub leading: watch::Receiver<bool>,
 }
 
 /// Holds the grants of all servers.
@@ -80,9 +78,9 @@ impl Authorizer {
         context: AuthorizerContext,
         desired: watch::Receiver<Arc<Desired>>,
     ) -> (Self, AuthorizerHandle) {
-        let in_cluster = matches!(context.store, GrantStore::Secrets(_));
         let home_namespace = context.home_namespace.clone();
-        let tokens = AccessTokens::new(LoginCommand { home_namespace, in_cluster });
+        let command = context.store.is_some().then_some(LoginCommand { home_namespace });
+        let tokens = AccessTokens::new(command);
         let (sender, commands) = mpsc::channel(16);
         let states = watch::Sender::default();
         let handle = AuthorizerHandle {
@@ -109,8 +107,10 @@ impl Authorizer {
     /// Follows the declarations and renews tokens until `stop` is cancelled. A renewal that is running then is completed: its
     /// tokens would be lost.
     pub async fn run(mut self, mut desired: watch::Receiver<Arc<Desired>>, stop: CancellationToken) {
-        for (place, grant) in self.context.store.load().await {
-            self.set_grant(place, grant);
+        if let Some(store) = &self.context.store {
+            for (place, grant) in store.load().await {
+                self.set_grant(place, grant);
+            }
         }
         let mut declared = DeclaredServers::new();
         loop {
@@ -140,7 +140,6 @@ impl Authorizer {
                     Some(command) = self.commands.recv() => self.on_command(command).await,
                     Some((place, renewed)) = self.renewals.join_next() => self.on_renewed(place, renewed),
                     () = self.tokens.wait_for_rejection() => self.renew_rejected_tokens(),
-                    Ok(()) = self.context.leading.changed() => self.on_leading_changed(),
                     () = sleep_until(next_renewal.unwrap_or_else(Instant::now)), if next_renewal.is_some() => {}
                 }
             }
@@ -166,9 +165,6 @@ impl Authorizer {
         let is_same_connection = self.servers.get(key).is_some_and(is_same);
         let token = self.tokens.get_or_create(key);
         let server = ServerAuthorization { token, endpoint: endpoint.clone(), place: None };
-        if let Some((place, grant)) = grant_in_secret(key, &server) {
-            self.take_stored_grant(place, grant);
-        }
         if server.needs_no_login() && !is_same_connection {
             self.grants.insert(GrantPlace::Memory(key.clone()), GrantEntry::due());
         }
@@ -176,26 +172,9 @@ impl Authorizer {
         self.assign(key);
     }
 
-    /// Takes a grant from a Secret, unless it is the one that is known.
-    fn take_stored_grant(&mut self, place: GrantPlace, grant: StoredGrant) {
-        let is_known = |known: &StoredGrant| {
-            known.login == grant.login
-                && known.credentials.token_received_at == grant.credentials.token_received_at
-                && known.secrets() == grant.secrets()
-                && known.refused == grant.refused
-        };
-        // While a renewal is running, the Secret holds the old tokens.
-        let is_renewing = self.renewals.contains_key(&place);
-        let known = self.grants.get(&place).and_then(|entry| entry.grant.as_ref());
-        if !known.is_some_and(|known| is_known(known) || is_renewing && known.login == grant.login) {
-            self.set_grant(place, grant);
-        }
-    }
-
     fn set_grant(&mut self, place: GrantPlace, grant: StoredGrant) {
         self.last_number += 1;
-        let may_renew = *self.context.leading.borrow();
-        self.grants.entry(place).or_default().set(grant, self.last_number, may_renew);
+        self.grants.entry(place).or_default().set(grant, self.last_number);
     }
 
     /// Gives a server the token of the grant that it may use.
@@ -203,19 +182,12 @@ impl Authorizer {
         let Some(server) = self.servers.get_mut(key) else { return };
         let Some(url) = server.url().cloned() else { return };
         let settings = server.settings();
-        let is_for = |(place, entry): &(&GrantPlace, &GrantEntry)| match (place, &settings.token_secret) {
-            (GrantPlace::Memory(server), _) => server == key,
-            (GrantPlace::Secret { namespace, name, key: secret_key }, Some(secret)) => {
-                **namespace == *key.namespace
-                    && **name == *secret.reference.name
-                    && **secret_key == *secret.reference.key
-                    && entry.grant.as_ref().is_some_and(|grant| grant.is_for(&url, &settings))
-            }
-            (GrantPlace::File(_), None) => {
+        let is_for = |(place, entry): &(&GrantPlace, &GrantEntry)| match place {
+            GrantPlace::Memory(server) => server == key,
+            GrantPlace::File(_) => {
                 !server.needs_no_login()
                     && entry.grant.as_ref().is_some_and(|grant| grant.is_for(&url, &settings))
             }
-            _ => false,
         };
         // Of several issuers or clients, the newest login.
         let found = self.grants.iter().filter(is_for).max_by_key(|(_, entry)| entry.number);
@@ -225,7 +197,7 @@ impl Authorizer {
                 let token =
                     entry.grant.as_ref().filter(|_| !entry.is_refused()).and_then(StoredGrant::access_token);
                 let token = token.and_then(|token| IssuedToken::new(token, entry.number));
-                let problem = entry.problem.as_ref().map(|problem| problem.to_problem(&command));
+                let problem = entry.problem.as_ref().map(|problem| problem.to_problem(command.as_deref()));
                 // The token of a client is being obtained.
                 let is_known = token.is_some() || problem.is_some();
                 TokenState { url: is_known.then(|| url.clone()), token, problem }
@@ -270,9 +242,11 @@ impl Authorizer {
                 });
                 continue;
             }
-            let (Some(grant), Some(user)) = (grant, user) else { continue };
+            let (Some(grant), Some(user), Some(store)) = (grant, user, self.context.store.clone()) else {
+                continue;
+            };
             let (ca, issuer) = (user.ca(), user.settings().issuer);
-            let (store, stored_place) = (self.context.store.clone(), place.clone());
+            let stored_place = place.clone();
             self.renewals.spawn(place, async move {
                 renew_stored(&store, &stored_place, grant, ca, issuer.as_deref()).await
             });
@@ -283,13 +257,13 @@ impl Authorizer {
         let failed = |_| Err(OAuthError::Failed("an internal error of evenkeel; please report it".into()));
         let renewed = renewed.unwrap_or_else(failed);
         self.last_number += 1;
-        let (number, may_renew) = (self.last_number, *self.context.leading.borrow());
+        let number = self.last_number;
         let Some(entry) = self.grants.get_mut(&place) else { return };
         match renewed {
             Ok(grant) if matches!(place, GrantPlace::Memory(_)) => entry.set_client_token(grant, number),
             // Another login has replaced the grant meanwhile.
             Ok(grant) if entry.grant.as_ref().is_some_and(|current| current.login != grant.login) => return,
-            Ok(grant) => entry.set(grant, number, may_renew),
+            Ok(grant) => entry.set(grant, number),
             Err(error) => {
                 tracing::warn!(grant = %place, %error, "a token could not be renewed");
                 entry.record_failure(error, jitter());
@@ -301,7 +275,6 @@ impl Authorizer {
     /// Renews the tokens that servers have rejected. Each is renewed once: its successor has another number.
     fn renew_rejected_tokens(&mut self) {
         let now = Instant::now();
-        let may_renew = *self.context.leading.borrow();
         let mut given_up = false;
         for server in self.servers.values() {
             let Some(place) = &server.place else { continue };
@@ -311,9 +284,9 @@ impl Authorizer {
                 continue;
             }
             let is_memory = matches!(place, GrantPlace::Memory(_));
-            if is_memory || may_renew && entry.grant.as_ref().is_some_and(StoredGrant::is_renewable) {
+            if is_memory || entry.grant.as_ref().is_some_and(StoredGrant::is_renewable) {
                 entry.renew_at = Some(now);
-            } else if may_renew {
+            } else {
                 let message = "the server rejected the token, and there is none with which to renew it";
                 entry.record_failure(OAuthError::Refused(message.into()), 0.0);
                 given_up = true;
@@ -324,22 +297,17 @@ impl Authorizer {
         }
     }
 
-    /// Begins or ends to renew the tokens in Secrets.
-    fn on_leading_changed(&mut self) {
-        let may_renew = *self.context.leading.borrow_and_update();
-        for (place, entry) in &mut self.grants {
-            if let (Some(grant), false) = (entry.grant.clone(), matches!(place, GrantPlace::Memory(_))) {
-                entry.set(grant, entry.number, may_renew);
-            }
-        }
-    }
-
     async fn on_command(&mut self, command: Command) {
         match command {
             Command::Keep(grant, answer) => {
-                let place = GrantStore::file_place(&grant);
-                let saved = self.context.store.save(&place, &grant, None).await;
+                let place = GrantStore::place(&grant);
+                let saved = match &self.context.store {
+                    Some(store) => store.save(&place, &grant, None).await,
+                    None => Err("nobody can log in to servers in a cluster yet".into()),
+                };
                 if saved.is_ok() {
+                    let is_replaced = |other: &StoredGrant| other.is_replaced_by(&grant);
+                    self.forget(|other_place, other| *other_place != place && is_replaced(other)).await;
                     self.renewals.abort(&place);
                     self.set_grant(place, *grant);
                     self.assign_all();
@@ -349,19 +317,36 @@ impl Authorizer {
                 let _ = answer.send(saved.map(drop));
             }
             Command::Forget(key, answer) => {
-                let place = self.servers.get(&key).and_then(|server| server.place.clone());
-                if let Some(place) = &place {
-                    if let Err(error) = self.context.store.remove(place).await {
-                        tracing::warn!(grant = %place, error, "a grant cannot be removed");
-                    }
-                    self.renewals.abort(place);
-                    self.grants.remove(place);
-                    self.assign_all();
-                    self.publish_states();
-                }
-                let _ = answer.send(place.is_some());
+                let server = self.servers.get(&key);
+                let server = server.and_then(|server| Some((server.url()?.clone(), server.settings())));
+                let forgotten = match server {
+                    Some((url, settings)) => self.forget(|_, grant| grant.is_for(&url, &settings)).await,
+                    None => false,
+                };
+                self.assign_all();
+                self.publish_states();
+                let _ = answer.send(forgotten);
             }
         }
+    }
+
+    /// Removes the stored grants for which `is_forgotten` is true. Returns true if there was one.
+    async fn forget(&mut self, is_forgotten: impl Fn(&GrantPlace, &StoredGrant) -> bool) -> bool {
+        let Some(store) = &self.context.store else { return false };
+        let is_forgotten = |(place, entry): &(&GrantPlace, &GrantEntry)| {
+            matches!(place, GrantPlace::File(_))
+                && entry.grant.as_ref().is_some_and(|grant| is_forgotten(place, grant))
+        };
+        let forgotten: Vec<_> =
+            self.grants.iter().filter(is_forgotten).map(|(place, _)| place.clone()).collect();
+        for place in &forgotten {
+            self.renewals.abort(place);
+            self.grants.remove(place);
+            if let Err(error) = store.remove(place).await {
+                tracing::warn!(grant = %place, error, "a grant cannot be removed");
+            }
+        }
+        !forgotten.is_empty()
     }
 
     /// Publishes the states of servers, if they have changed.
@@ -375,7 +360,7 @@ impl Authorizer {
                 scopes: grant.scopes().to_vec(),
                 expires: grant.expires_at(),
                 login: grant.login.clone(),
-                problem: entry.problem.as_ref().map(|problem| problem.to_problem(&command)),
+                problem: entry.problem.as_ref().map(|problem| problem.to_problem(command.as_deref())),
             };
             Some((key.clone(), state))
         };
@@ -420,25 +405,6 @@ async fn renew_stored(
         tracing::error!(grant = %place, error, "a renewed token cannot be stored; log in again after a restart");
     }
     renewed
-}
-
-/// Returns the grant in the Secret that a server's declaration names.
-fn grant_in_secret(key: &ObjectKey, server: &ServerAuthorization) -> Option<(GrantPlace, StoredGrant)> {
-    let secret = server.settings().token_secret?;
-    let json = secrecy::ExposeSecret::expose_secret(secret.value.as_ref()?).as_bytes().to_vec();
-    let place = secret_place(key, &secret.reference.name, &secret.reference.key);
-    match StoredGrant::from_json(&json) {
-        Ok(grant) => Some((place, grant)),
-        Err(error) => {
-            tracing::warn!(server = %key, grant = %place, error, "a grant cannot be read; log in again");
-            None
-        }
-    }
-}
-
-/// Returns the place of a grant in a Secret of a server's namespace.
-pub(super) fn secret_place(server: &ObjectKey, name: &str, key: &str) -> GrantPlace {
-    GrantPlace::Secret { namespace: server.namespace.clone(), name: name.into(), key: key.into() }
 }
 
 impl AuthorizerHandle {

@@ -22,11 +22,12 @@ pub enum OAuthError {
 }
 
 impl OAuthError {
-    /// Returns the problem for the status of a server, with the command that helps.
-    pub(super) fn to_problem(&self, login_command: &str) -> Problem {
+    /// Returns the problem for the status of a server, with the command that helps, if one does.
+    pub(super) fn to_problem(&self, login_command: Option<&str>) -> Problem {
         match self {
             Self::Refused(message) => {
-                Problem::new(Reason::AuthRequired, format!("{message}; run: {login_command}"))
+                let advice = login_command.map(|command| format!("; run: {command}")).unwrap_or_default();
+                Problem::new(Reason::AuthRequired, format!("{message}{advice}"))
             }
             Self::InvalidSpec(message) => Problem::new(Reason::InvalidSpec, message.clone()),
             Self::Failed(message) => Problem::new(Reason::ConnectFailed, message.clone()),
@@ -94,7 +95,7 @@ mod tests {
         ] {
             assert_eq!(OAuthError::from_auth_error(&error, &["hunter2"]), expected);
         }
-        let refused = OAuthError::Refused("why".into()).to_problem("evenkeel login x");
+        let refused = OAuthError::Refused("why".into()).to_problem(Some("evenkeel login x"));
         assert_eq!(refused.to_string(), "AuthRequired: why; run: evenkeel login x");
     }
 }

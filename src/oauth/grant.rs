@@ -100,6 +100,12 @@ impl StoredGrant {
         self.server_url == *url && same_client && same_issuer
     }
 
+    /// Returns true if a new login makes this one useless: it is for the same server, issuer and kind of client.
+    pub(super) fn is_replaced_by(&self, new: &Self) -> bool {
+        let key = |grant: &Self| (grant.server_url.clone(), grant.issuer.clone(), grant.client.is_declared);
+        key(self) == key(new) && (!self.client.is_declared || self.client.id == new.client.id)
+    }
+
     /// Returns the access token.
     pub(super) fn access_token(&self) -> Option<SecretString> {
         let response = self.credentials.token_response.as_ref()?;

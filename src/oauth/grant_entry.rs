@@ -31,8 +31,8 @@ impl GrantEntry {
         Self { renew_at: Some(Instant::now()), ..Self::default() }
     }
 
-    /// Takes a grant whose access token has this number. `may_renew` is false if others renew it.
-    pub(super) fn set(&mut self, grant: StoredGrant, number: u64, may_renew: bool) {
+    /// Takes a grant whose access token has this number.
+    pub(super) fn set(&mut self, grant: StoredGrant, number: u64) {
         let now = Instant::now();
         let delay = grant
             .lifetime()
@@ -43,7 +43,7 @@ impl GrantEntry {
             Some(delay) if grant.is_renewable() => Some(now + delay),
             _ => None,
         };
-        if !may_renew || grant.refused.is_some() {
+        if grant.refused.is_some() {
             self.renew_at = None;
         }
         self.problem = grant.refused.clone().map(OAuthError::Refused);
@@ -86,25 +86,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn grant_is_renewed_in_time_and_at_once_if_its_tokens_may_be_lost() {
         let now = Instant::now();
-        let renews_in = |grant: StoredGrant, may_renew| {
+        let renews_in = |grant: StoredGrant| {
             let mut entry = GrantEntry::default();
-            entry.set(grant, 1, may_renew);
+            entry.set(grant, 1);
             entry.renew_at.map(|at| at.saturating_duration_since(now).as_secs().next_multiple_of(100))
         };
-        assert_eq!(renews_in(received(0), true), Some(3300));
-        assert_eq!(renews_in(received(1000), true), Some(2300));
-        assert_eq!(renews_in(received(10_000), true), Some(0));
+        assert_eq!(renews_in(received(0)), Some(3300));
+        assert_eq!(renews_in(received(1000)), Some(2300));
+        assert_eq!(renews_in(received(10_000)), Some(0));
         // The clock was set back.
-        assert_eq!(renews_in(received(-10_000), true), Some(3300));
-        assert_eq!(renews_in(received(0), false), None);
-        assert_eq!(renews_in(StoredGrant { is_renewing: true, ..received(0) }, true), Some(0));
-        assert_eq!(renews_in(StoredGrant { refused: Some("why".into()), ..received(0) }, true), None);
+        assert_eq!(renews_in(received(-10_000)), Some(3300));
+        assert_eq!(renews_in(StoredGrant { is_renewing: true, ..received(0) }), Some(0));
+        assert_eq!(renews_in(StoredGrant { refused: Some("why".into()), ..received(0) }), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn failures_are_tried_again_and_refusals_are_not() {
         let mut entry = GrantEntry::default();
-        entry.set(received(0), 1, true);
+        entry.set(received(0), 1);
         for seconds in [1, 2, 4] {
             entry.record_failure(OAuthError::Failed("no answer".into()), 0.0);
             assert_eq!(entry.renew_at, Some(Instant::now() + Duration::from_secs(seconds)));
@@ -112,7 +111,7 @@ mod tests {
         }
         entry.record_failure(OAuthError::Refused("invalid_grant".into()), 0.0);
         assert!(entry.renew_at.is_none() && entry.is_refused());
-        entry.set(received(0), 2, true);
+        entry.set(received(0), 2);
         assert!(entry.renew_at.is_some() && !entry.is_refused());
     }
 }

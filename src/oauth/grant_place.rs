@@ -8,15 +8,6 @@ use crate::resource::ObjectKey;
 pub enum GrantPlace {
     /// A file in the state directory.
     File(Arc<str>),
-    /// A key of a Secret.
-    Secret {
-        /// The namespace of the Secret.
-        namespace: Arc<str>,
-        /// The name of the Secret.
-        name: Arc<str>,
-        /// The key.
-        key: Arc<str>,
-    },
     /// Nowhere: the grant of a client that needs no login (client credentials).
     Memory(ObjectKey),
 }
@@ -25,9 +16,6 @@ impl fmt::Display for GrantPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(name) => write!(f, "{name} in the state directory"),
-            Self::Secret { namespace, name, key } => {
-                write!(f, "secret {name:?} with key {key:?} in namespace {namespace}")
-            }
             Self::Memory(server) => write!(f, "the client credentials of {server}"),
         }
     }

@@ -1,55 +1,41 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::PostParams;
-use kube::{Api, Client};
 use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 
 use super::grant::{GRANTS_DIR, StoredGrant};
 use super::grant_place::GrantPlace;
-use crate::net::api_server::describe_error;
 use crate::state_dir::StateDir;
 
-/// The number of writes of a Secret that are tried while others write it too.
-const MAX_WRITES: usize = 5;
+/// Keeps grants in files of the state directory (mode 0600). Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct GrantStore(Arc<Inner>);
 
-/// The grants in a state directory. One thread writes at a time.
-pub struct GrantFiles {
+#[derive(Debug)]
+struct Inner {
     state: Arc<StateDir>,
+    /// One thread writes at a time.
     writing: Mutex<()>,
 }
 
-/// Keeps grants: in files of the state directory (mode 0600), or in Secrets.
-#[derive(Clone)]
-pub enum GrantStore {
-    /// The state directory of a directory source.
-    Files(Arc<GrantFiles>),
-    /// The Secrets that the declarations name.
-    Secrets(Client),
-}
-
 impl GrantStore {
-    /// Keeps grants in files of the state directory.
-    pub fn in_files(state: Arc<StateDir>) -> Self {
-        Self::Files(Arc::new(GrantFiles { state, writing: Mutex::default() }))
+    /// Keeps grants in this state directory.
+    pub fn new(state: Arc<StateDir>) -> Self {
+        Self(Arc::new(Inner { state, writing: Mutex::default() }))
     }
 
-    /// Returns the place of a new grant in the state directory.
-    pub(super) fn file_place(grant: &StoredGrant) -> GrantPlace {
+    /// Returns the place of a new grant.
+    pub(super) fn place(grant: &StoredGrant) -> GrantPlace {
         GrantPlace::File(grant.file_name().into())
     }
 
-    /// Loads all grants of the state directory. Those in Secrets come with the declarations.
+    /// Loads all grants.
     pub(super) async fn load(&self) -> Vec<(GrantPlace, StoredGrant)> {
-        let Self::Files(files) = self else { return Vec::new() };
-        let state = files.state.clone();
+        let inner = self.0.clone();
         let load = move || {
-            let files = state.list(GRANTS_DIR).unwrap_or_default();
+            let files = inner.state.list(GRANTS_DIR).unwrap_or_default();
             let read = |file: String| {
-                let grant = match state.read(&file) {
+                let grant = match inner.state.read(&file) {
                     Ok(json) => StoredGrant::from_json(&json.unwrap_or_default()),
                     Err(error) => Err(error.to_string()),
                 };
@@ -72,42 +58,33 @@ impl GrantStore {
     /// # Errors
     ///
     /// Returns why it cannot be stored.
-    pub async fn save(
+    pub(super) async fn save(
         &self,
         place: &GrantPlace,
         grant: &StoredGrant,
         replaces: Option<&str>,
     ) -> Result<bool, String> {
-        match (self, place) {
-            (_, GrantPlace::Memory(_)) => Ok(true),
-            (Self::Files(files), GrantPlace::File(name)) => {
-                let (files, name, json) = (files.clone(), name.clone(), grant.to_json());
-                let replaces = replaces.map(ToOwned::to_owned);
-                let write = move || files.write(&name, &json, replaces.as_deref());
-                spawn_blocking(write).await.map_err(|error| error.to_string())?
-            }
-            (Self::Secrets(client), GrantPlace::Secret { namespace, name, key }) => {
-                let api = Api::namespaced(client.clone(), namespace);
-                write_secret(&api, (name, key), grant, replaces).await
-            }
-            _ => Err(format!("{place} is not where grants are kept")),
-        }
+        let GrantPlace::File(name) = place else { return Ok(true) };
+        let (inner, name, json) = (self.0.clone(), name.clone(), grant.to_json());
+        let replaces = replaces.map(ToOwned::to_owned);
+        let write = move || inner.write(&name, &json, replaces.as_deref());
+        spawn_blocking(write).await.map_err(|error| error.to_string())?
     }
 
     /// Removes a grant.
     pub(super) async fn remove(&self, place: &GrantPlace) -> Result<(), String> {
-        let (Self::Files(files), GrantPlace::File(name)) = (self, place) else { return Ok(()) };
-        let (files, name) = (files.clone(), name.clone());
+        let GrantPlace::File(name) = place else { return Ok(()) };
+        let (inner, name) = (self.0.clone(), name.clone());
         let remove = move || {
-            let _writing = files.writing.lock();
-            files.state.remove(&name)
+            let _writing = inner.writing.lock();
+            inner.state.remove(&name)
         };
         let removed = spawn_blocking(remove).await;
         removed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 }
 
-impl GrantFiles {
+impl Inner {
     fn write(&self, name: &str, json: &[u8], replaces: Option<&str>) -> Result<bool, String> {
         let _writing = self.writing.lock();
         if let Some(login) = replaces {
@@ -122,49 +99,29 @@ impl GrantFiles {
     }
 }
 
-/// Writes a grant into a Secret, which is created if it does not exist. Other keys are kept.
-async fn write_secret(
-    api: &Api<Secret>,
-    (name, key): (&str, &str),
-    grant: &StoredGrant,
-    replaces: Option<&str>,
-) -> Result<bool, String> {
-    let describe = |error: &kube::Error| format!("secret {name:?}: {}", describe_error(error));
-    for _ in 0..MAX_WRITES {
-        let existing = api.get_opt(name).await.map_err(|error| describe(&error))?;
-        let is_new = existing.is_none();
-        let mut secret = existing.unwrap_or_else(|| {
-            let mut secret = Secret::default();
-            secret.metadata.name = Some(name.to_owned());
-            secret
-        });
-        let data = secret.data.get_or_insert_with(BTreeMap::new);
-        let stored = data.get(key).and_then(|value| StoredGrant::from_json(&value.0).ok());
-        if replaces.is_some_and(|login| stored.is_none_or(|stored| stored.login != login)) {
-            return Ok(false);
-        }
-        data.insert(key.to_owned(), ByteString(grant.to_json()));
-        let params = PostParams::default();
-        let written = if is_new {
-            api.create(&params, &secret).await
-        } else {
-            // With the resource version that was read, so that a login meanwhile is not overwritten.
-            api.replace(name, &params, &secret).await
-        };
-        match written {
-            Ok(_) => return Ok(true),
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {}
-            Err(error) => return Err(describe(&error)),
-        }
-    }
-    Err(format!("secret {name:?} was changed by others {MAX_WRITES} times"))
-}
+#[cfg(test)]
+mod tests {
+    use tempfile::tempdir;
 
-impl std::fmt::Debug for GrantStore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Files(_) => "Files",
-            Self::Secrets(_) => "Secrets",
-        })
+    use super::super::grant::tests::grant;
+    use super::*;
+
+    #[tokio::test]
+    async fn renewal_does_not_overwrite_another_login() {
+        let home = tempdir().unwrap();
+        let state = Arc::new(StateDir::open(home.path(), home.path()).unwrap());
+        let store = GrantStore::new(state);
+        let first = grant("https://mcp.example.com/mcp", None, 1);
+        let place = GrantStore::place(&first);
+        assert_eq!(store.save(&place, &first, Some("1")).await, Ok(false), "there is none yet");
+        assert_eq!(store.save(&place, &first, None).await, Ok(true));
+        assert_eq!(store.save(&place, &first, Some("1")).await, Ok(true));
+        let second = StoredGrant { login: "2".into(), ..first.clone() };
+        assert_eq!(store.save(&place, &second, None).await, Ok(true));
+        assert_eq!(store.save(&place, &first, Some("1")).await, Ok(false));
+        let loaded = store.load().await;
+        assert_eq!((loaded.len(), &*loaded[0].1.login, &loaded[0].0), (1, "2", &place));
+        store.remove(&place).await.unwrap();
+        assert!(store.load().await.is_empty());
     }
 }

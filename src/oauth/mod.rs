@@ -32,7 +32,6 @@ pub use callback::{CALLBACK_PATH, CallbackOutcome, callback_page};
 pub use client_registration::LoginClient;
 pub use error::OAuthError;
 pub use grant::StoredGrant;
-pub use grant_place::GrantPlace;
-pub use grant_store::{GrantFiles, GrantStore};
+pub use grant_store::GrantStore;
 pub use login::LoginRequest;
 pub use logins::{BegunLogin, Logins};

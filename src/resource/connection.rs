@@ -8,7 +8,7 @@ use url::Url;
 use super::{
     Digest, DigestKey, EnvVar, Header, HttpAuth, HttpEndpoint, HttpTransport, HttpTransportKind, Isolation,
     Literal, OAuthGrant, OAuthSettings, OAuthSpec, ProtocolMode, SecretKeyRef, StdioEndpoint, StdioTransport,
-    Tls, TokenSecret, Transport, ValueFrom,
+    Tls, Transport, ValueFrom,
 };
 
 /// The parts that define a connection, by name and in canonical form. Two connections are the same if and only if their
@@ -236,40 +236,28 @@ fn secret_ref_value(secret: &SecretKeyRef) -> PartValue<'_> {
 
 /// Returns the part for resolved OAuth settings. Tokens are not part of it: a new one changes no connection.
 fn resolved_oauth_value(settings: &OAuthSettings) -> PartValue<'_> {
-    let OAuthSettings { client_id, client_secret, scopes, grant, issuer, token_secret } = settings;
+    let OAuthSettings { client_id, client_secret, scopes, grant, issuer } = settings;
     let secret = client_secret.as_ref().map(ExposeSecret::expose_secret);
-    let token_secret = token_secret.as_ref().map(|TokenSecret { reference, value: _ }| reference);
-    oauth_value(client_id.as_deref(), secret, scopes, *grant, issuer.as_deref(), token_secret)
+    oauth_value([client_id.as_deref(), secret, issuer.as_deref()], *grant, scopes)
 }
 
 /// Returns the part for declared OAuth settings.
 fn declared_oauth_value(spec: &OAuthSpec) -> PartValue<'_> {
-    let OAuthSpec { client_id, client_secret_ref, scopes, grant, issuer, token_secret_ref } = spec;
-    let mut value =
-        oauth_value(client_id.as_deref(), None, scopes, *grant, issuer.as_deref(), token_secret_ref.as_ref());
+    let OAuthSpec { client_id, client_secret_ref, scopes, grant, issuer } = spec;
+    let mut value = oauth_value([client_id.as_deref(), None, issuer.as_deref()], *grant, scopes);
     if let Some(reference) = client_secret_ref {
         value.0.extend(secret_ref_value(reference).0);
     }
     value
 }
 
-fn oauth_value<'a>(
-    client_id: Option<&'a str>,
-    client_secret: Option<&'a str>,
-    scopes: &'a [String],
-    grant: OAuthGrant,
-    issuer: Option<&'a str>,
-    token_secret: Option<&'a SecretKeyRef>,
-) -> PartValue<'a> {
+fn oauth_value<'a>(texts: [Option<&'a str>; 3], grant: OAuthGrant, scopes: &'a [String]) -> PartValue<'a> {
     let grant = match grant {
         OAuthGrant::AuthorizationCode => "authorization code",
         OAuthGrant::ClientCredentials => "client credentials",
     };
-    let (name, key) = token_secret.map_or(("", ""), |SecretKeyRef { name, key, optional: _ }| (name, key));
-    let [client_id, client_secret, issuer] =
-        [client_id, client_secret, issuer].map(Option::unwrap_or_default);
-    let fixed = [client_id, client_secret, issuer, grant, name, key];
-    PartValue::from_texts(fixed.into_iter().chain(scopes.iter().map(String::as_str)))
+    let texts = texts.map(Option::unwrap_or_default);
+    PartValue::from_texts(texts.into_iter().chain([grant]).chain(scopes.iter().map(String::as_str)))
 }
 
 /// Returns the URL as it is requested, that is, without the fragment.

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::server::SecretKeyRef;
+use super::secret_key_ref::SecretKeyRef;
 
 /// The authorization of requests to an HTTP endpoint.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,10 +48,6 @@ pub struct OAuthSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub issuer: Option<String>,
-    /// The key of a Secret in which the tokens are kept. It need not exist before `evenkeel login --kubernetes`. Only in a
-    /// cluster; a directory source keeps tokens in its state directory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token_secret_ref: Option<SecretKeyRef>,
 }
 
 /// The way to an access token.
@@ -78,17 +74,6 @@ pub struct OAuthSettings {
     pub grant: OAuthGrant,
     /// The only permitted issuer.
     pub issuer: Option<String>,
-    /// The Secret in which the tokens are kept.
-    pub token_secret: Option<TokenSecret>,
-}
-
-/// The Secret in which the tokens of a server are kept, in the namespace of the server.
-#[derive(Clone)]
-pub struct TokenSecret {
-    /// The name of the Secret, and its key.
-    pub reference: SecretKeyRef,
-    /// The value of the key; `None` if it does not exist.
-    pub value: Option<SecretString>,
 }
 
 /// Omits secrets and tokens.

@@ -143,12 +143,8 @@ fn check_oauth(oauth: &OAuthSpec, violations: &mut Violations) {
     if let Some(issuer) = &oauth.issuer {
         violations.check_url(&format!("{PATH}.issuer"), issuer);
     }
-    let secrets =
-        [("clientSecretRef", &oauth.client_secret_ref), ("tokenSecretRef", &oauth.token_secret_ref)];
-    for (field, reference) in secrets {
-        if let Some(reference) = reference {
-            violations.check_secret_ref(&format!("{PATH}.{field}"), reference);
-        }
+    if let Some(reference) = &oauth.client_secret_ref {
+        violations.check_secret_ref(&format!("{PATH}.clientSecretRef"), reference);
     }
 }
 

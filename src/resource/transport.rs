@@ -1,7 +1,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use url::Url;
 
 use super::oauth::OAuthSettings;
@@ -20,17 +20,6 @@ impl Transport {
     /// True if the server is a process that evenkeel starts.
     pub fn is_stdio(&self) -> bool {
         matches!(self, Self::Stdio(_))
-    }
-
-    /// Returns the value of the Secret in which the tokens of the server are kept.
-    pub(super) fn stored_tokens(&self) -> Option<&str> {
-        match self {
-            Self::Stdio(_) => None,
-            Self::Http(http) => {
-                let secret = http.oauth.as_ref()?.token_secret.as_ref()?;
-                secret.value.as_ref().map(ExposeSecret::expose_secret)
-            }
-        }
     }
 }
 

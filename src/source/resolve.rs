@@ -12,8 +12,7 @@ use url::Url;
 use super::StdioPolicy;
 use crate::resource::{
     DigestKey, Endpoint, HttpEndpoint, HttpTransport, Literal, McpServerSpec, OAuthSettings, OAuthSpec,
-    Problem, Reason, SecretKeyRef, StdioEndpoint, StdioTransport, TokenSecret, Transport, ValueFrom,
-    is_public_variable,
+    Problem, Reason, SecretKeyRef, StdioEndpoint, StdioTransport, Transport, ValueFrom, is_public_variable,
 };
 
 /// The environment of the evenkeel process at its start, for `valueFrom.env`.
@@ -54,8 +53,6 @@ pub(super) struct ReferenceValues<'a> {
     pub policy: &'a StdioPolicy,
     pub lookup_secret: &'a dyn Fn(&SecretKeyRef) -> SecretLookup,
     pub digest_key: &'a DigestKey,
-    /// True if tokens are kept in Secrets (`tokenSecretRef`), in a cluster.
-    pub uses_token_secrets: bool,
 }
 
 impl ReferenceValues<'_> {
@@ -159,21 +156,12 @@ impl ReferenceValues<'_> {
         };
         let client_secret = client_secret
             .map(|secret| SecretString::from(secret.expose_secret().trim_end_matches(['\r', '\n'])));
-        let token_secret = match &oauth.token_secret_ref {
-            Some(reference) if self.uses_token_secrets => {
-                let reference = SecretKeyRef { optional: true, ..reference.clone() };
-                let value = self.resolve_secret("spec.http.auth.oauth.tokenSecretRef", &reference)?;
-                Some(TokenSecret { reference, value })
-            }
-            _ => None,
-        };
         Ok(OAuthSettings {
             client_id: oauth.client_id.clone(),
             client_secret,
             scopes: oauth.scopes.clone(),
             grant: oauth.grant,
             issuer: oauth.issuer.clone(),
-            token_secret,
         })
     }
 
@@ -234,8 +222,7 @@ pub(super) fn secret_references(spec: &McpServerSpec) -> impl Iterator<Item = &S
     env.chain(headers)
         .filter_map(|from| from.as_ref()?.secret_key_ref.as_ref())
         .chain(tls.filter_map(|tls| tls.ca_secret_ref.as_ref()))
-        .chain(oauth.clone().filter_map(|oauth| oauth.client_secret_ref.as_ref()))
-        .chain(oauth.filter_map(|oauth| oauth.token_secret_ref.as_ref()))
+        .chain(oauth.filter_map(|oauth| oauth.client_secret_ref.as_ref()))
 }
 
 fn invalid_spec(message: &str) -> Problem {
@@ -267,7 +254,6 @@ mod tests {
             policy: &StdioPolicy::allow_all(),
             lookup_secret: &test_secret,
             digest_key: &DigestKey::new(b"k"),
-            uses_token_secrets: true,
         };
         let spec: McpServerSpec = serde_json::from_value(spec).unwrap();
         let values = |pairs: &[(String, SecretString)]| {

@@ -27,7 +27,7 @@ const MAX_CHALLENGE_BYTES: usize = 8 * 1024;
 pub struct AccessToken(Option<Arc<Inner>>);
 
 struct Inner {
-    login_command: String,
+    login_command: Option<String>,
     /// Notified with every rejection of a token of any server.
     any_rejected: Arc<Notify>,
     state: watch::Sender<TokenState>,
@@ -80,8 +80,8 @@ impl IssuedToken {
 
 impl AccessToken {
     /// Creates the token of a server, which nothing is known of yet. `login_command` is the command with which a person
-    /// logs in; `any_rejected` is notified when the server rejects a token.
-    pub fn new(login_command: String, any_rejected: Arc<Notify>) -> Self {
+    /// logs in, if anybody can; `any_rejected` is notified when the server rejects a token.
+    pub fn new(login_command: Option<String>, any_rejected: Arc<Notify>) -> Self {
         Self(Some(Arc::new(Inner {
             login_command,
             any_rejected,
@@ -126,7 +126,7 @@ impl AccessToken {
 
     /// Returns the command with which a person logs in.
     pub(super) fn login_command(&self) -> Option<&str> {
-        self.0.as_ref().map(|inner| inner.login_command.as_str())
+        self.0.as_ref()?.login_command.as_deref()
     }
 
     /// Keeps a `WWW-Authenticate` of the server, which a login begins with.
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn token_is_sent_only_to_its_url() {
-        let token = AccessToken::new("login".into(), Arc::default());
+        let token = AccessToken::new(Some("login".into()), Arc::default());
         assert!(token.for_url(&url("a")).is_none());
         token.set(state("a", 1));
         let header = token.for_url(&url("a")).unwrap().header().clone();
@@ -209,7 +209,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_wait_until_the_token_is_known() {
-        let token = AccessToken::new("login".into(), Arc::default());
+        let token = AccessToken::new(Some("login".into()), Arc::default());
         token.set(state("old", 1));
         let other = url("new");
         let mut waiting = std::pin::pin!(token.wait_until_known(&other));
@@ -222,7 +222,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn rejected_token_is_replaced_or_given_up() {
-        let token = AccessToken::new("login".into(), Arc::default());
+        let token = AccessToken::new(Some("login".into()), Arc::default());
         token.set(state("a", 1));
         let rejected = token.for_url(&url("a")).unwrap();
         let any_rejected = &token.0.as_ref().unwrap().any_rejected;

@@ -169,7 +169,6 @@ fn check_contents(
             policy: &context.policy,
             lookup_secret: &secret,
             digest_key: &context.digest_key,
-            uses_token_secrets: false,
         };
         match context.target {
             TargetMode::Directory => {

@@ -128,7 +128,6 @@ impl ReferencedSecrets {
             policy: &rules.policy,
             lookup_secret: &|reference| self.secret_value(key, reference),
             digest_key: &rules.digest_key,
-            uses_token_secrets: true,
         };
         values.resolve(spec, None, Vec::new())
     }

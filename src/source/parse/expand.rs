@@ -231,7 +231,6 @@ mod tests {
             policy: &policy,
             lookup_secret: &|_| SecretLookup::Missing,
             digest_key: &DigestKey::new(b"k"),
-            uses_token_secrets: false,
         };
         for (command, arg, denied) in [
             ("npx", "${OK}", false),
@@ -284,7 +283,6 @@ mod tests {
                 policy,
                 lookup_secret: &|_| SecretLookup::Missing,
                 digest_key: &DigestKey::new(b"k"),
-                uses_token_secrets: false,
             };
             let env = serde_json::json!([{ "name": "A", "value": "declared" }]);
             let spec = serde_json::json!({ "stdio": { "command": "c", "env": env, "envFile": env_file } });

@@ -302,7 +302,6 @@ fn endpoint_resolver<'a>(
             policy: &options.args.policy,
             lookup_secret: &|reference| secrets.get(reference, wall_clock),
             digest_key: &options.digest_key,
-            uses_token_secrets: false,
         };
         let read_env_file = |path: &Path| env_files.get(path, wall_clock);
         resolve_endpoint(&references, &options.args.root, &read_env_file, spec, file)

@@ -47,7 +47,6 @@ impl MergeFixture {
                 value => SecretLookup::Found(value.into()),
             },
             digest_key: &DigestKey::new(b"k"),
-            uses_token_secrets: false,
         };
         references.resolve(spec, Some(&Path::new("/srv").join(file.parent().unwrap())), Vec::new())
     }
