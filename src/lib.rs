@@ -42,6 +42,7 @@ pub mod daemon;
 pub mod fleet;
 pub mod gateway;
 pub mod net;
+pub mod oauth;
 pub mod plan;
 pub mod report;
 pub mod resource;

@@ -2,7 +2,7 @@
 //!
 //! Each source directory has one, outside the watched tree and readable by its owner only. Promises that a file in it
 //! is complete or absent whenever the process dies, except for appended data, and that a second instance on the same
-//! directory cannot start. Never contains a resolved secret. All methods block, so call them only at startup or on
+//! directory cannot start. Never contains a resolved secret of a declaration. All methods block, so call them only at startup or on
 //! blocking threads.
 
 use std::ffi::OsString;

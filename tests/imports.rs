@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 /// The modules of the crate, lowest first: a module imports only modules before it.
-const MODULE_ORDER: [&str; 17] = [
+const MODULE_ORDER: [&str; 18] = [
     "text",
     "resource",
     "net",
@@ -22,6 +22,7 @@ const MODULE_ORDER: [&str; 17] = [
     "plan",
     "source",
     "wire",
+    "oauth",
     "upstream",
     "catalog",
     "fleet",

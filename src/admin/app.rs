@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::history::SnapshotHistory;
 use crate::net::Authorization;
+use crate::oauth::Logins;
 use crate::report::StatusSnapshot;
 use crate::source::ReconcileRequests;
 
@@ -20,6 +21,8 @@ pub struct ApiState {
     pub metrics: Arc<Registry>,
     /// Accepts requests to reconcile; `None` in a cluster, where the objects themselves are annotated.
     pub requests: Option<ReconcileRequests>,
+    /// The logins to servers that wait for the redirect of an authorization server.
+    pub logins: Logins,
     /// An instruction for changing a declaration: `edit the files in …`.
     pub edit_hint: Arc<str>,
     /// Ends all watches when cancelled.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::fleet::ServerLogs;
+use crate::oauth::AuthorizerHandle;
 use crate::report::{ObjectKind, StatusSnapshot};
 use crate::resource::{API_VERSION, Desired, Digest, ObjectKey, Problem, Reason, SkillContent};
 use crate::source::SourceControl;
@@ -35,6 +36,8 @@ pub struct LocalApi {
     pub logs: ServerLogs,
     /// The catalog of what servers offer.
     pub catalog: Catalog,
+    /// Logs in to servers.
+    pub authorizer: AuthorizerHandle,
     /// Controls a watched directory; `None` in a cluster.
     pub source_control: Option<SourceControl>,
     /// Ends all streams when cancelled.

@@ -11,6 +11,8 @@ mod error_response;
 mod health;
 mod history;
 mod local;
+mod login;
+mod login_callback;
 mod metrics;
 mod serve;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use crate::net::Authorization;
 pub use app::ApiState;
 pub use declared::{DECLARED_PATH, DeclaredParts as Declaration, DeclaredState, declared_routes};
 pub use local::{LocalApi, PRUNE_EMPTY_PATH, RELOAD_SKILLS_PATH, SCAN_PATH, SkillReload, local_routes};
+pub use login::{LOGINS_PATH, LoginAnswer, LoginEvent, login_routes};
 pub use metrics::register_status_metrics;
 pub use serve::{serve, serve_local, serve_tls_or_plain};
 pub use tls::{Certificate, CertificateError};
@@ -37,6 +40,7 @@ pub use tls::{Certificate, CertificateError};
 /// request for work is authorized separately.
 pub fn status_api(sources: ApiState, authorization: Authorization) -> Router {
     all_routes()
+        .merge(login_callback::routes())
         .layer(from_fn_with_state(authorization.clone(), authorize))
         .with_state(App::new(sources, authorization))
 }

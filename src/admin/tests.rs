@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::fleet::{Observation, Phase};
 use crate::net::{AllowedHosts, BearerToken};
+use crate::oauth::Logins;
 use crate::report::StatusSnapshot;
 use crate::report::testing::observation;
 use crate::report::{Reporter, ReporterInputs};
@@ -53,6 +54,7 @@ impl TestStatusApi {
             agents_not_ready: watch::channel(None).1,
             metrics: Arc::new(registry),
             requests: Some(requests),
+            logins: Logins::default(),
             edit_hint: "edit the files in /fleet".into(),
             stop: stop.clone(),
         };
@@ -70,6 +72,7 @@ impl TestStatusApi {
                 observations,
                 catalog,
                 session_counts: watch::channel(imbl::OrdMap::new()).1,
+                auth_states: watch::channel(imbl::OrdMap::new()).1,
                 skill_states: watch::channel(SkillStates::default()).1,
                 sync_results: watch::channel(SyncResults::default()).1,
             },
@@ -307,6 +310,7 @@ async fn probe_api_serves_only_health_and_metrics_to_any_host() {
         agents_not_ready: watch::channel(None).1,
         metrics: Arc::default(),
         requests: None,
+        logins: Logins::default(),
         edit_hint: "".into(),
         stop: stop.clone(),
     };

@@ -3,7 +3,8 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
 use clap::ValueEnum;
-use tracing_subscriber::filter::Targets;
+use tracing::Level;
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -24,12 +25,15 @@ pub(super) enum LogFormat {
 /// exits.
 pub(super) fn init(format: LogFormat, filter: &str) -> Result<LogFlush, CommandError> {
     // `notify` warns of every directory that is deleted while it is watched, which is normal. `rmcp` would log the
-    // messages of servers unredacted.
+    // messages of servers, and the codes of logins, unredacted.
     let directives = format!("notify=error,{filter},rmcp=warn");
     let filter = directives
         .parse::<Targets>()
         .map_err(|error| CommandError::Usage(format!("invalid --log filter {filter:?}: {error}")))?;
-    let filtered = tracing_subscriber::registry().with(filter);
+    // A filter for a module of `rmcp` would be more specific than that directive.
+    let is_allowed =
+        filter_fn(|metadata| !metadata.target().starts_with("rmcp") || *metadata.level() <= Level::WARN);
+    let filtered = tracing_subscriber::registry().with(filter).with(is_allowed);
     // Not `io::stderr`, whose lock would be held while nobody reads.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned().map_err(CommandError::failed)?);
     let (writer, flush) = LogWriter::start(stderr, |lines| {

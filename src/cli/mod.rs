@@ -14,6 +14,7 @@ mod kubeconfig;
 mod limits;
 mod log_writer;
 mod logging;
+mod login;
 mod namespace;
 mod output;
 mod plan;
@@ -63,6 +64,10 @@ enum Command {
     /// List and reload skills
     #[command(subcommand)]
     Skill(edit::SkillCommand),
+    /// Log in to servers that require OAuth, with the browser
+    Login(login::LoginArgs),
+    /// Remove the OAuth tokens of servers
+    Logout(login::LogoutArgs),
     /// Print type, default, bounds and description of a field, such as McpServer.spec.timeouts
     Explain(explain::Args),
     /// Print the CustomResourceDefinitions of McpServer and Skill
@@ -111,6 +116,8 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => query::logs(&args),
         Command::Mcp(command) => edit::mcp(&command),
         Command::Skill(command) => edit::skill(&command),
+        Command::Login(args) => login::login(&args),
+        Command::Logout(args) => login::logout(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Crds => print_crds(),
         Command::Completions { shell } => print_completions(shell),

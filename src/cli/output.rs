@@ -73,7 +73,7 @@ pub(super) fn print_chunk(text: &str) -> io::Result<bool> {
 }
 
 /// Prints a note to stderr.
-pub(super) fn print_note(text: &impl Display) {
+pub(super) fn print_note(text: &(impl Display + ?Sized)) {
     // An error on stderr cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{}", sanitize_lines(&text.to_string()));
 }

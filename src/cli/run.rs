@@ -97,6 +97,9 @@ pub(super) struct Args {
     allowed_origin: Vec<String>,
     #[command(flatten)]
     limits: LimitArgs,
+    /// HTTPS URL of a client ID metadata document, by which authorization servers of MCP servers know evenkeel
+    #[arg(long, env = "EVENKEEL_OAUTH_CLIENT_METADATA", value_name = "URL")]
+    oauth_client_metadata: Option<String>,
     /// Allow listening on addresses that other machines can reach, although clients are not authenticated
     #[arg(long, env = "EVENKEEL_INSECURE", value_parser = BoolishValueParser::new())]
     insecure: bool,
@@ -204,6 +207,7 @@ impl Args {
             child_environment: self.child_environment()?,
             sync_skills: self.sync_skills_dirs()?,
             limits: self.limits.limits(),
+            oauth_client_metadata: self.oauth_client_metadata.clone(),
             allowed: AllowedHosts { hosts: self.allowed_host.clone(), origins: self.allowed_origin.clone() },
             replica_address: self.pod_ip.map(|ip| SocketAddr::new(ip, self.listen.port())),
         })

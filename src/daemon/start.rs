@@ -1,5 +1,5 @@
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,9 @@ use crate::catalog::catalog;
 use crate::fleet::{Fleet, FleetContext, ServerCache};
 use crate::gateway::{Gateway, GatewayConfig, GatewayMetrics, KnownNamespaces, Limits, serve_unavailable};
 use crate::net::{AllowedHosts, Authorization, SupervisedTasks};
+use crate::oauth::{Authorizer, AuthorizerContext, AuthorizerHandle, CALLBACK_PATH, GrantStore, LoginClient};
 use crate::report::{AuditMetrics, Reporter, ReporterInputs, write_audit_log};
-use crate::resource::{API_VERSION, Digest, DigestKey};
+use crate::resource::{API_VERSION, Desired, Digest, DigestKey};
 use crate::skills::{SkillStates, SyncOptions, SyncResults, serve, sync, track_skill_states};
 use crate::source::{SourceArgs, SourceContext, SourceHandle, SourceInfo, SourceMetrics};
 use crate::state_dir::{StateDir, StateLock};
@@ -60,6 +61,8 @@ pub struct Daemon {
     pub replica_address: Option<SocketAddr>,
     /// The limits on agents.
     pub limits: Limits,
+    /// The HTTPS URL of the client ID metadata document for logins to servers, if there is one.
+    pub oauth_client_metadata: Option<String>,
 }
 
 impl Daemon {
@@ -176,6 +179,10 @@ impl Daemon {
         let mut context = FleetContext::new(publisher, observation_sender, cache, Some(guard));
         context.metrics = context.metrics.with_spans(spans.clone());
         context.child_environment = self.child_environment.clone();
+        let (authorizer, authorizer_handle) = self.authorizer(&info, &state, address, desired.clone());
+        context.access_tokens = authorizer_handle.tokens();
+        let auth_states = authorizer_handle.states();
+        tasks.spawn("the authorizer", always_ok(authorizer.run(desired.clone(), stop.clone())));
         let (logs, subscriptions, fleet_metrics) =
             (context.logs.clone(), context.subscriptions.clone(), context.metrics.clone());
         let caller_connections = context.caller_connections.clone();
@@ -199,6 +206,7 @@ impl Daemon {
             observations,
             catalog: catalog.clone(),
             session_counts,
+            auth_states,
             skill_states: skills,
             sync_results,
         };
@@ -254,6 +262,7 @@ impl Daemon {
             desired: desired_objects,
             logs,
             catalog,
+            authorizer: authorizer_handle.clone(),
             source_control: control,
             stop: stop.clone(),
         };
@@ -262,11 +271,14 @@ impl Daemon {
             agents_not_ready,
             metrics,
             requests,
+            logins: authorizer_handle.logins().clone(),
             edit_hint: info.edit_instruction,
             stop: stop.clone(),
         };
-        let router =
-            admin::local_api(api_state.clone()).merge(admin::local_routes(local)).merge(declared_routes);
+        let router = admin::local_api(api_state.clone())
+            .merge(admin::local_routes(local.clone()))
+            .merge(admin::login_routes(local))
+            .merge(declared_routes);
         let task_stop = stop.clone();
         tasks.spawn("the socket for the commands", async move {
             let served = admin::serve_local(command_socket, router, task_stop).await;
@@ -284,6 +296,27 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// Creates the authorizer of servers. `admin` is the address to which authorization servers redirect browsers.
+    fn authorizer(
+        &self,
+        info: &SourceInfo,
+        state: &Arc<StateDir>,
+        admin: SocketAddr,
+        desired: watch::Receiver<Arc<Desired>>,
+    ) -> (Authorizer, AuthorizerHandle) {
+        let store = info.api_server.is_none().then(|| GrantStore::new(state.clone()));
+        let mut redirect = admin;
+        if admin.ip().is_unspecified() {
+            redirect.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let client = LoginClient {
+            redirect_uri: format!("http://{redirect}{CALLBACK_PATH}"),
+            metadata_url: self.oauth_client_metadata.clone(),
+        };
+        let home_namespace = info.default_namespace.clone();
+        Authorizer::new(AuthorizerContext { store, home_namespace, client }, desired)
+    }
+
     /// Starts the tasks that write skills to the directories of agents.
     fn start_skill_sync(
         &self,

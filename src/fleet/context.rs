@@ -3,6 +3,7 @@ use tokio::sync::mpsc;
 use super::slots::AttemptSlots;
 use super::{FleetMetrics, Observation, ServerCache, ServerLogs};
 use crate::catalog::Publisher;
+use crate::oauth::AccessTokens;
 use crate::upstream::{CallerConnectionKey, CallerConnections, Subscriptions, UpstreamHandle};
 use crate::wire::{ChildEnvironment, InstanceId, ProcessGuard};
 
@@ -24,6 +25,8 @@ pub struct FleetContext {
     pub subscriptions: Subscriptions,
     /// The connections that callers have of their own.
     pub caller_connections: CallerConnections,
+    /// The OAuth tokens of servers.
+    pub access_tokens: AccessTokens,
     /// The id of this instance, sent to upstreams to detect loops.
     pub instance_id: InstanceId,
     /// The fleet's metrics.
@@ -48,6 +51,7 @@ impl FleetContext {
             logs: ServerLogs::default(),
             subscriptions: Subscriptions::default(),
             caller_connections: CallerConnections::default(),
+            access_tokens: AccessTokens::default(),
             instance_id: InstanceId::default(),
             metrics: FleetMetrics::default(),
             attempt_slots: AttemptSlots::default(),

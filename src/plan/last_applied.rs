@@ -115,6 +115,7 @@ mod tests {
             url,
             headers: Vec::new(),
             ca: None,
+            oauth: None,
         });
         Arc::new(DeclaredObject {
             meta: DeclaredMeta {

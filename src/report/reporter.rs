@@ -22,6 +22,7 @@ use super::{
 };
 use crate::catalog::{Catalog, NameConflict};
 use crate::fleet::{Observation, Phase};
+use crate::oauth::{AuthState, AuthStates};
 use crate::plan::ConnectionTarget;
 use crate::resource::{
     Commit, ConditionType, DeclaredMeta, DeclaredObject, Desired, Digest, Isolation, McpServerSpec,
@@ -54,6 +55,8 @@ pub struct Reporter {
     conflicts: OrdMap<ObjectKey, Arc<[NameConflict]>>,
     /// The number of callers' connections of each server that has any.
     session_counts: OrdMap<ObjectKey, u32>,
+    /// The authorizations of servers that have, or had, a token.
+    auth_states: AuthStates,
     skill_states: SkillStates,
     sync_results: SyncResults,
     snapshot: StatusSnapshot,
@@ -80,6 +83,8 @@ pub struct ReporterInputs {
     pub catalog: Catalog,
     /// The number of callers' connections of each server that has any.
     pub session_counts: watch::Receiver<OrdMap<ObjectKey, u32>>,
+    /// The authorizations of servers that have, or had, a token.
+    pub auth_states: watch::Receiver<AuthStates>,
     /// The states of the skills.
     pub skill_states: watch::Receiver<SkillStates>,
     /// The results of writing the skills to the directories of agents.
@@ -97,6 +102,7 @@ impl Reporter {
             observations: HashMap::new(),
             conflicts: OrdMap::new(),
             session_counts: OrdMap::new(),
+            auth_states: AuthStates::new(),
             skill_states: SkillStates::default(),
             sync_results: SyncResults::default(),
             snapshot,
@@ -144,6 +150,7 @@ impl Reporter {
                 1.. = inputs.observations.recv_many(&mut batch, MAX_OBSERVATION_BATCH) => {}
                 Ok(()) = generations.changed() => {}
                 Ok(()) = inputs.session_counts.changed() => {}
+                Ok(()) = inputs.auth_states.changed() => {}
                 Ok(()) = inputs.skill_states.changed() => {}
                 Ok(()) = inputs.sync_results.changed() => {}
                 _ = expiry.tick() => {}
@@ -169,6 +176,8 @@ impl Reporter {
             self.apply_conflicts(&conflicts, now);
             let session_counts = inputs.session_counts.borrow_and_update().clone();
             self.apply_session_counts(&session_counts, now);
+            let auth_states = inputs.auth_states.borrow_and_update().clone();
+            self.apply_auth_states(&auth_states, now);
             let skill_states = inputs.skill_states.borrow_and_update().clone();
             let sync_results = inputs.sync_results.borrow_and_update().clone();
             self.apply_skills(skill_states, sync_results, now);
@@ -256,6 +265,25 @@ impl Reporter {
         }
     }
 
+    /// Applies the authorizations of servers. The cost depends on the number of changes.
+    fn apply_auth_states(&mut self, states: &AuthStates, now: Timestamp) {
+        let before = std::mem::replace(&mut self.auth_states, states.clone());
+        for change in before.diff(states) {
+            let (key, old, new) = match change {
+                DiffItem::Add(key, new) => (key, None, Some(new)),
+                DiffItem::Update { old: (key, old), new: (_, new) } => (key, Some(old), Some(new)),
+                DiffItem::Remove(key, old) => (key, Some(old), None),
+            };
+            let Some(declared) = self.desired.servers.get(key).cloned() else { continue };
+            if let Some(change) = StateChange::from_auth_states(old, new) {
+                let regarding = Regarding::for_object(ObjectKind::McpServer, &declared.meta);
+                let digests = (declared.spec_digest, declared.spec_digest);
+                self.report(regarding, &change, Cause::current(&self.desired.source), digests, now);
+            }
+            self.update_server(&declared, now);
+        }
+    }
+
     fn update_server(&mut self, declared: &Arc<DeclaredObject<McpServerSpec>>, now: Timestamp) {
         let key = &declared.meta.key;
         let before = self.snapshot.servers.get(key).cloned();
@@ -270,6 +298,7 @@ impl Reporter {
             now,
         );
         let is_isolated = declared.spec.as_ref().is_some_and(|spec| spec.isolation == Isolation::Session);
+        status.auth = self.auth_states.get(key).map(AuthState::to_status);
         status.sessions = is_isolated.then(|| self.session_counts.get(key).copied().unwrap_or_default());
 
         let required = declared.spec.as_ref().is_some_and(|spec| spec.required && !spec.suspend);

@@ -82,8 +82,9 @@ pub fn server_status(
         spec_digest: declared.spec_digest.map(|digest| digest.to_string()),
         next_retry_time: current.and_then(next_retry_at).map(rfc3339),
         restarts: current.map(|current| current.restarts),
-        // The reporter adds it.
+        // The reporter adds both.
         sessions: None,
+        auth: None,
         last_handled_reconcile_at: last_handled_request(declared, current).map(str::to_owned),
         last_applied_revision: Some(meta.revision.to_string()),
     };

@@ -4,10 +4,14 @@ use tracing::Level;
 use super::conditions::{ConditionMessages, find_condition};
 use super::event::bounded_note;
 use super::{EventAction, Regarding};
+use crate::oauth::AuthState;
 use crate::resource::{
     ConditionType, DeclaredMeta, DeclaredObject, RECONCILE_REQUESTED_AT, RECONNECT_REQUESTED_AT, Reason,
 };
+use crate::text;
 
+/// The maximum length of an issuer in a message, in characters.
+const MAX_ISSUER_CHARS: usize = 200;
 /// The length of an abbreviated commit id.
 const SHORT_COMMIT_ID_CHARS: usize = 10;
 
@@ -75,6 +79,29 @@ impl StateChange {
             return None;
         };
         Some(Self { fixed_note: Some(note), ..change(note.to_owned()) })
+    }
+
+    /// Returns the change between two states of a server's authorization: a login, a logout, or a renewal that failed.
+    pub fn from_auth_states(before: Option<&AuthState>, after: Option<&AuthState>) -> Option<Self> {
+        let change = |reason, level, message| Some(Self::new(EventAction::Reconcile, reason, level, message));
+        let Some(after) = after else {
+            return change(Reason::LoggedOut, Level::INFO, "the token was removed".to_owned());
+        };
+        if before.is_none_or(|before| before.login != after.login) && after.problem.is_none() {
+            let issuer = text::sanitize(&after.issuer, MAX_ISSUER_CHARS);
+            return change(Reason::LoggedIn, Level::INFO, format!("has a token of {issuer}"));
+        }
+        let had_problem = before.is_some_and(|before| before.problem == after.problem);
+        let problem = after.problem.as_ref().filter(|_| !had_problem)?;
+        let note = "the token could not be renewed";
+        let mut change = Self::new(
+            EventAction::Reconcile,
+            Reason::TokenNotRenewed,
+            Level::WARN,
+            format!("{note}: {}", problem.message),
+        );
+        change.fixed_note = Some(note);
+        Some(change)
     }
 
     /// Returns the change between two sets of conditions: that of the most important condition that changed.

@@ -6,8 +6,9 @@ use secrecy::ExposeSecret;
 use url::Url;
 
 use super::{
-    Digest, DigestKey, EnvVar, Header, HttpEndpoint, HttpTransport, HttpTransportKind, Isolation, Literal,
-    ProtocolMode, SecretKeyRef, StdioEndpoint, StdioTransport, Tls, Transport, ValueFrom,
+    Digest, DigestKey, EnvVar, Header, HttpAuth, HttpEndpoint, HttpTransport, HttpTransportKind, Isolation,
+    Literal, OAuthGrant, OAuthSettings, OAuthSpec, ProtocolMode, SecretKeyRef, StdioEndpoint, StdioTransport,
+    Tls, Transport, ValueFrom,
 };
 
 /// The parts that define a connection, by name and in canonical form. Two connections are the same if and only if their
@@ -71,12 +72,13 @@ impl<'a> ConnectionParts<'a> {
                 let cwd = cwd.as_deref().map(|cwd| Cow::from(cwd.as_os_str().as_encoded_bytes()));
                 Self::stdio(Cow::from(command.as_bytes()), args, cwd, env)
             }
-            Transport::Http(HttpEndpoint { kind, url, headers, ca }) => {
+            Transport::Http(HttpEndpoint { kind, url, headers, ca, oauth }) => {
                 let headers = headers.iter().map(|(name, value)| {
                     (name.as_str(), PartValue::from([Cow::from(value.expose_secret().as_bytes())]))
                 });
                 let ca = ca.as_ref().map(|ca| PartValue::from([Cow::from(ca.expose_secret().as_bytes())]));
-                Self::http(*kind, normalized_url(url.clone()), headers, ca)
+                let oauth = oauth.as_deref().map(resolved_oauth_value);
+                Self::http(*kind, normalized_url(url.clone()), headers, ca, oauth)
             }
         }
     }
@@ -102,7 +104,7 @@ impl<'a> ConnectionParts<'a> {
 
     /// Returns the parts of an HTTP connection as declared, with references in place of their values.
     pub fn declared_http(http: &'a HttpTransport) -> Self {
-        let HttpTransport { url, transport, headers, tls } = http;
+        let HttpTransport { url, transport, headers, tls, auth } = http;
         // A text with unexpanded variables is not a URL yet.
         let url = Some(url)
             .filter(|url| !url.contains("${"))
@@ -113,7 +115,8 @@ impl<'a> ConnectionParts<'a> {
         });
         let ca = tls.as_ref().and_then(|Tls { ca_secret_ref }| ca_secret_ref.as_ref());
         let ca = ca.map(|ca| secret_ref_value(ca));
-        Self::http(*transport, url, headers, ca)
+        let oauth = auth.as_ref().and_then(|HttpAuth { oauth }| oauth.as_ref());
+        Self::http(*transport, url, headers, ca, oauth.map(declared_oauth_value))
     }
 
     fn stdio(
@@ -137,6 +140,7 @@ impl<'a> ConnectionParts<'a> {
         url: Cow<'a, [u8]>,
         headers: impl Iterator<Item = (&'a str, PartValue<'a>)>,
         ca: Option<PartValue<'a>>,
+        oauth: Option<PartValue<'a>>,
     ) -> Self {
         let transport = match kind {
             HttpTransportKind::StreamableHttp => "http",
@@ -148,7 +152,8 @@ impl<'a> ConnectionParts<'a> {
         ];
         let headers = headers.map(|(name, value)| (format!("header {}", name.to_ascii_lowercase()), value));
         let ca = ca.map(|ca| ("tls".to_owned(), ca));
-        Self(fixed.into_iter().chain(headers).chain(ca).collect())
+        let oauth = oauth.map(|oauth| ("oauth".to_owned(), oauth));
+        Self(fixed.into_iter().chain(headers).chain(ca).chain(oauth).collect())
     }
 
     /// Returns the parts by name.
@@ -227,6 +232,32 @@ fn declared_value<'a>(literal: Option<&'a Literal>, from: Option<&'a ValueFrom>)
 fn secret_ref_value(secret: &SecretKeyRef) -> PartValue<'_> {
     let SecretKeyRef { name, key, optional: _ } = secret;
     PartValue::from_texts(["secret", name, key])
+}
+
+/// Returns the part for resolved OAuth settings. Tokens are not part of it: a new one changes no connection.
+fn resolved_oauth_value(settings: &OAuthSettings) -> PartValue<'_> {
+    let OAuthSettings { client_id, client_secret, scopes, grant, issuer } = settings;
+    let secret = client_secret.as_ref().map(ExposeSecret::expose_secret);
+    oauth_value([client_id.as_deref(), secret, issuer.as_deref()], *grant, scopes)
+}
+
+/// Returns the part for declared OAuth settings.
+fn declared_oauth_value(spec: &OAuthSpec) -> PartValue<'_> {
+    let OAuthSpec { client_id, client_secret_ref, scopes, grant, issuer } = spec;
+    let mut value = oauth_value([client_id.as_deref(), None, issuer.as_deref()], *grant, scopes);
+    if let Some(reference) = client_secret_ref {
+        value.0.extend(secret_ref_value(reference).0);
+    }
+    value
+}
+
+fn oauth_value<'a>(texts: [Option<&'a str>; 3], grant: OAuthGrant, scopes: &'a [String]) -> PartValue<'a> {
+    let grant = match grant {
+        OAuthGrant::AuthorizationCode => "authorization code",
+        OAuthGrant::ClientCredentials => "client credentials",
+    };
+    let texts = texts.map(Option::unwrap_or_default);
+    PartValue::from_texts(texts.into_iter().chain([grant]).chain(scopes.iter().map(String::as_str)))
 }
 
 /// Returns the URL as it is requested, that is, without the fragment.

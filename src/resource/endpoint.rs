@@ -65,6 +65,7 @@ mod tests {
             url: Url::parse(url).unwrap(),
             headers: vec![(http::header::AUTHORIZATION, header.to_owned().into())],
             ca: None,
+            oauth: None,
         });
         Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"k"))
     }

@@ -17,8 +17,10 @@ mod field_reference;
 mod inherited_variables;
 mod key;
 mod literal;
+mod oauth;
 mod reason;
 mod rules;
+mod secret_key_ref;
 mod server;
 mod skill;
 mod source_state;
@@ -45,19 +47,21 @@ pub use field_reference::{Field, fields};
 pub use inherited_variables::{InheritedVariables, VariableKind, is_public_variable};
 pub use key::{ObjectKey, is_namespace_name, is_object_name};
 pub use literal::Literal;
+pub use oauth::{HttpAuth, OAuthGrant, OAuthSettings, OAuthSpec};
 pub use reason::{ConditionType, Problem, Reason};
 pub use rules::{
     Violation, check_cluster_server, check_cluster_skill, check_server, check_skill, is_env_var_name,
     is_reserved_header, is_secret_key,
 };
+pub use secret_key_ref::SecretKeyRef;
 pub use server::{
     Activation, EnvVar, Expose, ExtraCapabilities, Header, HealthCheck, HttpTransport, HttpTransportKind,
-    Isolation, McpServer, McpServerSpec, NameFilter, ProtocolMode, Retry, SecretKeyRef, StdioTransport,
-    Timeouts, Tls, UpdateStrategy, ValueFrom,
+    Isolation, McpServer, McpServerSpec, NameFilter, ProtocolMode, Retry, StdioTransport, Timeouts, Tls,
+    UpdateStrategy, ValueFrom,
 };
 pub use skill::{ConfigMapRef, ServerRef, Skill, SkillSpec};
 pub use source_state::{SourceId, SourceProblem, SourceState, WatchMethod};
-pub use status::{McpServerStatus, ServerInfo, SkillStatus};
+pub use status::{AuthStatus, McpServerStatus, ServerInfo, SkillStatus};
 pub use transport::{HttpEndpoint, StdioEndpoint, Transport};
 
 /// The API group of all kinds.

@@ -63,6 +63,10 @@ pub enum Reason {
     // Conditions of a source
     SourceUnavailable,
     RemovalHeld,
+    // Events of an authorization
+    LoggedIn,
+    LoggedOut,
+    TokenNotRenewed,
     // Events of a declaration
     Created,
     Updated,

@@ -8,7 +8,8 @@ use url::Url;
 
 use super::literal::contains_redaction;
 use super::{
-    EnvVar, Header, Isolation, Literal, McpServerSpec, NameFilter, SecretKeyRef, SkillSpec, ValueFrom,
+    EnvVar, Header, Isolation, Literal, McpServerSpec, NameFilter, OAuthGrant, OAuthSpec, SecretKeyRef,
+    SkillSpec, ValueFrom,
 };
 
 #[cfg(test)]
@@ -86,6 +87,13 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
         if let Some(reference) = http.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref()) {
             violations.check_secret_ref("spec.http.tls.caSecretRef", reference);
         }
+        if let Some(oauth) = http.auth.as_ref().and_then(|auth| auth.oauth.as_ref()) {
+            check_oauth(oauth, &mut violations);
+            if names.iter().any(|name| name == "authorization") {
+                let message = "auth.oauth sets the header Authorization; remove it from headers";
+                violations.add("spec.http.headers", message);
+            }
+        }
     }
     if let Some(prefix) = &spec.expose.prefix {
         let is_valid = prefix.len() <= 32 && prefix.bytes().all(is_name_byte);
@@ -113,6 +121,31 @@ pub fn check_server(spec: &McpServerSpec) -> Vec<Violation> {
         violations.add("spec.health.failures", "failures must be from 1 to 20");
     }
     violations.0
+}
+
+fn check_oauth(oauth: &OAuthSpec, violations: &mut Violations) {
+    const PATH: &str = "spec.http.auth.oauth";
+    if oauth.client_secret_ref.is_some() && oauth.client_id.is_none() {
+        violations.add(PATH, "clientSecretRef requires clientId");
+    }
+    let is_confidential = oauth.client_id.is_some() && oauth.client_secret_ref.is_some();
+    if oauth.grant == OAuthGrant::ClientCredentials && !is_confidential {
+        violations.add(PATH, "grant: ClientCredentials requires clientId and clientSecretRef");
+    }
+    violations.check_len(&format!("{PATH}.scopes"), oauth.scopes.len(), 64);
+    for (index, scope) in oauth.scopes.iter().enumerate() {
+        // RFC 6749 §3.3
+        let is_scope_byte = |byte: u8| byte == b'!' || (b'#'..=b'~').contains(&byte) && byte != b'\\';
+        if scope.is_empty() || !scope.bytes().all(is_scope_byte) {
+            violations.add(format!("{PATH}.scopes[{index}]"), "must be one scope, without spaces and quotes");
+        }
+    }
+    if let Some(issuer) = &oauth.issuer {
+        violations.check_url(&format!("{PATH}.issuer"), issuer);
+    }
+    if let Some(reference) = &oauth.client_secret_ref {
+        violations.check_secret_ref(&format!("{PATH}.clientSecretRef"), reference);
+    }
 }
 
 /// Returns every rule that the spec of a `Skill` violates; empty if it is valid.

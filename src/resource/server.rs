@@ -8,6 +8,8 @@ use super::duration::{
     CallTimeout, ConnectTimeout, DrainTimeout, GracePeriod, HealthInterval, IdleTimeout, RetryDelay,
     StartTimeout, StopTimeout,
 };
+use super::oauth::HttpAuth;
+use super::secret_key_ref::SecretKeyRef;
 use super::{Literal, McpServerStatus};
 
 /// The desired state of an MCP server.
@@ -165,6 +167,11 @@ pub struct StdioTransport {
      self.headers.exists_one(other, one.name.lowerAscii() == other.name.lowerAscii()))"
 )
 .message("a header is declared twice; header names are case-insensitive"))]
+#[x_kube(validation = Rule::new(
+    "!has(self.auth) || !has(self.auth.oauth) || !has(self.headers) || \
+     self.headers.all(header, header.name.lowerAscii() != 'authorization')"
+)
+.message("auth.oauth sets the header Authorization; remove it from headers"))]
 pub struct HttpTransport {
     /// The URL of the MCP endpoint, with scheme `http` or `https` and without user name and password.
     #[schemars(length(max = 2048))]
@@ -181,6 +188,9 @@ pub struct HttpTransport {
     /// The TLS settings. Default: certificates are verified with the system's trust store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// The authorization of requests, other than by headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<HttpAuth>,
 }
 
 /// A transport of MCP over HTTP.
@@ -256,22 +266,6 @@ pub struct ValueFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub env: Option<String>,
-}
-
-/// A reference to a key of a Secret.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct SecretKeyRef {
-    /// The name of the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
-    pub name: String,
-    /// The key in the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[-._a-zA-Z0-9]+$"))]
-    pub key: String,
-    /// If true, a missing Secret or key is not an error and the variable, header or certificate is left out. Default:
-    /// false.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub optional: bool,
 }
 
 /// The TLS settings of an HTTP endpoint.

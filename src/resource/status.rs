@@ -51,12 +51,29 @@ pub struct McpServerStatus {
     /// The number of callers that have a connection of their own; only with `isolation: Session`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<u32>,
+    /// The OAuth authorization at the server; only if it has, or had, a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthStatus>,
     /// The last value of the annotation `evenkeel.dev/reconcile-requested-at` that evenkeel acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_reconcile_at: Option<String>,
     /// The source revision at which this object last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_applied_revision: Option<String>,
+}
+
+/// The OAuth authorization at a server. It never contains a token.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthStatus {
+    /// The issuer of the token.
+    pub issuer: String,
+    /// The scopes of the token.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// When the token expires, unless it is renewed before (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
 }
 
 /// The name and version that a server reports about itself. Not trusted.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use url::Url;
 
+use super::oauth::OAuthSettings;
 use super::server::HttpTransportKind;
 
 /// The transport of a server, with all references resolved.
@@ -44,6 +45,8 @@ pub struct HttpEndpoint {
     pub headers: Vec<(http::HeaderName, SecretString)>,
     /// PEM certificates to trust instead of the system's trust store.
     pub ca: Option<SecretString>,
+    /// The OAuth settings; `None` without `auth.oauth`.
+    pub oauth: Option<Box<OAuthSettings>>,
 }
 
 impl HttpEndpoint {

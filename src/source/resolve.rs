@@ -11,8 +11,8 @@ use url::Url;
 
 use super::StdioPolicy;
 use crate::resource::{
-    DigestKey, Endpoint, HttpEndpoint, HttpTransport, Literal, McpServerSpec, Problem, Reason, SecretKeyRef,
-    StdioEndpoint, StdioTransport, Transport, ValueFrom, is_public_variable,
+    DigestKey, Endpoint, HttpEndpoint, HttpTransport, Literal, McpServerSpec, OAuthSettings, OAuthSpec,
+    Problem, Reason, SecretKeyRef, StdioEndpoint, StdioTransport, Transport, ValueFrom, is_public_variable,
 };
 
 /// The environment of the evenkeel process at its start, for `valueFrom.env`.
@@ -142,7 +142,27 @@ impl ReferenceValues<'_> {
             Some(reference) => self.resolve_secret("spec.http.tls.caSecretRef", reference)?,
             None => None,
         };
-        Ok(HttpEndpoint { kind: http.transport, url, headers, ca })
+        let oauth = match http.auth.as_ref().and_then(|auth| auth.oauth.as_ref()) {
+            Some(oauth) => Some(Box::new(self.resolve_oauth(oauth)?)),
+            None => None,
+        };
+        Ok(HttpEndpoint { kind: http.transport, url, headers, ca, oauth })
+    }
+
+    fn resolve_oauth(&self, oauth: &OAuthSpec) -> Result<OAuthSettings, Problem> {
+        let client_secret = match &oauth.client_secret_ref {
+            Some(reference) => self.resolve_secret("spec.http.auth.oauth.clientSecretRef", reference)?,
+            None => None,
+        };
+        let client_secret = client_secret
+            .map(|secret| SecretString::from(secret.expose_secret().trim_end_matches(['\r', '\n'])));
+        Ok(OAuthSettings {
+            client_id: oauth.client_id.clone(),
+            client_secret,
+            scopes: oauth.scopes.clone(),
+            grant: oauth.grant,
+            issuer: oauth.issuer.clone(),
+        })
     }
 
     /// Resolves a value; returns `None` if it is omitted because an optional secret is missing.
@@ -198,9 +218,11 @@ pub(super) fn secret_references(spec: &McpServerSpec) -> impl Iterator<Item = &S
     let env = spec.stdio.iter().flat_map(|stdio| &stdio.env).map(|var| &var.value_from);
     let headers = spec.http.iter().flat_map(|http| &http.headers).map(|header| &header.value_from);
     let tls = spec.http.iter().filter_map(|http| http.tls.as_ref());
+    let oauth = spec.http.iter().filter_map(|http| http.auth.as_ref()?.oauth.as_ref());
     env.chain(headers)
         .filter_map(|from| from.as_ref()?.secret_key_ref.as_ref())
         .chain(tls.filter_map(|tls| tls.ca_secret_ref.as_ref()))
+        .chain(oauth.filter_map(|oauth| oauth.client_secret_ref.as_ref()))
 }
 
 fn invalid_spec(message: &str) -> Problem {

@@ -1,5 +1,6 @@
 use tokio_util::task::TaskTracker;
 
+use super::access_token::AccessToken;
 use super::attempt_step::AttemptStep;
 use super::child_environment::ChildEnvironment;
 use super::connection_callers::ConnectionCallers;
@@ -12,6 +13,8 @@ use super::retry_after::RetryAfter;
 /// The parts of the evenkeel process that a connection uses.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionContext {
+    /// The OAuth access token of the server.
+    pub access_token: AccessToken,
     /// The callers that use this connection.
     pub callers: ConnectionCallers,
     /// The tasks of this connection: its child process, the tasks that read and write the child's pipes, the DELETE of

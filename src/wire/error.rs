@@ -42,12 +42,12 @@ pub enum FailureSource {
 impl ConnectionError {
     /// Returns an error of a request that was not sent.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self {
-            problem: Problem::new(reason, message),
-            dispatched: false,
-            retry_after: None,
-            failure_source: FailureSource::Connection,
-        }
+        Self::from_problem(Problem::new(reason, message))
+    }
+
+    /// Returns an error of a request that was not sent, because of this problem.
+    pub fn from_problem(problem: Problem) -> Self {
+        Self { problem, dispatched: false, retry_after: None, failure_source: FailureSource::Connection }
     }
 
     /// True if the connection or its session failed, and not only one request.

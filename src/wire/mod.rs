@@ -3,6 +3,7 @@
 //! Promises that messages between agents and servers keep their bytes: it parses only what it needs and changes only
 //! what must change. All sizes are bounded. Never decides which server to connect to or when to retry.
 
+mod access_token;
 mod attempt_step;
 mod child_environment;
 mod client_capabilities;
@@ -40,6 +41,7 @@ mod sse;
 mod stdio;
 mod subscription;
 
+pub use access_token::{AccessToken, IssuedToken, TokenState};
 pub use attempt_step::AttemptStep;
 pub use child_environment::ChildEnvironment;
 pub use client_capabilities::ClientCapabilities;
@@ -51,6 +53,7 @@ pub use connection_context::ConnectionContext;
 pub use envelope::{Envelope, JsonRpcId, MalformedMessage};
 pub use error::{ConnectionError, FailureSource};
 pub use handshake_result::{Era, HandshakeResult, ServerCapabilities, ServerDescription};
+pub use http::{AddressScope, address_scope, fetch};
 pub use input_request::{InputMethod, InputRequest};
 pub use json_edit::{
     JsonEdit, Member, Members, RequestParams, decode_json_string, json_string, parse_members,

@@ -43,13 +43,20 @@ pub async fn open(
     probe_timeout: Duration,
     context: &ConnectionContext,
 ) -> Result<(Connection, ConnectionEvents), ConnectionError> {
+    if let DeclaredTransport::Http(endpoint) = &endpoint.transport
+        && let Some(problem) = context.access_token.wait_until_known(&endpoint.url).await
+    {
+        return Err(ConnectionError::from_problem(problem));
+    }
     let end = Arc::new(ConnectionEnd::default());
     let unreadable_level = if endpoint.transport.is_stdio() { "stdout" } else { "http" };
     let notifications = NotificationDispatcher::new(
         context.log.clone(),
         unreadable_level,
         context.notifications.clone(),
-        SecretMask::for_endpoint(endpoint, &context.child_environment).await,
+        SecretMask::for_endpoint(endpoint, &context.child_environment)
+            .await
+            .with_token(&context.access_token),
     );
     let transport = match &endpoint.transport {
         DeclaredTransport::Stdio(endpoint) => {

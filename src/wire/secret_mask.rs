@@ -10,6 +10,7 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use secrecy::{ExposeSecret, SecretString};
 use url::{Url, form_urlencoded};
 
+use super::access_token::AccessToken;
 use super::child_environment::ChildEnvironment;
 use crate::resource::{Endpoint, Transport};
 use crate::text;
@@ -28,7 +29,11 @@ const MAX_HELD_BYTES: usize = 4 * MAX_PATTERN_BYTES;
 /// The values to redact for one connection. Cheap to clone; allocates nothing if there are none. `Debug` prints none of
 /// them.
 #[derive(Clone, Default)]
-pub(super) struct SecretMask(Option<Arc<MaskedValues>>);
+pub(super) struct SecretMask {
+    values: Option<Arc<MaskedValues>>,
+    /// The OAuth tokens of the server, which change during a connection.
+    token: AccessToken,
+}
 
 struct MaskedValues {
     values: Vec<SecretString>,
@@ -67,12 +72,23 @@ impl SecretMask {
                     }
                 }
                 values.add_url(&http.url);
+                if let Some(secret) = http.oauth.as_ref().and_then(|oauth| oauth.client_secret.as_ref()) {
+                    values.add(secret.expose_secret(), MIN_VALUE_CHARS);
+                }
             }
         }
         let mut values = values.0;
         values.sort_by(|one, other| one.expose_secret().cmp(other.expose_secret()));
         values.dedup_by(|one, other| one.expose_secret() == other.expose_secret());
-        Self((!values.is_empty()).then(|| Arc::new(MaskedValues { values, searcher: OnceLock::new() })))
+        let values =
+            (!values.is_empty()).then(|| Arc::new(MaskedValues { values, searcher: OnceLock::new() }));
+        Self { values, token: AccessToken::default() }
+    }
+
+    /// Adds the OAuth tokens of the server.
+    #[must_use]
+    pub(super) fn with_token(self, token: &AccessToken) -> Self {
+        Self { token: token.clone(), ..self }
     }
 
     /// Returns the text with the values replaced.
@@ -105,8 +121,11 @@ impl SecretMask {
 
     /// Returns the ranges of values in order. Adjacent and overlapping ones are merged.
     fn value_spans(&self, text: &[u8]) -> Vec<Range<usize>> {
-        let Some(values) = &self.0 else { return Vec::new() };
-        let mut spans = values.matches(text);
+        let mut spans = self.values.as_ref().map(|values| values.matches(text)).unwrap_or_default();
+        self.token.for_each_recent(|token| {
+            let token = token.expose_secret().as_bytes();
+            spans.extend(memchr::memmem::find_iter(text, token).map(|start| start..start + token.len()));
+        });
         spans.sort_by_key(|span| span.start);
         spans.dedup_by(|next, span| {
             let touches = next.start <= span.end;
@@ -229,7 +248,7 @@ impl SecretMaskStream {
     pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.buffer.extend_from_slice(bytes);
         let lines = self.buffer.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let cut = if self.mask.0.is_none() {
+        let cut = if self.mask.values.is_none() {
             self.buffer.len()
         } else if self.buffer.len() - lines > MAX_HELD_BYTES {
             // A value may begin in the last bytes: keep them.
@@ -294,6 +313,7 @@ mod tests {
                 url: url.parse().unwrap(),
                 headers,
                 ca: None,
+                oauth: None,
             }),
             &[],
         )

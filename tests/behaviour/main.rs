@@ -33,6 +33,7 @@ mod local_limits;
 #[cfg(target_os = "linux")]
 mod memory;
 mod names;
+mod oauth;
 mod on_demand;
 mod passthrough;
 mod process_end;

@@ -178,6 +178,7 @@ impl GatewayFixture {
             url: server.url().parse().unwrap(),
             headers: Vec::new(),
             ca: None,
+            oauth: None,
         };
         let endpoint = Endpoint::new(Transport::Http(http), ProtocolMode::Auto, &DigestKey::new(b"test"));
         let declared = DeclaredObject {

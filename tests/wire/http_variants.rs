@@ -81,6 +81,7 @@ async fn connect_through(proxy: &ReverseProxy, rig: &FakeHttpServer) -> (Connect
         url,
         headers: Vec::new(),
         ca: None,
+        oauth: None,
     });
     let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
     let context = ConnectionContext::default();

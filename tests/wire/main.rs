@@ -61,6 +61,7 @@ impl TestServer {
                 url: rig.url().parse().unwrap(),
                 headers: Vec::new(),
                 ca: None,
+                oauth: None,
             }),
             Self::Stdio(rig) => {
                 let (program, script) = rig.command();

@@ -40,6 +40,7 @@ async fn stream_request_carries_the_credentials() {
             url: rig.url().parse().unwrap(),
             headers: vec![(AUTHORIZATION, "Bearer s3cret".to_owned().into())],
             ca: None,
+            oauth: None,
         });
         let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
         let context = ConnectionContext::default();

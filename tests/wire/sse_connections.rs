@@ -136,7 +136,8 @@ async fn refusal_at_the_usual_path_names_the_transport() {
         let TestServer::Http(rig) = &server else { unreachable!() };
         let url = format!("http://{}{path}", rig.address()).parse().unwrap();
         let kind = HttpTransportKind::StreamableHttp;
-        let transport = Transport::Http(HttpEndpoint { kind, url, headers: Vec::new(), ca: None });
+        let transport =
+            Transport::Http(HttpEndpoint { kind, url, headers: Vec::new(), ca: None, oauth: None });
         let endpoint = Endpoint::new(transport, ProtocolMode::Auto, &DigestKey::new(b"test"));
         let context = ConnectionContext::default();
         let opening = open(&endpoint, None, PROBE_TIMEOUT, &context);

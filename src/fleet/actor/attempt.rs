@@ -57,6 +57,7 @@ impl RunningAttempt {
             None => context.subscriptions.notification_handler(&target.key),
         };
         let host = ConnectionContext {
+            access_token: context.access_tokens.get_or_create(&target.key),
             guard: context.process_guard.clone(),
             child_environment: context.child_environment.clone(),
             stop_timeout,

@@ -31,7 +31,9 @@ use crate::net::jitter;
 use crate::plan::ConnectionTarget;
 use crate::resource::{Problem, Reason};
 use crate::upstream::{CallRefusal, HandleRequest, UpstreamControl, UpstreamHandle};
-use crate::wire::{Connection, ConnectionEvent, ConnectionEvents, RetryAfter, SharedStopTimeout};
+use crate::wire::{
+    Connection, ConnectionError, ConnectionEvent, ConnectionEvents, RetryAfter, SharedStopTimeout, TokenState,
+};
 use attempt::{AttemptEvent, RunningAttempt};
 use caller_role::CallerRole;
 use drain::{CloseFuture, DrainDeadline};
@@ -70,6 +72,9 @@ pub(super) struct Actor {
     /// Held until the first attempt has ended, for a server that was declared at startup.
     startup_guard: Option<StartupGuard>,
     left_out: LeftOutReport,
+    /// The state of the server's OAuth token.
+    token_states: Option<watch::Receiver<TokenState>>,
+    has_token: bool,
     /// The role of an actor whose connection belongs to one caller.
     role: Option<Box<CallerRole>>,
 }
@@ -113,6 +118,7 @@ impl Actor {
         let connecting = Problem::new(Reason::Connecting, format!("{} is being attached", target.key.name));
         let upstream = UpstreamControl::new(target.key.clone(), CallRefusal::Unavailable(connecting));
         let left_out = LeftOutReport::new(target.key.clone(), context.clone());
+        let token_states = context.access_tokens.get_or_create(&target.key).subscribe();
         let order = ServerOrder::Apply(target.clone());
         let (machine, effects) = StateMachine::start(target, upstream.handle().clone(), cached, step_time());
         let mut actor = Self {
@@ -130,6 +136,8 @@ impl Actor {
             stop_timeout: SharedStopTimeout::default(),
             startup_guard,
             left_out,
+            has_token: token_states.as_ref().is_some_and(|states| states.borrow().token.is_some()),
+            token_states,
             role,
         };
         actor.update_stop_timeout(&order);
@@ -232,6 +240,7 @@ impl Actor {
             () = sleep_until_some(self.role.as_ref().filter(|_| !is_detaching).map(|role| role.wake_at())) => {
                 Input::TimeReached
             }
+            () = token_changed(self.token_states.as_mut()) => self.token_input(),
             () = self.retry_after.changed() => Input::RetryAfterChanged(self.retry_after_state()),
             () = retry_after_changed(live_retry_after.as_ref()) => {
                 Input::RetryAfterChanged(self.retry_after_state())
@@ -241,6 +250,22 @@ impl Actor {
                 HandleRequest::CheckList(list) => Input::UnknownItem(list),
             },
             id = next_closed(&mut self.closing) => Input::ConnectionClosed(id),
+        }
+    }
+
+    /// Returns the input for a changed OAuth token.
+    fn token_input(&mut self) -> Input {
+        let Some(states) = &mut self.token_states else { return Input::TimeReached };
+        let TokenState { url: _, token, problem } = states.borrow_and_update().clone();
+        let had_token = std::mem::replace(&mut self.has_token, token.is_some());
+        match &self.live {
+            _ if token.is_some() => Input::TokenObtained { is_first: !had_token },
+            Some(live) if had_token || problem.is_some() => {
+                let logged_out = || Problem::new(Reason::AuthRequired, "the token was removed by a logout");
+                let error = ConnectionError::from_problem(problem.unwrap_or_else(logged_out));
+                Input::ConnectionLost(live.id, error)
+            }
+            _ => Input::TimeReached,
         }
     }
 
@@ -302,6 +327,16 @@ async fn retry_after_changed(retry_after: Option<&RetryAfter>) {
     match retry_after {
         Some(retry_after) => retry_after.changed().await,
         None => std::future::pending().await,
+    }
+}
+
+async fn token_changed(states: Option<&mut watch::Receiver<TokenState>>) {
+    let changed = match states {
+        Some(states) => states.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -71,6 +71,11 @@ pub(in crate::fleet) enum Input {
     ConnectionUnused(ConnectionId),
     /// The server's Retry-After began, was extended or expired.
     RetryAfterChanged(RetryAfterState),
+    /// The server has an OAuth token, or another one.
+    TokenObtained {
+        /// True if it had none before.
+        is_first: bool,
+    },
     /// A call needs the connection of an idle server.
     CallWaiting,
     /// The time that [`StateMachine::next_wake_at`](super::StateMachine::next_wake_at) returned has come.

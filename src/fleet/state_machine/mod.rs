@@ -115,6 +115,7 @@ impl StateMachine {
             Input::ConnectionUsed(id, delay) => self.on_connection_used(id, delay, step_ref),
             Input::ConnectionUnused(id) => self.on_connection_unused(id, step_ref),
             Input::RetryAfterChanged(retry_after) => self.retry_after = retry_after,
+            Input::TokenObtained { is_first } => self.on_token_obtained(is_first, step_ref),
             Input::CallWaiting => self.connect_on_demand(step_ref),
             Input::TimeReached => self.on_time_reached(step_ref),
         }

@@ -107,6 +107,15 @@ impl StateMachine {
         }
     }
 
+    /// Tries again at once if the server refused requests without this token.
+    pub(super) fn on_token_obtained(&mut self, is_first: bool, step: &mut Step) {
+        if let Some(Progress::Retrying(retry)) = self.state.progress()
+            && (is_first || retry.problem.reason.is_refusal())
+        {
+            self.ensure_connected(step);
+        }
+    }
+
     /// Replaces the connection: its target changed, or the server is declared again.
     fn replace(&mut self, step: &mut Step) {
         // Failures of an earlier target do not apply to this one.

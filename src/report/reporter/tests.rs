@@ -363,6 +363,7 @@ async fn run_follows_its_inputs_until_stopped() {
         observations,
         catalog,
         session_counts: watch::channel(OrdMap::new()).1,
+        auth_states: watch::channel(OrdMap::new()).1,
         skill_states: watch::channel(SkillStates::default()).1,
         sync_results: watch::channel(SyncResults::default()).1,
     };

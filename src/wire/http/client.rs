@@ -6,7 +6,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, USER_AGENT,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION,
+    USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::response::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 use url::Url;
 
+use super::super::access_token::{AccessToken, IssuedToken};
 use super::super::connection_callers::ConnectionCallers;
 use super::super::connection_context::ConnectionContext;
 use super::super::error::ConnectionError;
@@ -32,7 +34,7 @@ use super::header::encode_header_value;
 use super::pool::{ConnectionPool, PooledBody};
 use super::post_queue::PostQueue;
 use super::session::SessionCheck;
-use super::status_error::{retry_after, status_error};
+use super::status_error::{SentCredentials, retry_after, status_error};
 use super::streaming_body::StreamingBody;
 use crate::resource::{HttpEndpoint, HttpTransportKind, Reason};
 
@@ -59,6 +61,7 @@ pub(super) struct Inner {
     pub(super) url: Url,
     pub(super) template: ArcSwap<RequestTemplate>,
     credentials: Credentials,
+    access_token: AccessToken,
     closed: AtomicBool,
     pub(super) retry_after: RetryAfter,
     /// The tasks of the connection, which the fleet waits for on shutdown.
@@ -97,12 +100,7 @@ impl HttpClient {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("evenkeel/", env!("CARGO_PKG_VERSION"))));
-        let host = endpoint.url.host_str().unwrap_or_default();
-        let host = endpoint.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        headers.insert(
-            HOST,
-            HeaderValue::from_str(&host).map_err(|_| invalid(format!("{host:?} is not a valid host")))?,
-        );
+        headers.insert(HOST, request_host(&endpoint.url)?);
         let connector = Connector::new(endpoint, context.attempt_step.clone())?;
         let proxy = connector.request_proxy();
         let target = request_target(&endpoint.url, proxy.is_some())
@@ -123,6 +121,7 @@ impl HttpClient {
                 fallback_list: None,
             }),
             credentials: Credentials::from_endpoint(endpoint)?,
+            access_token: context.access_token.clone(),
             closed: AtomicBool::new(false),
             retry_after: context.retry_after.clone(),
             tasks: context.tasks.clone(),
@@ -221,7 +220,8 @@ impl HttpClient {
     }
 
     /// Sends an HTTP request with the credentials. Fails without sending while a Retry-After is in effect. Follows one
-    /// redirect within the origin. A repeatable request may reach the server twice.
+    /// redirect within the origin. A repeatable request may reach the server twice. One whose OAuth token the server rejects
+    /// is sent again with another token: it was not processed.
     pub(super) async fn send(
         &self,
         method: &Method,
@@ -232,7 +232,27 @@ impl HttpClient {
         if let Some(error) = self.0.retry_after.request_error() {
             return Err(error);
         }
-        let headers = self.authorized_headers(headers);
+        let (authorized, token) = self.authorize(headers.clone());
+        let response = self.send_once(method, authorized, body, is_repeatable).await?;
+        let Some(rejected) = token.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else {
+            return Ok(response);
+        };
+        // Boxed: the future of every request would hold its memory.
+        let replaced = Box::pin(self.0.access_token.replacement(&rejected, &self.0.url)).await;
+        if replaced.is_none() {
+            return Ok(response);
+        }
+        response.into_body().recycle();
+        Box::pin(self.send_once(method, self.authorize(headers).0, body, is_repeatable)).await
+    }
+
+    async fn send_once(
+        &self,
+        method: &Method,
+        headers: HeaderMap,
+        body: &Bytes,
+        is_repeatable: bool,
+    ) -> Result<Response<PooledBody>, ConnectionError> {
         let target = self.0.template.load().target.clone();
         let response =
             self.0.pool.send(build_request(method, target, headers.clone(), body), is_repeatable).await?;
@@ -309,9 +329,18 @@ impl HttpClient {
     }
 
     /// Adds the credentials to the headers of a request.
-    pub(super) fn authorized_headers(&self, mut headers: HeaderMap) -> HeaderMap {
+    pub(super) fn authorized_headers(&self, headers: HeaderMap) -> HeaderMap {
+        self.authorize(headers).0
+    }
+
+    /// Adds the credentials to the headers of a request. Returns the OAuth token if it is one of them.
+    fn authorize(&self, mut headers: HeaderMap) -> (HeaderMap, Option<IssuedToken>) {
         self.0.credentials.authorize(&mut headers);
-        headers
+        let token = self.0.access_token.for_url(&self.0.url);
+        // A declared header takes precedence.
+        let token = token.filter(|_| !headers.contains_key(AUTHORIZATION));
+        headers.extend(token.as_ref().map(|token| (AUTHORIZATION, token.header().clone())));
+        (headers, token)
     }
 
     /// Interprets a response with an error status. `body` is the start of its body.
@@ -329,16 +358,27 @@ impl HttpClient {
             }
             _ => String::from_utf8_lossy(body).into_owned(),
         };
-        let Inner { notifications, credentials, .. } = &*self.0;
-        if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) && !self.is_handshaking() {
-            notifications.request_health_check();
+        let Inner { notifications, credentials, access_token, .. } = &*self.0;
+        if matches!(head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            head.headers
+                .get(WWW_AUTHENTICATE)
+                .into_iter()
+                .for_each(|value| access_token.record_challenge(value));
+            if !self.is_handshaking() {
+                notifications.request_health_check();
+            }
         }
+        let sent = SentCredentials {
+            declared: !credentials.is_empty(),
+            token: access_token.for_url(&self.0.url).is_some(),
+            login_command: access_token.login_command(),
+        };
         RequestError::Connection(status_error(
             head.status,
             &head.headers,
             &text,
             notifications.mask(),
-            !credentials.is_empty(),
+            sent,
             Timestamp::now(),
         ))
     }
@@ -402,8 +442,16 @@ fn build_request(method: &Method, target: Uri, headers: HeaderMap, body: &Bytes)
     request
 }
 
+/// Returns the value of `Host` for a URL.
+pub(super) fn request_host(url: &Url) -> Result<HeaderValue, ConnectionError> {
+    let host = url.host_str().unwrap_or_default();
+    let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    HeaderValue::from_str(&host)
+        .map_err(|_| ConnectionError::new(Reason::InvalidSpec, format!("{host:?} is not a valid host")))
+}
+
 /// Returns a URL as in a request line (RFC 9112 §3.2): path and query, or the whole URL for a proxy.
-fn request_target(url: &Url, is_proxied: bool) -> Option<Uri> {
+pub(super) fn request_target(url: &Url, is_proxied: bool) -> Option<Uri> {
     use url::Position::{AfterQuery, BeforeHost, BeforePath};
     if is_proxied {
         Uri::try_from(format!("{}://{}", url.scheme(), &url[BeforeHost..AfterQuery])).ok()

@@ -89,6 +89,11 @@ impl Connector {
         self.proxy.as_deref().filter(|_| self.tls.is_none())
     }
 
+    /// True if the server is reached through a proxy.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.proxy.is_some()
+    }
+
     /// Connects to the first address that accepts. Rejects link-local and metadata service addresses, after the name is
     /// resolved.
     pub(super) async fn connect(&self) -> Result<ServerSocket, ConnectionError> {

@@ -8,6 +8,7 @@ mod connect_error;
 mod content_coding;
 mod credentials;
 mod exchange;
+mod fetch;
 mod header;
 mod media_type;
 mod notification_stream;
@@ -25,6 +26,7 @@ mod streaming_body;
 
 pub(super) use client::HttpClient;
 pub(super) use exchange::HttpExchange;
+pub use fetch::{AddressScope, address_scope, fetch};
 pub(super) use header::encode_header_value;
 pub(super) use notification_stream::NotificationStream;
 pub(super) use sse_connection::{SseCall, SseConnection};

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 
 use super::super::secret_mask::SecretMask;
@@ -12,52 +12,33 @@ use crate::resource::Reason;
 /// The longest part of a body that a message quotes, in characters.
 const MAX_EXCERPT_CHARS: usize = 120;
 
+/// The credentials of a request.
+#[derive(Clone, Copy, Default)]
+pub(super) struct SentCredentials<'a> {
+    /// True if the declaration has headers.
+    pub(super) declared: bool,
+    /// True if the request had an OAuth token.
+    pub(super) token: bool,
+    /// The command with which a person logs in to the server, if it can have a token.
+    pub(super) login_command: Option<&'a str>,
+}
+
 /// Builds the error for an HTTP status other than success.
 ///
-/// `has_credentials` is true if the declaration has headers. Rejected and missing credentials get different reasons,
-/// because different people must act. `body` is the text of the response's body; `mask` redacts it.
+/// Rejected and missing credentials get different reasons, because different people must act. `body` is the text of the response's body; `mask` redacts it.
 pub(super) fn status_error(
     status: StatusCode,
     headers: &HeaderMap,
     body: &str,
     mask: &SecretMask,
-    has_credentials: bool,
+    sent: SentCredentials<'_>,
     now: Timestamp,
 ) -> ConnectionError {
     let excerpt = mask.redacted_line(&body_message(&mask.redact(body)), MAX_EXCERPT_CHARS);
     let excerpt = if excerpt.is_empty() { excerpt } else { format!(": {excerpt}") };
-    let is_challenge = headers.contains_key(WWW_AUTHENTICATE);
     let (reason, message) = match status {
-        StatusCode::UNAUTHORIZED if has_credentials => (
-            Reason::CredentialsRejected,
-            format!(
-                "the server rejected the credentials in spec.http.headers (HTTP {status}{excerpt}); correct them, or the \
-                 secret that they come from"
-            ),
-        ),
-        StatusCode::FORBIDDEN if has_credentials => (
-            Reason::CredentialsRejected,
-            format!(
-                "the server refused the request with the credentials in spec.http.headers (HTTP {status}{excerpt}); check \
-                 what they permit, and whether a proxy or firewall refuses requests from this machine"
-            ),
-        ),
-        StatusCode::FORBIDDEN if !is_challenge => (
-            Reason::AuthRequired,
-            format!(
-                "the server, or a proxy or firewall in front of it, refused the request (HTTP {status}{excerpt}); check \
-                 whether it permits requests from this machine, and whether it requires credentials"
-            ),
-        ),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            let challenge = if is_challenge { "; it requests authorization (WWW-Authenticate)" } else { "" };
-            (
-                Reason::AuthRequired,
-                format!(
-                    "the server requires credentials (HTTP {status}{excerpt}){challenge}; \
-                     set spec.http.headers with a secretKeyRef"
-                ),
-            )
+            unauthorized_message(status, headers.get(WWW_AUTHENTICATE), &excerpt, sent)
         }
         _ if status.is_redirection() => (Reason::ConnectFailed, redirect_message(status, headers, mask)),
         _ => {
@@ -71,6 +52,72 @@ pub(super) fn status_error(
     error.failure_source = FailureSource::Status(status);
     error.retry_after = retry_after(headers, now);
     error
+}
+
+/// Returns the reason and the message for a 401 or 403.
+fn unauthorized_message(
+    status: StatusCode,
+    challenge: Option<&HeaderValue>,
+    excerpt: &str,
+    sent: SentCredentials<'_>,
+) -> (Reason, String) {
+    let challenge = challenge.map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());
+    let challenge_has = |word| challenge.as_ref().is_some_and(|challenge| challenge.contains(word));
+    match sent.login_command {
+        Some(command) if sent.token => {
+            let refused = if challenge_has("insufficient_scope") {
+                "requires scopes that the OAuth token does not have"
+            } else {
+                "rejected the OAuth token"
+            };
+            let message = format!("the server {refused} (HTTP {status}{excerpt}); run: {command}");
+            return (Reason::AuthRequired, message);
+        }
+        Some(command)
+            if !sent.declared && (challenge_has("bearer") || challenge_has("resource_metadata")) =>
+        {
+            let message = format!(
+                "the server requires authorization (HTTP {status}{excerpt}); run: {command}; or set spec.http.headers \
+                 with a secretKeyRef"
+            );
+            return (Reason::AuthRequired, message);
+        }
+        _ => {}
+    }
+    match status {
+        StatusCode::UNAUTHORIZED if sent.declared => (
+            Reason::CredentialsRejected,
+            format!(
+                "the server rejected the credentials in spec.http.headers (HTTP {status}{excerpt}); correct them, or the \
+                 secret that they come from"
+            ),
+        ),
+        StatusCode::FORBIDDEN if sent.declared => (
+            Reason::CredentialsRejected,
+            format!(
+                "the server refused the request with the credentials in spec.http.headers (HTTP {status}{excerpt}); check \
+                 what they permit, and whether a proxy or firewall refuses requests from this machine"
+            ),
+        ),
+        StatusCode::FORBIDDEN if challenge.is_none() => (
+            Reason::AuthRequired,
+            format!(
+                "the server, or a proxy or firewall in front of it, refused the request (HTTP {status}{excerpt}); check \
+                 whether it permits requests from this machine, and whether it requires credentials"
+            ),
+        ),
+        _ => {
+            let challenge =
+                if challenge.is_some() { "; it requests authorization (WWW-Authenticate)" } else { "" };
+            (
+                Reason::AuthRequired,
+                format!(
+                    "the server requires credentials (HTTP {status}{excerpt}){challenge}; \
+                     set spec.http.headers with a secretKeyRef"
+                ),
+            )
+        }
+    }
 }
 
 fn redirect_message(status: StatusCode, headers: &HeaderMap, mask: &SecretMask) -> String {
@@ -132,6 +179,50 @@ mod tests {
         "2026-11-21T12:00:00Z".parse().unwrap()
     }
 
+    fn declared(declared: bool) -> SentCredentials<'static> {
+        SentCredentials { declared, ..SentCredentials::default() }
+    }
+
+    #[test]
+    fn message_for_oauth_names_the_command() {
+        for (status, challenge, declared, token, reason, expected) in [
+            (
+                401,
+                "Bearer resource_metadata=\"https://a/\"",
+                false,
+                false,
+                Reason::AuthRequired,
+                "run: login x",
+            ),
+            (401, "Basic realm=x", false, false, Reason::AuthRequired, "set spec.http.headers"),
+            (401, "Bearer", true, false, Reason::CredentialsRejected, "spec.http.headers"),
+            (
+                401,
+                "Bearer error=\"invalid_token\"",
+                false,
+                true,
+                Reason::AuthRequired,
+                "rejected the OAuth token",
+            ),
+            (401, "Bearer error=\"invalid_token\"", true, true, Reason::AuthRequired, "run: login x"),
+            (
+                403,
+                "Bearer error=\"insufficient_scope\"",
+                false,
+                true,
+                Reason::AuthRequired,
+                "requires scopes",
+            ),
+        ] {
+            let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, challenge.parse().unwrap())]);
+            let sent = SentCredentials { declared, token, login_command: Some("login x") };
+            let status = StatusCode::from_u16(status).unwrap();
+            let error = status_error(status, &headers, "", &SecretMask::default(), sent, now());
+            assert_eq!(error.problem.reason, reason, "{challenge} {declared} {token}");
+            assert!(error.problem.message.contains(expected), "{}", error.problem.message);
+        }
+    }
+
     #[test]
     fn reason_depends_on_status_and_declared_credentials() {
         for (status, credentials, reason) in [
@@ -144,8 +235,14 @@ mod tests {
             (302, false, Reason::ConnectFailed),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let error =
-                status_error(status, &HeaderMap::new(), "", &SecretMask::default(), credentials, now());
+            let error = status_error(
+                status,
+                &HeaderMap::new(),
+                "",
+                &SecretMask::default(),
+                declared(credentials),
+                now(),
+            );
             assert_eq!(error.problem.reason, reason, "{status}");
         }
     }
@@ -193,7 +290,8 @@ mod tests {
             if challenge {
                 headers.insert(WWW_AUTHENTICATE, "Bearer".parse().unwrap());
             }
-            let error = status_error(status, &headers, body, &SecretMask::default(), credentials, now());
+            let error =
+                status_error(status, &headers, body, &SecretMask::default(), declared(credentials), now());
             let message = error.problem.message;
             assert!(message.contains(&format!("HTTP {status}")), "{message}");
             assert!(message.contains(&body_message(body)) && message.contains(expected), "{message}");
@@ -236,7 +334,8 @@ mod tests {
     fn redirect_message_omits_the_query() {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, "https://other/mcp?token=hunter2".parse().unwrap());
-        let error = status_error(StatusCode::FOUND, &headers, "", &SecretMask::default(), false, now());
+        let error =
+            status_error(StatusCode::FOUND, &headers, "", &SecretMask::default(), declared(false), now());
         assert!(error.problem.message.contains("https://other/mcp"), "{error}");
         assert!(!error.problem.message.contains("hunter2"), "{error}");
     }

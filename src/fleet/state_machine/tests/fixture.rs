@@ -366,6 +366,7 @@ pub(super) fn target(spec: &str, secret: u32) -> ConnectionTarget {
             url: http.url.parse().unwrap(),
             headers: Vec::new(),
             ca: None,
+            oauth: None,
         }),
         (None, None) => unreachable!("a spec has a transport"),
     };
