@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
@@ -27,6 +28,9 @@ use super::server_authorization::{ServerAuthorization, declared_http_endpoint};
 use crate::net::jitter;
 use crate::resource::{DeclaredObject, Desired, Endpoint, McpServerSpec, OAuthGrant, ObjectKey, Transport};
 use crate::wire::{IssuedToken, TokenState};
+
+/// The time after which the token of a refused client is requested again.
+const CLIENT_RETRY_INTERVAL: Duration = Duration::from_mins(5);
 
 type DeclaredServers = OrdMap<ObjectKey, Arc<DeclaredObject<McpServerSpec>>>;
 type Renewed = Result<StoredGrant, OAuthError>;
@@ -192,7 +196,8 @@ impl Authorizer {
         };
         // Of several issuers or clients, the newest login.
         let found = self.grants.iter().filter(is_for).max_by_key(|(_, entry)| entry.number);
-        let command = self.tokens.login_command(key);
+        // A login does not help a client that needs none.
+        let command = self.tokens.login_command(key).filter(|_| !server.needs_no_login());
         let state = match found {
             Some((_, entry)) => {
                 let token =
@@ -255,8 +260,12 @@ impl Authorizer {
     }
 
     fn on_renewed(&mut self, place: &GrantPlace, renewed: Result<Renewed, JoinError>) {
-        let failed = |_| Err(OAuthError::Failed("an internal error of evenkeel; please report it".into()));
-        let renewed = renewed.unwrap_or_else(failed);
+        let renewed = match renewed {
+            Ok(renewed) => renewed,
+            // A login or logout has replaced or removed the grant.
+            Err(error) if error.is_cancelled() => return,
+            Err(_) => Err(OAuthError::Failed("an internal error of evenkeel; please report it".into())),
+        };
         self.last_number += 1;
         let number = self.last_number;
         let Some(entry) = self.grants.get_mut(place) else { return };
@@ -268,6 +277,10 @@ impl Authorizer {
             Err(error) => {
                 tracing::warn!(grant = %place, %error, "a token could not be renewed");
                 entry.record_failure(error, jitter());
+                if matches!(place, GrantPlace::Memory(_)) {
+                    // The authorization server may accept the client later, without a change here.
+                    entry.renew_at.get_or_insert_with(|| Instant::now() + CLIENT_RETRY_INTERVAL);
+                }
             }
         }
         self.assign_all();
@@ -285,13 +298,19 @@ impl Authorizer {
                 continue;
             }
             let is_memory = matches!(place, GrantPlace::Memory(_));
-            if is_memory || entry.grant.as_ref().is_some_and(StoredGrant::is_renewable) {
+            let is_renewable = is_memory || entry.grant.as_ref().is_some_and(StoredGrant::is_renewable);
+            if is_renewable && !entry.is_fresh() {
                 entry.renew_at = Some(now);
+                continue;
+            }
+            entry.problem = Some(if is_renewable {
+                // Another one would be rejected too. The next renewal is in its time.
+                OAuthError::Failed("the server rejected a token that was just obtained".into())
             } else {
                 let message = "the server rejected the token, and there is none with which to renew it";
-                entry.record_failure(OAuthError::Refused(message.into()), 0.0);
-                given_up = true;
-            }
+                OAuthError::Refused(message.into())
+            });
+            given_up = true;
         }
         if given_up {
             self.assign_all();
@@ -355,7 +374,7 @@ impl Authorizer {
         let state = |(key, server): (&ObjectKey, &ServerAuthorization)| {
             let entry = self.grants.get(server.place.as_ref()?)?;
             let grant = entry.grant.as_ref()?;
-            let command = self.tokens.login_command(key);
+            let command = self.tokens.login_command(key).filter(|_| !server.needs_no_login());
             let state = AuthState {
                 issuer: grant.issuer().to_owned(),
                 scopes: grant.scopes().to_vec(),

@@ -11,6 +11,9 @@ use crate::net::{Backoff, Delays};
 /// The delays between attempts to renew a token.
 const RETRY_DELAYS: Delays = Delays { initial: Duration::from_secs(1), max: Duration::from_mins(1) };
 
+/// The time for which a token is not renewed although the server rejects it.
+const MIN_RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
+
 /// A grant, and when it is renewed.
 #[derive(Default)]
 pub(super) struct GrantEntry {
@@ -22,6 +25,8 @@ pub(super) struct GrantEntry {
     pub(super) renew_at: Option<Instant>,
     /// The reason why the last renewal failed.
     pub(super) problem: Option<OAuthError>,
+    /// When the access token was received from the authorization server in this run.
+    received_at: Option<Instant>,
     backoff: Backoff,
 }
 
@@ -34,6 +39,7 @@ impl GrantEntry {
     /// Takes a grant whose access token has this number.
     pub(super) fn set(&mut self, grant: StoredGrant, number: u64) {
         let now = Instant::now();
+        self.received_at = self.grant.is_some().then_some(now);
         let delay = grant
             .lifetime()
             .map(|lifetime| renewal_delay(lifetime).saturating_sub(grant.age(Timestamp::now())));
@@ -53,7 +59,9 @@ impl GrantEntry {
 
     /// Sets when the token of a client without a login is obtained next.
     pub(super) fn set_client_token(&mut self, grant: StoredGrant, number: u64) {
-        self.renew_at = grant.lifetime().map(|lifetime| Instant::now() + renewal_delay(lifetime));
+        let now = Instant::now();
+        self.received_at = Some(now);
+        self.renew_at = grant.lifetime().map(|lifetime| now + renewal_delay(lifetime));
         self.problem = None;
         self.backoff.reset();
         (self.number, self.grant) = (number, Some(grant));
@@ -65,6 +73,11 @@ impl GrantEntry {
         self.renew_at =
             (!is_final).then(|| Instant::now() + self.backoff.record_failure(RETRY_DELAYS, jitter, None));
         self.problem = Some(error);
+    }
+
+    /// Returns true if the access token was received less than [`MIN_RENEWAL_INTERVAL`] ago.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.received_at.is_some_and(|received_at| received_at.elapsed() < MIN_RENEWAL_INTERVAL)
     }
 
     /// Returns true if the grant can no longer be used.

@@ -232,24 +232,23 @@ impl HttpClient {
         if let Some(error) = self.0.retry_after.request_error() {
             return Err(error);
         }
-        let (authorized, token) = self.authorize(headers.clone());
-        let response = self.send_once(method, authorized, body, is_repeatable).await?;
+        let (mut headers, token) = self.authorize(headers);
+        let response = self.send_once(method, &headers, body, is_repeatable).await?;
         let Some(rejected) = token.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else {
             return Ok(response);
         };
         // Boxed: the future of every request would hold its memory.
         let replaced = Box::pin(self.0.access_token.replacement(&rejected, &self.0.url)).await;
-        if replaced.is_none() {
-            return Ok(response);
-        }
+        let Some(token) = replaced else { return Ok(response) };
         response.into_body().recycle();
-        Box::pin(self.send_once(method, self.authorize(headers).0, body, is_repeatable)).await
+        headers.insert(AUTHORIZATION, token.header().clone());
+        Box::pin(self.send_once(method, &headers, body, is_repeatable)).await
     }
 
     async fn send_once(
         &self,
         method: &Method,
-        headers: HeaderMap,
+        headers: &HeaderMap,
         body: &Bytes,
         is_repeatable: bool,
     ) -> Result<Response<PooledBody>, ConnectionError> {
@@ -258,7 +257,9 @@ impl HttpClient {
             self.0.pool.send(build_request(method, target, headers.clone(), body), is_repeatable).await?;
         match self.follow_redirect(method, response.status(), response.headers()) {
             None => Ok(response),
-            Some(to) => self.0.pool.send(build_request(method, to, headers, body), is_repeatable).await,
+            Some(to) => {
+                self.0.pool.send(build_request(method, to, headers.clone(), body), is_repeatable).await
+            }
         }
     }
 
