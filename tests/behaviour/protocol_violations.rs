@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
 use crate::control_servers::ControlServers;
 use crate::fixture::{EvenkeelFixture, error_text};
 use crate::rig::{Action, FakeHttpServer, FakeStdioServer, ResponseFormat, Rule, Script, ServerEra};
@@ -281,27 +283,27 @@ async fn server_that_does_not_answer_ping_is_asked_for_a_list() {
 
 #[tokio::test]
 async fn health_checks_share_one_connection() {
-    for era in [ServerEra::Legacy, ServerEra::Modern] {
-        let rig = FakeHttpServer::start(Script::new("s", era).tools(&["echo"])).await;
-        let fixture =
-            EvenkeelFixture::start(&[("s", &format!("{}\nhealth: {{ interval: 5s }}", rig.spec()))]).await;
-        fixture.evenkeel.wait_until_attached("s").await;
-        let method = if era == ServerEra::Modern { "server/discover" } else { "ping" };
-        let checks_at_start = rig.counters().count(method);
-        let checks = |count| {
-            let rig = &rig;
-            async move {
-                eventually("the checks are sent", async || {
-                    (rig.counters().count(method) >= checks_at_start + count).then_some(())
-                })
-                .await;
-            }
-        };
-        checks(1).await;
-        let connections = rig.counters().connections;
-        checks(3).await;
-        assert_eq!(rig.counters().connections, connections, "{era:?}");
-    }
+    // At the same time: most of it is waiting for checks.
+    join_all([ServerEra::Legacy, ServerEra::Modern].map(check_health_checks_share_one_connection)).await;
+}
+
+async fn check_health_checks_share_one_connection(era: ServerEra) {
+    let rig = FakeHttpServer::start(Script::new("s", era).tools(&["echo"])).await;
+    let fixture =
+        EvenkeelFixture::start(&[("s", &format!("{}\nhealth: {{ interval: 5s }}", rig.spec()))]).await;
+    fixture.evenkeel.wait_until_attached("s").await;
+    let method = if era == ServerEra::Modern { "server/discover" } else { "ping" };
+    let checks_at_start = rig.counters().count(method);
+    let checks = async |count| {
+        eventually("the checks are sent", async || {
+            (rig.counters().count(method) >= checks_at_start + count).then_some(())
+        })
+        .await;
+    };
+    checks(1).await;
+    let connections = rig.counters().connections;
+    checks(3).await;
+    assert_eq!(rig.counters().connections, connections, "{era:?}");
 }
 
 #[tokio::test]
