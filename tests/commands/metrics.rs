@@ -9,7 +9,8 @@ use crate::support::{Agent, Era, eventually, http, promtool};
 use crate::test_instance::TestInstance;
 
 /// Metrics without a value before their first event.
-const EVENT_DRIVEN_METRICS: [&str; 2] = ["evenkeel_items_left_out", "evenkeel_watch_restarts_total"];
+const EVENT_DRIVEN_METRICS: [&str; 3] =
+    ["evenkeel_items_left_out", "evenkeel_server_sessions", "evenkeel_watch_restarts_total"];
 
 async fn scrape() -> String {
     let server = FakeStdioServer::new(Script::default());

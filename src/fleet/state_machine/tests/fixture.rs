@@ -85,6 +85,9 @@ pub(super) enum TestEvent {
     Unused(u64),
     Used(u64),
     Call,
+    ObtainToken {
+        is_first: bool,
+    },
     /// The server sent Retry-After of this many seconds; the second value is for the live connection.
     RetryAfter(u64, u64),
     /// Time passes, in seconds; what is due happens on time.
@@ -215,6 +218,7 @@ impl TestMachine {
             TestEvent::Unused(number) => Input::ConnectionUnused(id(number)),
             TestEvent::Used(number) => Input::ConnectionUsed(id(number), Duration::from_secs(5)),
             TestEvent::Call => Input::CallWaiting,
+            TestEvent::ObtainToken { is_first } => Input::TokenObtained { is_first },
             TestEvent::RetryAfter(target, live) => {
                 let period = |seconds: u64| {
                     let problem = Problem::new(Reason::ConnectFailed, "Retry-After");
